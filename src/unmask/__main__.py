@@ -1,0 +1,6 @@
+"""`python -m unmask VERB`, the form that `accelerate launch` and `torchrun` start."""
+
+from unmask.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Tables of names that a user may type, each pointing at `module:attribute`, imported on first use.
+
+Adding a schedule, strategy, cache, objective or family is one file and one line here. Another package adds its own
+through an entry point in the group named by the table (`unmask.strategies`, for example).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from unmask.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A table from a name to the `module:attribute` that implements it."""
+
+    kind: str
+    group: str
+    table: dict[str, str] = field(hash=False)
+
+    def names(self) -> list[str]:
+        """All names, our own and those of installed plug-ins, sorted."""
+        return sorted({*self.table, *(point.name for point in _plugins(self.group))})
+
+    def get(self, name: str) -> Any:
+        """Import and return what `name` stands for.
+
+        Raises:
+            ConfigError: no such name; the message lists the names and the nearest one.
+        """
+        if name in self.table:
+            module, _, attribute = self.table[name].partition(":")
+            return getattr(import_module(module), attribute)
+        for point in _plugins(self.group):
+            if point.name == name:
+                return point.load()
+        raise ConfigError(
+            f'{self.kind} "{name}" is not one of {", ".join(self.names())}.{did_you_mean(name, self.names())}'
+        )
+
+
+@cache
+def _plugins(group: str) -> tuple[Any, ...]:
+    return tuple(entry_points(group=group))
+
+
+FAMILIES = Registry(
+    "model family",
+    "unmask.families",
+    {
+        "llada": "unmask.models.families.llada:FAMILY",
+    },
+)
+
+NOISE_SCHEDULES = Registry(
+    "noise schedule",
+    "unmask.noise_schedules",
+    {
+        "cosine": "unmask.diffusion.schedules:Cosine",
+        "linear": "unmask.diffusion.schedules:Linear",
+        "maskgit_cosine": "unmask.diffusion.schedules:MaskgitCosine",
+        "polynomial": "unmask.diffusion.schedules:Polynomial",
+    },
+)
+
+OBJECTIVES = Registry(
+    "objective",
+    "unmask.objectives",
+    {
+        "masked": "unmask.objectives.masked:MaskedDiffusion",
+    },
+)
+
+STRATEGIES = Registry(
+    "strategy",
+    "unmask.strategies",
+    {
+        "confidence": "unmask.generation.strategies.confidence:Confidence",
+        "random": "unmask.generation.strategies.random:Random",
+        "threshold": "unmask.generation.strategies.threshold:Threshold",
+    },
+)
+
+CACHES = Registry(
+    "cache",
+    "unmask.caches",
+    {
+        "none": "unmask.generation.caching.none:NoCache",
+    },
+)

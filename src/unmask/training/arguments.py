@@ -1,0 +1,117 @@
+"""Every setting of a training run, beside those of transformers' own `TrainingArguments`.
+
+Flat, frozen, documented once: the line below a field is its help on the command line. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelArguments:
+    """Which model is trained, and which part of it."""
+
+    model_name_or_path: str | None = None
+    """Folder or Hub id of a checkpoint; a folder with a configuration but no weights starts from scratch."""
+    from_scratch: bool = False
+    """Initialise from the configuration even where there are weights."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type the weights are held in; auto: float32 for full training, bfloat16 under an adapter on a GPU."""
+    attn_implementation: Literal["auto", "sdpa", "eager"] = "auto"
+    """Attention kernel."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter to continue from."""
+    lora: bool = False
+    """Train a LoRA adapter instead of all weights."""
+    r: int = 32
+    """Rank of the adapter."""
+    lora_alpha: int = 64
+    """Scale of the adapter."""
+    lora_dropout: float = 0.05
+    """Dropout before the adapter."""
+    target_modules: str | list[str] = "all-linear"
+    """Layers that get an adapter: all-linear, or names separated by commas."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases the adapter trains."""
+    modules_to_save: str | list[str] | None = None
+    """Layers trained whole beside the adapter."""
+    load_in_4bit: bool = False
+    """Hold the frozen base in 4 bits (QLoRA; needs the extra `quant`)."""
+    load_in_8bit: bool = False
+    """Hold the frozen base in 8 bits (needs the extra `quant`)."""
+    freeze: str | list[str] | None = None
+    """Layers whose weights stay as they are: parts of names separated by commas."""
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """Which data, and how rows become tokens."""
+
+    dataset_args: str | None = None
+    """NAME_OR_PATH[key:value,...], joined by +; keys: train, test, name, split, seed, weight."""
+    eval_dataset_args: str | None = None
+    """The same grammar, for evaluation only."""
+    text_field: str = "text"
+    """Column that holds the text of a pretraining row."""
+    max_length: int = 1024
+    """Longest row, tokens."""
+    truncation: Literal["right", "filter"] = "right"
+    """What happens to a longer conversation: cut at the right, or left out."""
+    num_proc: int = 1
+    """Processes that tokenise."""
+    streaming: bool | None = None
+    """Read the dataset while training instead of before; default: yes for Hub data in `pretrain`, no otherwise."""
+    insert_eos: bool = True
+    """Put the end-of-text token after each document."""
+    drop_tail: bool = True
+    """Leave out the last, incomplete row of a packed corpus."""
+    random_length_ratio: float = 0.0
+    """Share of rows cut to a random length (LLaDA's pretraining: 0.01)."""
+    load_preprocessed_data: bool = False
+    """The dataset is a `save_to_disk` folder; rows with input_ids are used as they are."""
+    mask_prompt_loss: bool = True
+    """Only answers may be noised; false: the whole conversation."""
+    train_turns: Literal["all", "last"] = "all"
+    """Which assistant turns are learned."""
+    padding: Literal["eos", "none", "block", "max_length"] = "eos"
+    """How short conversations are filled up: eos (visible, learned), none (invisible), block, max_length."""
+    block_size: int = 32
+    """Tokens per block, for the padding `block` and the objective `block`."""
+    skip_bad_rows: bool = False
+    """Count bad rows and go on, instead of stopping at the first."""
+    packing: bool = False
+    """Fill rows with several short conversations."""
+
+
+@dataclass(frozen=True)
+class ObjectiveArguments:
+    """What is minimised."""
+
+    objective: Literal["masked"] = "masked"
+    """masked: MDLM's and LLaDA's bound."""
+    noise_schedule: str = "linear"
+    """linear, cosine, maskgit_cosine or polynomial."""
+    time_sampling: Literal["low_discrepancy", "iid"] = "low_discrepancy"
+    """How the times of consecutive samples are drawn."""
+    time_epsilon: float = 1e-3
+    """Smallest time."""
+    loss_weight: Literal["elbo", "uniform", "cart"] = "elbo"
+    """Weight of a masked token's cross-entropy."""
+    cart_p: float = 0.3
+    """Decay of Dream's context-adaptive weight."""
+    loss_normalization: Literal["auto", "token", "sequence", "batch"] = "auto"
+    """Divide by noisable tokens, by each answer's length, or by sequences; auto: token for pretrain, sequence for sft."""
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """How the run is conducted."""
+
+    dry_run: bool = False
+    """Show the settings, the first batch and the size of the model; train nothing, write nothing."""
+    fresh: bool = False
+    """Move an earlier run in the output folder aside and start anew."""
+    checkpointing_strategy: Literal["whole_layer", "one_in_two", "one_in_three", "one_in_four"] = "whole_layer"
+    """Which layers recompute their activations when gradient_checkpointing is on."""
