@@ -1,0 +1,64 @@
+# Every target sets up what it needs, so on a fresh machine `make demo` or `make test` is the whole instruction.
+#
+#   make demo [ARGS="--seed 1"]   train and sample a small model, offline, on a CPU
+#   make test [ARGS="-k cache"]   the test suite, without the large matrices
+#   make test-all                 the whole of it
+#   make lint                     ruff, pyright, import-linter
+#   make setup                    the environment alone
+#   make clean                    remove it
+#
+# PYTHON names the interpreter to build the environment from, JOBS the test processes, EXTRAS the optional parts to install.
+
+SHELL := bash
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= dev
+JOBS ?= 2
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up-$(EXTRAS)
+# One thread for each test process: more of them fight for the same cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup
+
+.PHONY: demo test test-all lint setup clean
+.DEFAULT_GOAL := setup
+
+demo: $(STAMP)
+	@$(BIN)/python -m unmask demo $(ARGS)
+
+test: $(STAMP)
+	@$(PYTEST) -m "not long" $(ARGS)
+
+test-all: $(STAMP)
+	@$(PYTEST) $(ARGS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/lint-imports --no-logo
+
+setup: $(STAMP)
+
+clean:
+	rm -rf $(VENV)
+
+# uv installs several times faster than pip but does not read pip's settings: the folders of wheels named there (where a
+# CPU build of torch may lie) are handed on. Without such a folder torch comes from PyPI, with CUDA on Linux.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo 'unmask needs Python 3.11 or newer; "$(PYTHON)" is' "$$($(PYTHON) --version 2>&1 | head -n 1)." \
+	    'Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; exit 2; }
+	@echo "setting up $(VENV) (first run only) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo 'No environment could be made; on Debian and Ubuntu: apt install python3-venv' >&2; rm -rf $(VENV); exit 2; }
+	@$(BIN)/python -m pip install -qq uv 2>/dev/null || true
+	@folders=""; \
+	for folder in $${PIP_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null)}; do \
+	  case $$folder in *://*) ;; *) test -d "$$folder" || continue ;; esac; folders="$$folders,$$folder"; \
+	done; \
+	export UV_FIND_LINKS="$${UV_FIND_LINKS:-$${folders#,}}"; \
+	{ test -x $(BIN)/uv && $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[$(EXTRAS)]"; } || \
+	  $(BIN)/python -m pip install -qq -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
