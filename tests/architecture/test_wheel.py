@@ -1,4 +1,4 @@
-"""The wheel holds every module and data file, and works in an environment that never saw this folder. No network is used."""
+"""The wheel holds every module and data file, and works where this folder was never seen. No network is used."""
 
 from __future__ import annotations
 

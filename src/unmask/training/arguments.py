@@ -102,7 +102,7 @@ class ObjectiveArguments:
     cart_p: float = 0.3
     """Decay of Dream's context-adaptive weight."""
     loss_normalization: Literal["auto", "token", "sequence", "batch"] = "auto"
-    """Divide by noisable tokens, by each answer's length, or by sequences; auto: token for pretrain, sequence for sft."""
+    """Divide by noisable tokens, each answer's length, or sequences; auto: token for pretrain, sequence for sft."""
 
 
 @dataclass(frozen=True)
