@@ -40,6 +40,7 @@ lint: $(STAMP)
 	@$(BIN)/lint-imports --no-logo
 
 setup: $(STAMP)
+	@echo "$(VENV) is ready"
 
 clean:
 	rm -rf $(VENV)
