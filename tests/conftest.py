@@ -1,0 +1,27 @@
+"""What all tests share: the goldens' folder, one thread, and shapes checked at run time in the mathematical rooms."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+# Before anything under test is imported. The numeric tower lets an int stand for a float, as type checkers do.
+check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))
+install_import_hook(
+    ["unmask.diffusion", "unmask.objectives", "unmask.generation"], typechecker=f"{__name__}.check_types"
+)
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with `golden/` and `data/`."""
+    folder = Path(os.environ.get("UNMASK_SHARED") or Path(__file__).resolve().parents[1].parent / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: set UNMASK_SHARED to the folder with golden/ and data/")
+    return folder
