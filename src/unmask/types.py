@@ -34,11 +34,13 @@ class AttentionSpec:
             (a padded query may see anything: its output is never used). None: one document, no padding.
         block_BL: int64; block of a position, for `block_causal` and `two_stream`.
         stream_BL: int64; 0 noisy, 1 clean, for `two_stream`.
+        packed: False promises that a row holds one document, so that only padding has to be hidden.
         window: largest distance between query and key that may see each other; None: no limit.
     """
 
     kind: AttentionKind = "bidirectional"
     document_BL: Tensor | None = None
+    packed: bool = True
     block_BL: Tensor | None = None
     stream_BL: Tensor | None = None
     window: int | None = None

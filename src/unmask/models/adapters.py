@@ -1,0 +1,207 @@
+"""LoRA through PEFT, injected in place, read and written under the official names of the base's layers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
+from unmask.models.families import ModelFamily
+from unmask.models.shell import DiffusionModel
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Shape of an adapter, in PEFT's words."""
+
+    r: int = 32
+    lora_alpha: int = 64
+    lora_dropout: float = 0.05
+    target_modules: str | Sequence[str] = "all-linear"
+    bias: str = "none"
+    modules_to_save: str | Sequence[str] | None = None
+
+
+def attach_lora(model: DiffusionModel, settings: LoraSettings) -> None:
+    """Put a new adapter into `model` in place and freeze everything else.
+
+    Raises:
+        ConfigError: a target names no layer of the model, or the rank is not positive.
+    """
+    if settings.r < 1:
+        raise ConfigError(f"r must be at least 1; got {settings.r}. Usual: 8 to 64.")
+    targets = _target_paths(model, settings.target_modules)
+    saved = _paths_of(model, _names(settings.modules_to_save or ())) if settings.modules_to_save else None
+    _inject(model, targets, settings, saved)
+
+
+def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, trainable: bool = False) -> None:
+    """Put a saved adapter into `model` in place.
+
+    Args:
+        model: its base.
+        folder: holds `adapter_config.json` and `adapter_model.safetensors`, ours or PEFT's over the official code.
+        trainable: go on training it.
+
+    Raises:
+        ModelError: the folder is no adapter, or belongs to another base.
+    """
+    from peft import set_peft_model_state_dict
+
+    source = Path(folder)
+    config, tensors = _read(source)
+    ours = {_rename(name, model.family, to_ours=True, where=source): value for name, value in tensors.items()}
+    targets = sorted({name.split(".lora_")[0].removeprefix(_PREFIX) for name in ours if ".lora_" in name})
+    unknown = [path for path in targets if path not in dict(model.named_modules())]
+    if unknown:
+        raise ModelError(f"{source} adapts {unknown[0]}, which this {model.family.name} model lacks: another base.")
+    keys = ("r", "lora_alpha", "lora_dropout", "bias")
+    _inject(model, targets, LoraSettings(**{key: config[key] for key in keys if key in config}), None)
+    try:
+        set_peft_model_state_dict(model, ours)
+    except RuntimeError as error:
+        raise ModelError(f"{source} does not fit this model: {str(error).splitlines()[-1].strip()}") from None
+    if not trainable:
+        model.requires_grad_(False)
+
+
+def save_adapter(model: DiffusionModel, folder: str | os.PathLike[str], tensors: dict[str, Tensor] | None = None) -> None:
+    """Write the adapter in PEFT's layout, under the official names, so that it opens over the official code too.
+
+    Args:
+        model: holds the adapter.
+        folder: created if need be.
+        tensors: our name -> tensor, where the weights live elsewhere; None: the model's own.
+    """
+    from peft import get_peft_model_state_dict
+
+    target = Path(folder)
+    state = get_peft_model_state_dict(model, state_dict=tensors)
+    named = {_PREFIX + name.removeprefix(_PREFIX): value for name, value in state.items()}
+    official = {_rename(name, model.family, to_ours=False, where=target): value for name, value in named.items()}
+    chunk = {name: value.detach().to("cpu").contiguous() for name, value in official.items()}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        save_file(chunk, target / WEIGHTS, metadata={"format": "pt"})
+        text = json.dumps(_official_config(model), indent=2, sort_keys=True)
+        (target / CONFIG).write_text(text + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(f"cannot save to {target}: {error}. Free space or choose another folder.") from None
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether an adapter was put into `model`."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether `folder` holds an adapter rather than a model."""
+    return (folder / CONFIG).is_file()
+
+
+def base_of(folder: Path) -> str | None:
+    """The base that an adapter was trained on, as its configuration names it."""
+    return _read_config(folder).get("base_model_name_or_path")
+
+
+def _inject(model: DiffusionModel, targets: list[str], settings: LoraSettings, saved: list[str] | None) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        bias=settings.bias,  # type: ignore[arg-type]
+        target_modules=targets,
+        modules_to_save=saved,
+        base_model_name_or_path=model.config._name_or_path or None,
+    )
+    inject_adapter_in_model(config, model)
+    model.train(model.training)  # PEFT's new dropout layers start in training mode
+
+
+def _names(value: str | Sequence[str]) -> list[str]:
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _target_paths(model: DiffusionModel, wanted: str | Sequence[str]) -> list[str]:
+    names = _names(wanted)
+    if names == ["all-linear"]:
+        names = list(model.family.lora_targets)
+    return _paths_of(model, names)
+
+
+def _paths_of(model: DiffusionModel, names: list[str]) -> list[str]:
+    """Modules inside the layers whose last name, ours or the official one, is among `names`."""
+    found: dict[str, list[str]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            official = model.family.keys.to_official(path) or path
+            for leaf in {path.rpartition(".")[2], official.rpartition(".")[2]}:
+                found.setdefault(leaf, []).append(path)
+    for name in names:
+        if name not in found:
+            raise ConfigError(
+                f'target_modules: "{name}" is no layer of a {model.family.name} model; its layers: '
+                f"{', '.join(model.family.lora_targets)}, or all-linear.{did_you_mean(name, found)}"
+            )
+    # LLaDA calls both a layer's projection and the head ff_out: the head is adapted only under its own name
+    return [path for name in names for path in found[name] if path != "head" or name == "head"]
+
+
+def _rename(name: str, family: ModelFamily, *, to_ours: bool, where: Path) -> str:
+    """Translate the module part of `base_model.model.PATH.lora_A.weight`."""
+    inner = name.removeprefix(_PREFIX)
+    path, mark, rest = inner.partition(".lora_")
+    if not mark:
+        path, mark, rest = inner.rpartition(".")
+    translated = family.keys.to_ours(path) if to_ours else family.keys.to_official(path)
+    if translated is None:
+        raise ModelError(f"{where}: {path} is no layer of a {family.name} model. The adapter belongs to another base.")
+    return f"{'' if to_ours else _PREFIX}{translated}{mark}{rest}"
+
+
+def _official_config(model: DiffusionModel) -> dict[str, Any]:
+    """PEFT's configuration with the targets as one pattern of full official paths, since leaf names are ambiguous."""
+    config = next(iter(model.peft_config.values())).to_dict()  # type: ignore[union-attr]
+    paths = sorted(model.family.keys.to_official(path) or path for path in config["target_modules"])
+    layers = sorted({path.rpartition(".")[2] for path in paths})
+    stem = next(official for official, _ in model.family.keys.pairs if "{}" in official).rpartition(".")[0]
+    config["target_modules"] = stem.replace(".", r"\.").replace("{}", r"\d+") + rf"\.({'|'.join(layers)})"
+    config["inference_mode"] = True
+    return {key: value for key, value in config.items() if _is_json(value)}
+
+
+def _is_json(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list | dict)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no adapter: it holds no {CONFIG}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{folder / CONFIG} is not valid JSON: {error}.") from None
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    config = _read_config(folder)
+    if config.get("peft_type", "LORA") != "LORA":
+        raise ModelError(f"{folder} is a {config['peft_type']} adapter; only LoRA is supported.")
+    try:
+        return config, load_file(folder / WEIGHTS)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise ModelError(f"{folder / WEIGHTS} is missing or damaged: {error}. Save the adapter again.") from None

@@ -1,0 +1,217 @@
+"""The Llama-shaped forward pass that all dense families share, from token ids to normed hidden states.
+
+It reads top to bottom: attention, layer, trunk. It knows shapes, not checkpoints: `families/` maps each official
+layout onto it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from unmask.models.kv_cache import KVCache
+from unmask.models.layers import GatedMLP, PreparedAttention, RMSNorm, Rotation, attend, prepare_attention
+from unmask.types import AttentionSpec
+
+Initialisation = Literal["mitchell", "normal", "full_megatron", "fan_in", "kaiming_normal"]
+
+
+@dataclass(frozen=True)
+class DenseShape:
+    """Everything about a dense network that changes its forward pass or its first weights.
+
+    Attributes:
+        vocab_size: rows of the embedding and of the head, V.
+        width: D. layers: number of them. heads: H. kv_heads: G. mlp_width: inner width of the gated MLP.
+        tied: the head is the embedding.
+        bias, qkv_bias: biases of all projections, or of query, key and value only.
+        embedding_scale, logit_scale: factors on the embeddings and on the logits.
+        init_fn, init_std, init_cutoff: rule for the first weights, its scale, where to cut its tails (in stds).
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp_width: int
+    max_length: int
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    tied: bool = False
+    bias: bool = False
+    qkv_bias: bool = False
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    init_fn: Initialisation = "mitchell"
+    init_std: float = 0.02
+    init_cutoff: float | None = None
+
+    @property
+    def head_width(self) -> int:
+        """K."""
+        return self.width // self.heads
+
+
+class Attention(nn.Module):
+    """Self-attention with rotary positions and shared key/value heads."""
+
+    def __init__(self, shape: DenseShape, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_width = shape.head_width
+        bias, kv_width = shape.bias or shape.qkv_bias, shape.kv_heads * shape.head_width
+        self.q_proj = nn.Linear(shape.width, shape.width, bias=bias)
+        self.k_proj = nn.Linear(shape.width, kv_width, bias=bias)
+        self.v_proj = nn.Linear(shape.width, kv_width, bias=bias)
+        self.o_proj = nn.Linear(shape.width, shape.width, bias=shape.bias)
+
+    def forward(
+        self, x_BLD: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, eager: bool
+    ) -> Tensor:
+        heads = (*x_BLD.shape[:2], -1, self.head_width)
+        q = rotation.apply(self.q_proj(x_BLD).view(heads).transpose(1, 2))
+        k = rotation.apply(self.k_proj(x_BLD).view(heads).transpose(1, 2))
+        v = self.v_proj(x_BLD).view(heads).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.write(self.layer, k, v)
+        return self.o_proj(attend(q, k, v, how, eager=eager).transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each behind a norm and added to the stream."""
+
+    def __init__(self, shape: DenseShape, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.attention = Attention(shape, layer)
+        self.mlp_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.mlp = GatedMLP(shape.width, shape.mlp_width, bias=shape.bias)
+
+    def forward(
+        self, x_BLD: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, eager: bool
+    ) -> Tensor:
+        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), rotation, how, cache, eager)
+        return x_BLD + self.mlp(self.mlp_norm(x_BLD))
+
+
+class DenseTrunk(nn.Module):
+    """Embedding, layers, final norm. The head is the shell's."""
+
+    def __init__(self, shape: DenseShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.recompute_every = 0
+        self.eager_attention = False
+        self.embed = nn.Embedding(shape.vocab_size, shape.width)
+        self.layers = nn.ModuleList(Layer(shape, index) for index in range(shape.layers))
+        self.norm = RMSNorm(shape.width, shape.norm_eps)
+
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        *,
+        attention: AttentionSpec | None = None,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Hidden states `[B, L, D]` of int64 ids `[B, L]`; see `types.Denoiser` for the rest."""
+        rows, start = tokens_BL.shape[1], cache.start if cache else 0
+        if positions is None:
+            positions = torch.arange(start, start + rows, device=tokens_BL.device)
+        rotation = Rotation.at(positions, width=self.shape.head_width, theta=self.shape.rope_theta)
+        keys = max(cache.length, start + rows) if cache else rows
+        how = prepare_attention(attention, start=start, queries=rows, keys=keys, device=tokens_BL.device)
+        x_BLD = self.embed(tokens_BL)
+        if self.shape.embedding_scale != 1.0:
+            x_BLD = x_BLD * self.shape.embedding_scale
+        for index, layer in enumerate(self.layers):
+            x_BLD = self._run(layer, index, x_BLD, rotation, how, cache)
+        if cache is not None:
+            cache.advance(rows)
+        return self.norm(x_BLD)
+
+    def _run(
+        self,
+        layer: nn.Module,
+        index: int,
+        x_BLD: Tensor,
+        rotation: Rotation,
+        how: PreparedAttention,
+        cache: KVCache | None,
+    ) -> Tensor:
+        """One layer, its activations recomputed in the backward pass where that was asked for."""
+        recompute = self.training and self.recompute_every > 0 and index % self.recompute_every == 0
+        if recompute and torch.is_grad_enabled():
+            return checkpoint(layer, x_BLD, rotation, how, cache, self.eager_attention, use_reentrant=False)
+        return layer(x_BLD, rotation, how, cache, self.eager_attention)
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """Empty storage for `batch` rows of at most `capacity` positions, in the type and on the device of the model."""
+        shape, weight = self.shape, self.embed.weight
+        size = (batch, shape.kv_heads, capacity, shape.head_width)
+        return KVCache(layers=shape.layers, shape_BGLK=size, dtype=weight.dtype, device=weight.device)
+
+
+@torch.no_grad()
+def initialise(trunk: DenseTrunk, head: nn.Linear | None, generator: torch.Generator | None = None) -> None:
+    """Fill a network with its first weights, as the official LLaDA code does (inherited from OLMo).
+
+    In `mitchell`, the output projections of layer i are scaled down by sqrt(2 (i + 1)).
+    """
+    shape = trunk.shape
+    fill = _Filler(shape, generator)
+    embedding_factor = 0.5 * math.sqrt(shape.width) if shape.logit_scale != 1.0 else 1.0
+    fill(trunk.embed.weight, "embedding", factor=embedding_factor)
+    for index, layer in enumerate(trunk.layers):
+        attention, mlp = layer.attention, layer.mlp
+        for inward in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
+            fill(inward.weight, "in")
+        fill(attention.o_proj.weight, "out", depth=index)
+        fill(mlp.down_proj.weight, "out", depth=index, fan_in=shape.mlp_width)
+    for module in trunk.modules():
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            module.bias.zero_()
+        if isinstance(module, RMSNorm):
+            module.weight.fill_(1.0)
+    if head is not None:
+        fill(head.weight, "head")
+
+
+@dataclass(frozen=True)
+class _Filler:
+    shape: DenseShape
+    generator: torch.Generator | None
+
+    def __call__(
+        self, weight: Tensor, place: str, *, factor: float = 1.0, depth: int | None = None, fan_in: int = 0
+    ) -> None:
+        shape, std, cutoff = self.shape, 0.0, self.shape.init_cutoff
+        fan_in = fan_in or shape.width
+        if shape.init_fn == "mitchell":
+            std, cutoff = factor / math.sqrt(fan_in), 3.0
+            if depth is not None:
+                std /= math.sqrt(2 * (depth + 1))
+        elif shape.init_fn == "normal":
+            std = shape.init_std * factor
+            if depth is not None:
+                std /= math.sqrt(2 * shape.layers)
+        elif shape.init_fn == "full_megatron":
+            std, cutoff = shape.init_std, cutoff or 3.0
+            if place == "out":
+                std /= math.sqrt(2 * shape.layers)
+            elif place == "head":
+                std = shape.width**-0.5
+        elif shape.init_fn == "fan_in":
+            std, cutoff = factor / math.sqrt(fan_in), None
+        else:
+            std, cutoff = math.sqrt(2.0 / weight.shape[1]), None
+        if cutoff is None:
+            weight.normal_(0.0, std, generator=self.generator)
+        else:
+            nn.init.trunc_normal_(weight, 0.0, std, -cutoff * std, cutoff * std, generator=self.generator)

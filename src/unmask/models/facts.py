@@ -1,0 +1,121 @@
+"""A checkpoint's facts: its `config.json`, read through the family's allow-list. Nothing named in it is executed."""
+
+from __future__ import annotations
+
+import json
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import ModelError, did_you_mean
+from unmask.models.families import ModelFamily
+from unmask.registry import FAMILIES
+
+# keys that transformers writes into any configuration and that change no forward pass
+_EVERYWHERE = frozenset(
+    "_name_or_path architectures auto_map dtype model_type name_or_path torch_dtype transformers_version use_cache "
+    "tie_word_embeddings is_encoder_decoder return_dict output_attentions output_hidden_states id2label label2id "
+    "problem_type chunk_size_feed_forward num_labels".split()
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a folder's `config.json` says, and the family it belongs to.
+
+    Attributes:
+        config: the file, verbatim.
+        shape: the network's shape, as the family's trunk takes it.
+        mask_token_id: from the file; None where it does not say.
+    """
+
+    family: ModelFamily
+    config: Mapping[str, Any]
+    shape: Any
+    mask_token_id: int | None
+
+    def config_with(self, **changes: Any) -> dict[str, Any]:
+        """The file with some keys changed, for saving."""
+        return {**self.config, **changes}
+
+
+def read_facts(folder: Path) -> Facts:
+    """Read `config.json` in `folder`.
+
+    Raises:
+        ModelError: no such file, not a configuration we know, or one that our forward pass does not implement.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no config.json, so it is no checkpoint. Give a folder or a Hub id that does.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}. Download or write it again.") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds a {type(config).__name__}, not a configuration. Download or write it again.")
+    return facts_of(config, where=str(path))
+
+
+def facts_of(config: Mapping[str, Any], *, where: str = "config.json") -> Facts:
+    """Interpret a configuration; `where` names it in messages. Raises ModelError as `read_facts` does."""
+    family = _family_of(config, where)
+    reader = family.reader
+    known = {*reader.required, *reader.defaults, *reader.fixed, *reader.ignored, *_EVERYWHERE}
+    for key in config:
+        if key not in known:
+            raise ModelError(
+                f'{where}: key "{key}" is not known for {family.name} and might change the model.'
+                f"{did_you_mean(key, known)} Remove it if it has no effect."
+            )
+    missing = [key for key in reader.required if config.get(key) is None]
+    if missing:
+        raise ModelError(f"{where} lacks {', '.join(missing)}, without which a {family.name} model has no shape.")
+    complete = ChainMap(dict(config), dict(reader.defaults))
+    for key, allowed in reader.fixed.items():
+        if complete[key] not in allowed:
+            raise ModelError(
+                f"{where}: {key}={complete[key]!r} is not supported for {family.name}; "
+                f"supported: {', '.join(map(repr, allowed))}."
+            )
+    shape = _checked_shape(family, complete, where)
+    return Facts(family, dict(config), shape, _mask_token_id(config, shape.vocab_size, where))
+
+
+def _family_of(config: Mapping[str, Any], where: str) -> ModelFamily:
+    model_type = config.get("model_type")
+    families = {FAMILIES.get(name).model_type: FAMILIES.get(name) for name in FAMILIES.names()}
+    if model_type not in families:
+        raise ModelError(
+            f'{where}: model_type "{model_type}" is not supported; supported: {", ".join(sorted(families))}.'
+            f"{did_you_mean(str(model_type), families)}"
+        )
+    return families[model_type]
+
+
+def _checked_shape(family: ModelFamily, config: Mapping[str, Any], where: str) -> Any:
+    try:
+        shape = family.reader.shape(config)
+    except TypeError as error:
+        raise ModelError(f"{where}: a value has the wrong type ({error}).") from None
+    for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "mlp_width", "max_length"):
+        value = getattr(shape, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ModelError(f"{where}: the model's {name} is {value!r}; it must be a whole number of at least 1.")
+    if shape.width % shape.heads or shape.heads % shape.kv_heads or shape.head_width % 2:
+        raise ModelError(
+            f"{where}: width {shape.width} must divide into {shape.heads} heads of even width, and these into "
+            f"{shape.kv_heads} groups that share keys."
+        )
+    return shape
+
+
+def _mask_token_id(config: Mapping[str, Any], vocab_size: int, where: str) -> int | None:
+    mask_token_id = config.get("mask_token_id")
+    if mask_token_id is None:
+        return None
+    if not isinstance(mask_token_id, int) or not 0 <= mask_token_id < vocab_size:
+        raise ModelError(f"{where}: mask_token_id {mask_token_id!r} must lie in 0..{vocab_size - 1}.")
+    return mask_token_id

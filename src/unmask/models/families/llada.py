@@ -1,0 +1,160 @@
+"""LLaDA (8B Base, Instruct, 1.5), dense: facts of the official checkpoints, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unmask.models.dense import DenseShape
+from unmask.models.families import ConfigReader, KeyMap, ModelFamily
+
+_BLOCK, _LAYER = "model.transformer.blocks.{}", "trunk.layers.{}"
+
+KEYS = KeyMap(
+    (
+        ("model.transformer.wte", "trunk.embed"),
+        (f"{_BLOCK}.attn_norm", f"{_LAYER}.attention_norm"),
+        (f"{_BLOCK}.q_proj", f"{_LAYER}.attention.q_proj"),
+        (f"{_BLOCK}.k_proj", f"{_LAYER}.attention.k_proj"),
+        (f"{_BLOCK}.v_proj", f"{_LAYER}.attention.v_proj"),
+        (f"{_BLOCK}.attn_out", f"{_LAYER}.attention.o_proj"),
+        (f"{_BLOCK}.ff_norm", f"{_LAYER}.mlp_norm"),
+        (f"{_BLOCK}.ff_proj", f"{_LAYER}.mlp.gate_proj"),
+        (f"{_BLOCK}.up_proj", f"{_LAYER}.mlp.up_proj"),
+        (f"{_BLOCK}.ff_out", f"{_LAYER}.mlp.down_proj"),
+        ("model.transformer.ln_f", "trunk.norm"),
+        ("model.transformer.ff_out", "head"),
+    )
+)
+
+
+
+def _shape(config: Mapping[str, Any]) -> DenseShape:
+    """Rules of the official ModelConfig; `mlp_ratio` counts only where `mlp_hidden_size` is not given."""
+    width, heads = config["d_model"], config["n_heads"]
+    kv_heads = 1 if config["multi_query_attention"] else config["n_kv_heads"] or heads
+    return DenseShape(
+        vocab_size=config["embedding_size"] or config["vocab_size"],
+        width=width,
+        layers=config["n_layers"],
+        heads=heads,
+        kv_heads=kv_heads,
+        mlp_width=config["mlp_hidden_size"] or config["mlp_ratio"] * width,
+        max_length=config["max_sequence_length"],
+        norm_eps=config["rms_norm_eps"],
+        rope_theta=config["rope_theta"],
+        tied=config["weight_tying"],
+        bias=config["include_bias"],
+        qkv_bias=bool(config["include_qkv_bias"]),
+        embedding_scale=width**0.5 if config["input_emb_norm"] else 1.0,
+        logit_scale=width**-0.5 if config["scale_logits"] else 1.0,
+        init_fn=config["init_fn"],
+        init_std=config["init_std"],
+        init_cutoff=config["init_cutoff_factor"],
+    )
+
+
+READER = ConfigReader(
+    shape=_shape,
+    required=("d_model", "n_heads", "n_layers", "vocab_size"),
+    # the official ModelConfig's defaults, but for dropout, where every published checkpoint says 0
+    defaults={
+        "activation_type": "swiglu",
+        "alibi": False,
+        "attention_dropout": 0.0,
+        "attention_layer_norm": False,
+        "bias_for_layer_norm": None,
+        "block_group_size": 1,
+        "block_type": "sequential",
+        "embedding_dropout": 0.0,
+        "embedding_size": None,
+        "include_bias": False,
+        "include_qkv_bias": False,
+        "init_cutoff_factor": None,
+        "init_fn": "normal",
+        "init_std": 0.02,
+        "input_emb_norm": False,
+        "layer_norm_type": "default",
+        "layer_norm_with_affine": True,
+        "max_sequence_length": 1024,
+        "mlp_hidden_size": None,
+        "mlp_ratio": 4,
+        "multi_query_attention": None,
+        "n_kv_heads": None,
+        "residual_dropout": 0.0,
+        "rms_norm_eps": 1e-5,
+        "rope": False,
+        "rope_full_precision": True,
+        "rope_theta": 10000.0,
+        "scale_logits": False,
+        "weight_tying": True,
+    },
+    fixed={
+        "activation_type": ("silu",),
+        "alibi": (False,),
+        "attention_dropout": (0.0,),
+        "attention_layer_norm": (False,),
+        "bias_for_layer_norm": (False, None),
+        "block_group_size": (1,),
+        "block_type": ("llama",),
+        "embedding_dropout": (0.0,),
+        "init_fn": ("mitchell", "normal", "full_megatron", "fan_in", "kaiming_normal"),
+        "layer_norm_type": ("rms",),
+        "layer_norm_with_affine": (True,),
+        "residual_dropout": (0.0,),
+        "rope": (True,),
+        "rope_full_precision": (True,),
+    },
+    ignored=frozenset(
+        "alibi_bias_max attention_layer_norm_with_affine bos_token_id eos_token_id flash_attention init_device "
+        "mask_token_id pad_token_id precision".split()
+    ),
+)
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+
+FAMILY = ModelFamily(
+    name="llada",
+    model_type="llada",
+    architecture="LLaDAModelLM",
+    trunk="unmask.models.dense:DenseTrunk",
+    reader=READER,
+    keys=KEYS,
+    mask_token="<|mdm_mask|>",
+    mask_token_id=126336,
+    stop_tokens=("<|endoftext|>", "<|eot_id|>"),
+    eos_token="<|endoftext|>",
+    bos_token="<|startoftext|>",
+    chat_template=CHAT_TEMPLATE,
+    lora_targets=("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"),
+    tiny_config={
+        "model_type": "llada",
+        "architectures": ["LLaDAModelLM"],
+        "activation_type": "silu",
+        "block_type": "llama",
+        "d_model": 32,
+        "embedding_size": 64,
+        "eos_token_id": 61,
+        "include_bias": False,
+        "init_fn": "mitchell",
+        "layer_norm_type": "rms",
+        "mask_token_id": 63,
+        "max_sequence_length": 128,
+        "mlp_hidden_size": 48,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "n_layers": 2,
+        "pad_token_id": 62,
+        "rms_norm_eps": 1e-5,
+        "rope": True,
+        "vocab_size": 64,
+        "weight_tying": False,
+    },
+    paper="arXiv 2502.09992",
+)

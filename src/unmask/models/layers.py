@@ -1,0 +1,166 @@
+"""The parts of which every network here is made: norm, rotary positions, gated MLP, attention.
+
+Attention takes a pattern (`AttentionSpec`), turned once per forward into what the kernel needs; where everybody sees
+everybody, no mask exists at all. This file knows no checkpoint and no configuration file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unmask.types import AttentionSpec
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32 whatever the input's type (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            scaled = x.float()
+            scaled = scaled * torch.rsqrt(scaled.square().mean(-1, keepdim=True) + self.eps)
+            return self.weight * scaled.to(x.dtype)
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU: `down(silu(gate(x)) * up(x))` (Shazeer 2020)."""
+
+    def __init__(self, width: int, inner: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=bias)
+        self.up_proj = nn.Linear(width, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, width, bias=bias)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_BLD)) * self.up_proj(x_BLD))
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Cosines and sines of the rotary angles, float32 `[B or 1, 1, L, K]`."""
+
+    cos: Tensor
+    sin: Tensor
+
+    @staticmethod
+    def at(positions: Tensor, *, width: int, theta: float) -> Rotation:
+        """Angles of int64 positions `[L]` or `[B, L]` for heads of `width` (Su et al. 2021)."""
+        exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+        angle = positions.float().unsqueeze(-1) * (1.0 / theta**exponent)
+        angle = torch.cat((angle, angle), dim=-1).view(-1, 1, positions.shape[-1], width)
+        return Rotation(angle.cos(), angle.sin())
+
+    def apply(self, x_BHLK: Tensor) -> Tensor:
+        """Rotate in float32 and return the type that came in: low precision here shifts distant positions."""
+        x = x_BHLK.float()
+        first, second = x.chunk(2, dim=-1)
+        turned = torch.cat((-second, first), dim=-1)
+        return (x * self.cos + turned * self.sin).to(x_BHLK.dtype)
+
+
+@dataclass(frozen=True)
+class PreparedAttention:
+    """An `AttentionSpec` in the form the kernel takes: `mask` is boolean, True where a query sees a key."""
+
+    mask: Tensor | None = None
+    causal: bool = False
+
+
+def prepare_attention(
+    spec: AttentionSpec | None, *, start: int, queries: int, keys: int, device: torch.device
+) -> PreparedAttention:
+    """Turn a pattern into kernel arguments, once per forward.
+
+    Args:
+        spec: the pattern over all `keys` positions; None: everybody sees everybody.
+        start: column of the first query among the keys.
+        queries: number of query rows.
+        keys: number of key columns.
+        device: where the mask is needed, if one is.
+    """
+    if spec is None:
+        return PreparedAttention()
+    if spec.kind == "causal" and spec.document_BL is None and spec.window is None and queries == keys:
+        return PreparedAttention(causal=True)
+    column = torch.arange(keys, device=device)
+    allowed = _pattern(spec, column[start : start + queries, None], column[None, :])
+    if spec.document_BL is not None:
+        allowed = _documents(spec, allowed, start, queries)
+    if allowed is None:
+        return PreparedAttention()
+    return PreparedAttention(mask=_nobody_blind(allowed, start).unsqueeze(1))
+
+
+def _pattern(spec: AttentionSpec, query_L1: Tensor, key_1L: Tensor) -> Tensor | None:
+    """What the kind and the window allow, `[1 or B, queries, keys]`; None: everything."""
+    allowed = None
+    if spec.kind == "causal":
+        allowed = (query_L1 >= key_1L).unsqueeze(0)
+    elif spec.kind in ("block_causal", "two_stream"):
+        allowed = _by_block(spec, query_L1.squeeze(1))
+    if spec.window is not None:
+        near = ((query_L1 - key_1L).abs() < spec.window).unsqueeze(0)
+        allowed = near if allowed is None else allowed & near
+    return allowed
+
+
+def _by_block(spec: AttentionSpec, rows: Tensor) -> Tensor:
+    """Block-causal, or the two streams of block diffusion (BD3-LM, arXiv 2503.09573, appendix B)."""
+    assert spec.block_BL is not None, "block ids are needed for this kind"
+    query, key = spec.block_BL[:, rows, None], spec.block_BL[:, None, :]
+    if spec.kind == "block_causal":
+        return query >= key
+    assert spec.stream_BL is not None, "stream ids are needed for two streams"
+    clean_query, clean_key = spec.stream_BL[:, rows, None] == 1, spec.stream_BL[:, None, :] == 1
+    noisy_pair = ~clean_query & ~clean_key & (query == key)
+    to_earlier_clean = ~clean_query & clean_key & (query > key)
+    return noisy_pair | to_earlier_clean | (clean_query & clean_key & (query >= key))
+
+
+def _documents(spec: AttentionSpec, allowed: Tensor | None, start: int, queries: int) -> Tensor:
+    """Hide padding from all and, in packed rows, each document from the others."""
+    assert spec.document_BL is not None
+    key = spec.document_BL[:, None, :]
+    visible = key >= 0
+    if spec.packed:
+        query = spec.document_BL[:, start : start + queries, None]
+        visible = visible & ((query == key) | (query < 0))
+    return visible if allowed is None else allowed & visible
+
+
+def _nobody_blind(allowed: Tensor, start: int) -> Tensor:
+    """A query that may see nothing (padding in an empty row) sees column `start`: no kernel then divides by zero."""
+    blind = ~allowed.any(-1, keepdim=True)
+    first = torch.arange(allowed.shape[-1], device=allowed.device) == start
+    return allowed | (blind & first)
+
+
+def attend(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, how: PreparedAttention, *, eager: bool = False) -> Tensor:
+    """Attention of H query heads over G shared key/value heads; returns `[B, H, L, K]`."""
+    if eager:
+        return _attend_eagerly(q_BHLK, k_BGLK, v_BGLK, how)
+    grouped = q_BHLK.shape[1] != k_BGLK.shape[1]
+    return F.scaled_dot_product_attention(
+        q_BHLK, k_BGLK, v_BGLK, attn_mask=how.mask, is_causal=how.causal, enable_gqa=grouped
+    )
+
+
+def _attend_eagerly(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, how: PreparedAttention) -> Tensor:
+    """The definition, written out: softmax in float32."""
+    groups = q_BHLK.shape[1] // k_BGLK.shape[1]
+    k_BHLK, v_BHLK = k_BGLK.repeat_interleave(groups, 1), v_BGLK.repeat_interleave(groups, 1)
+    score = (q_BHLK @ k_BHLK.transpose(-1, -2)).float() * q_BHLK.shape[-1] ** -0.5
+    mask = how.mask
+    if how.causal:
+        mask = torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device).tril()
+    if mask is not None:
+        score = score.masked_fill(~mask, float("-inf"))
+    return score.softmax(-1).to(v_BHLK.dtype) @ v_BHLK

@@ -1,0 +1,159 @@
+"""The network as transformers sees it: a `PreTrainedModel` around a trunk and its head, and a `Denoiser`.
+
+Of transformers it takes the module (PEFT, Trainer and accelerate know what to do with one) and none of its reading and
+writing of files: see `checkpoints.py`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from unmask.models.facts import Facts
+from unmask.types import AttentionSpec, DenoiserOutput
+
+# rows of the head computed at once where only the likelihood is wanted: 512 x 126k float32 logits are 260 MB
+HEAD_ROWS = 512
+
+
+class ShellConfig(PreTrainedConfig):
+    """The official configuration, verbatim, where transformers expects one."""
+
+    def __init__(self, facts: Facts | None = None, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.official: dict[str, Any] = dict(facts.config) if facts else {}
+        if facts is not None:
+            self.model_type = facts.family.model_type
+            self.vocab_size = facts.shape.vocab_size
+            self.hidden_size = facts.shape.width
+            self.num_hidden_layers = facts.shape.layers
+            self.tie_word_embeddings = facts.shape.tied
+            self.mask_token_id = facts.mask_token_id
+
+    def to_dict(self) -> dict[str, Any]:
+        """The official file."""
+        return dict(self.official)
+
+
+class DiffusionModel(PreTrainedModel):
+    """A masked diffusion language model of any family.
+
+    Attributes:
+        family: its facts. facts: what its own `config.json` says.
+        mask_token_id: the checkpoint's.
+    """
+
+    config_class = ShellConfig
+    base_model_prefix = "trunk"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["Layer"]
+    _tied_weights_keys = {"head.weight": "trunk.embed.weight"}
+    # the objective returns sums that the trainer divides once: no second division by the number of micro-batches
+    accepts_loss_kwargs = True
+
+    def __init__(self, facts: Facts) -> None:
+        super().__init__(ShellConfig(facts))
+        self.facts = facts
+        self.family = facts.family
+        self.mask_token_id = facts.mask_token_id if facts.mask_token_id is not None else facts.family.mask_token_id
+        module, _, attribute = facts.family.trunk.partition(":")
+        self.trunk = getattr(import_module(module), attribute)(facts.shape)
+        self.head = nn.Linear(facts.shape.width, facts.shape.vocab_size, bias=False)
+        self.tie()
+        self.post_init()
+
+    def tie(self) -> None:
+        """Make the head's weight the embedding's, where the checkpoint says so.
+
+        The head stays a module of its own: under FSDP a weight exists only while its module runs.
+        """
+        if self.facts.shape.tied:
+            self.head.weight = self.trunk.embed.weight
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        attention: AttentionSpec | None = None,
+        positions: Tensor | None = None,
+        cache: Any | None = None,
+        logits_at: Tensor | None = None,
+        targets: Tensor | None = None,
+        signal: Tensor | None = None,
+    ) -> DenoiserOutput:
+        """Predict the clean token of every position, or of some.
+
+        Args:
+            input_ids: int64 `[B, L]`.
+            attention_mask: `[B, L]`, 0 where a position is padding, in the way of transformers; `attention` says more.
+            attention: who sees whom; None: everybody sees everybody.
+            positions: int64 `[B, L]`; None: 0, 1, 2, ...
+            cache: `models.kv_cache.KVCache`; rows are written at its `start`.
+            logits_at: int64 `[n]` flat positions into `[B * L]` where the head runs; None: everywhere.
+            targets: int64 `[n]` ids; then their negative log-likelihood is returned and no logits.
+            signal: self-conditioning; no family here uses it.
+
+        Returns:
+            logits `[B, L, V]` or `[n, V]`, or nll float32 `[n]` in nats; hidden `[B, L, D]`.
+        """
+        if attention is None and attention_mask is not None:
+            attention = AttentionSpec(document_BL=attention_mask.long() - 1, packed=False)
+        hidden_BLD = self.trunk(input_ids, attention=attention, positions=positions, cache=cache)
+        wanted = hidden_BLD if logits_at is None else hidden_BLD.flatten(0, 1).index_select(0, logits_at)
+        if targets is not None:
+            return DenoiserOutput(nll=self._nll(wanted, targets), hidden=hidden_BLD)
+        return DenoiserOutput(logits=self._logits(wanted), hidden=hidden_BLD)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits, scale = self.head(hidden), self.facts.shape.logit_scale
+        return logits if scale == 1.0 else logits * scale
+
+    def _nll(self, hidden_nD: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in float32, `HEAD_ROWS` rows at a time; the backward pass computes a chunk's logits again."""
+        if hidden_nD.shape[0] <= HEAD_ROWS:
+            return self._chunk_nll(hidden_nD, targets)
+        chunks = zip(hidden_nD.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
+        if not torch.is_grad_enabled():
+            return torch.cat([self._chunk_nll(rows, wanted) for rows, wanted in chunks])
+        return torch.cat([checkpoint(self._chunk_nll, rows, wanted, use_reentrant=False) for rows, wanted in chunks])
+
+    def _chunk_nll(self, hidden_nD: Tensor, targets: Tensor) -> Tensor:
+        with torch.autocast(hidden_nD.device.type, enabled=torch.is_autocast_enabled(hidden_nD.device.type)):
+            logits = self._logits(hidden_nD)
+        return F.cross_entropy(logits.float(), targets, reduction="none")
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The embedding."""
+        return self.trunk.embed
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding."""
+        self.trunk.embed = value
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The head."""
+        return self.head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the head."""
+        self.head = new_embeddings
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, *, every: int = 1) -> None:
+        """Recompute the activations of every `every`-th layer in the backward pass."""
+        del gradient_checkpointing_kwargs
+        self.trunk.recompute_every = every
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep all activations."""
+        self.trunk.recompute_every = 0
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: `checkpoints.py` fills the weights, from a file or by the family's rule."""
