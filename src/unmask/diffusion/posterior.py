@@ -78,7 +78,7 @@ def _rounded(masks_B: Tensor, steps: int, schedule: NoiseSchedule) -> Tensor:
     left_B = masks_B.long()
     counts: list[Tensor] = []
     for probability in reveal.unbind():
-        counts.append((left_B * probability).round().long().minimum(left_B))
+        counts.append((left_B.double() * probability).round().long().minimum(left_B))
         left_B = left_B - counts[-1]
     counts_BS = torch.stack(counts, dim=1)
     return counts_BS.gather(1, (counts_BS == 0).long().argsort(dim=1, stable=True))
