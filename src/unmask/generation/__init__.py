@@ -1,0 +1,1 @@
+"""Generation: one denoising loop, replaceable decisions. Token ids in, token ids out."""

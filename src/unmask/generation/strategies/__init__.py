@@ -1,0 +1,1 @@
+"""Rules that choose which masked positions to commit; one file each."""

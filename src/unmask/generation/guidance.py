@@ -1,0 +1,36 @@
+"""Classifier-free guidance: the same canvas with its given text hidden, and the mix of both predictions.
+
+Knows no model and no strategy. After LLaDA (arXiv:2502.09992, appendix): l = l_u + (w + 1)(l_c - l_u).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unmask.generation.canvas import Canvas
+from unmask.types import AttentionSpec
+
+
+def hide_given(canvas: Canvas, mask_token_id: int, keep: tuple[int, ...]) -> Int[Tensor, "B L"]:
+    """The tokens with every given position masked, except those whose id is in `keep`."""
+    tokens_BL = canvas.tokens_BL
+    is_kept_BL = torch.isin(tokens_BL, torch.tensor(keep, dtype=torch.int64, device=tokens_BL.device))
+    return tokens_BL.masked_fill(canvas.given_BL & ~is_kept_BL, mask_token_id)
+
+
+def twice(attention: AttentionSpec | None) -> AttentionSpec | None:
+    """The attention of a batch that is stacked on itself."""
+    if attention is None or attention.document_BL is None:
+        return attention
+    return replace(attention, document_BL=attention.document_BL.repeat(2, 1))
+
+
+def mix(logits_mV: Float[Tensor, "m V"], scale: float) -> Float[Tensor, "n V"]:
+    """Guided logits from the n conditional rows followed by the n unconditional ones; float32 at least."""
+    logits_mV = logits_mV if logits_mV.dtype == torch.float64 else logits_mV.float()
+    conditional_nV, unconditional_nV = logits_mV.chunk(2)
+    return unconditional_nV + (scale + 1) * (conditional_nV - unconditional_nV)

@@ -1,0 +1,106 @@
+"""From logits to one proposed token per masked position, with what strategies want to know about it.
+
+Everything is computed once, in float32 (float64 on request), only at the positions that may be committed. Knows neither
+the model nor which positions will be chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One proposed token for each pending position; n pending positions in row-major order.
+
+    Attributes:
+        predicted_BL: int64 proposed token; 0 where nothing is pending.
+        log_prob_BL: float32 or float64, nats; log-probability of the proposed token without temperature. Finite
+            where pending (a token without probability has the lowest finite number), -inf elsewhere.
+        pending_BL: bool; masked positions of the active block.
+        logits_nV: the logits the numbers come from, suppressed tokens at -inf.
+    """
+
+    predicted_BL: Int[Tensor, "B L"]
+    log_prob_BL: Float[Tensor, "B L"]
+    pending_BL: Bool[Tensor, "B L"]
+    logits_nV: Float[Tensor, "n V"]
+
+    @cached_property
+    def margin_BL(self) -> Float[Tensor, "B L"]:
+        """Probability of the best token less that of the second; -inf where nothing is pending."""
+        best_n2 = self.logits_nV.softmax(-1).topk(2, dim=-1).values
+        return self._scatter(best_n2[:, 0] - best_n2[:, 1])
+
+    @cached_property
+    def entropy_BL(self) -> Float[Tensor, "B L"]:
+        """Entropy in nats; -inf where nothing is pending."""
+        return self._scatter(torch.special.entr(self.logits_nV.softmax(-1)).sum(-1))
+
+    def _scatter(self, values_n: Float[Tensor, " n"]) -> Float[Tensor, "B L"]:
+        blank_BL = torch.full_like(self.log_prob_BL, -torch.inf)
+        return blank_BL.masked_scatter(self.pending_BL, values_n)
+
+
+def propose(
+    logits_nV: Float[Tensor, "n V"],
+    pending_BL: Bool[Tensor, "B L"],
+    *,
+    never: tuple[int, ...],
+    last: tuple[int, ...] = (),
+    temperature: float = 0.0,
+    uniform_n: Float[Tensor, " n"] | None = None,
+    precise: bool = False,
+) -> Proposal:
+    """Propose a token for each pending position.
+
+    Args:
+        logits_nV: any float dtype, at the pending positions in row-major order.
+        pending_BL: bool with n true.
+        never: ids that are not proposed; the mask token is among them.
+        last: ids that lose their probability after the token is chosen, so that they are committed last.
+        temperature: 0: the most probable token; above: a sample of softmax(logits / temperature).
+        uniform_n: float64 numbers in [0, 1), for temperature > 0.
+        precise: compute in float64.
+    """
+    logits_nV = logits_nV.to(torch.float64 if precise else torch.float32, copy=True)
+    logits_nV[:, list(never)] = -torch.inf
+    if temperature > 0 and uniform_n is not None:
+        predicted_n = inverse_cdf(logits_nV, temperature, uniform_n)
+    else:
+        predicted_n = logits_nV.argmax(-1)
+    if last:
+        logits_nV[:, list(last)] = -torch.inf
+    log_prob_n = logits_nV.gather(1, predicted_n[:, None])[:, 0] - logits_nV.logsumexp(-1)
+    # A token that lost its probability stays above the positions that are not pending.
+    log_prob_n = log_prob_n.clamp(min=torch.finfo(log_prob_n.dtype).min)
+    nothing_BL = torch.zeros(pending_BL.shape, dtype=torch.int64, device=pending_BL.device)
+    lowest_BL = torch.full(pending_BL.shape, -torch.inf, dtype=log_prob_n.dtype, device=pending_BL.device)
+    return Proposal(
+        predicted_BL=nothing_BL.masked_scatter(pending_BL, predicted_n),
+        log_prob_BL=lowest_BL.masked_scatter(pending_BL, log_prob_n),
+        pending_BL=pending_BL,
+        logits_nV=logits_nV,
+    )
+
+
+def inverse_cdf(
+    logits_nV: Float[Tensor, "n V"], temperature: float, uniform_n: Float[Tensor, " n"]
+) -> Int[Tensor, " n"]:
+    """Sample softmax(logits / temperature) with one uniform number per row, by inverting the distribution function."""
+    best_n = logits_nV.max(-1)
+    # Subtracting the maximum before dividing keeps temperatures near zero finite.
+    weight_nV = ((logits_nV - best_n.values[:, None]) / temperature).exp()
+    cdf_nV = weight_nV.cumsum(-1)
+    total_n = cdf_nV[:, -1]
+    # A float64 uniform next to 1 rounds to 1 in float32 and would fall behind the last token.
+    below_n = torch.minimum(uniform_n.to(total_n.dtype) * total_n, total_n.nextafter(torch.zeros_like(total_n)))
+    token_n = torch.searchsorted(cdf_nV, below_n[:, None], right=True)[:, 0].clamp(max=logits_nV.shape[1] - 1)
+    # A parallel cumulative sum may wobble by a rounding, so a token of no weight can be hit.
+    is_possible_n = weight_nV.gather(1, token_n[:, None])[:, 0] > 0
+    return torch.where(is_possible_n, token_n, best_n.indices)

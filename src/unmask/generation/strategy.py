@@ -1,0 +1,93 @@
+"""The seam between the loop and the rules that choose which positions to commit.
+
+A strategy is made from the options. It answers one question, vectorised over the batch and without asking the device
+for a number: which pending positions are written now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unmask.diffusion.keys import Purpose, uniforms
+from unmask.generation.canvas import Canvas
+from unmask.generation.options import GenerationOptions
+from unmask.generation.proposal import Proposal
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a strategy decided.
+
+    Attributes:
+        write_BL: bool; positions that take the proposed token. On a position that is filled it is an edit.
+        remask_BL: bool; filled positions that become masked again; None: none.
+    """
+
+    write_BL: Bool[Tensor, "B L"]
+    remask_BL: Bool[Tensor, "B L"] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the loop stands; B rows take part in this step.
+
+    Attributes:
+        number: steps made before this one.
+        block: number of the active block, and `within` the number of the step in it.
+        block_size: tokens of a full block.
+        first_B: int64; where the block begins in each row.
+        quota_B: int64; commits that the reveal schedule asks of each row.
+        seeds: seed of each row.
+    """
+
+    number: int
+    block: int
+    within: int
+    block_size: int
+    first_B: Int[Tensor, " B"]
+    quota_B: Int[Tensor, " B"]
+    seeds: tuple[int, ...]
+
+    def uniforms_BL(self, purpose: Purpose, length: int) -> Float[Tensor, "B L"]:
+        """Float64 numbers in [0, 1) for the block's positions, each a function of (row's seed, step, position) only.
+
+        The numbers of a row do not depend on the other rows of the batch. Outside the block they mean nothing.
+        """
+        width = min(self.block_size, length)
+        numbers_BW = torch.stack(
+            [uniforms(width, seed=seed, purpose=purpose, key=(self.block, self.within, 0)) for seed in self.seeds]
+        )
+        position_L = torch.arange(length, device=self.first_B.device)
+        offset_BL = (position_L - self.first_B[:, None]).clamp(0, width - 1)
+        return numbers_BW.to(offset_BL.device).gather(1, offset_BL)
+
+
+class DecodingStrategy(Protocol):
+    """Chooses which positions to commit; at least one in each row that has a pending position."""
+
+    def __init__(self, options: GenerationOptions) -> None:
+        """Take the settings it needs."""
+        ...
+
+    def init(self, rows: int) -> Any:
+        """The state of a request of `rows` rows; `canvas.rows` says which of them take part in a step."""
+        ...
+
+    def select(self, proposal: Proposal, canvas: Canvas, step: Step, state: Any) -> Transfer:
+        """Choose. May change `state`, never the other arguments."""
+        ...
+
+
+def best(
+    score_BL: Float[Tensor, "B L"], pending_BL: Bool[Tensor, "B L"], quota_B: Int[Tensor, " B"]
+) -> Bool[Tensor, "B L"]:
+    """The `quota_B` pending positions of highest score in each row, the earlier one where scores are equal."""
+    order_BL = score_BL.masked_fill(~pending_BL, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank_L = torch.arange(score_BL.shape[1], device=score_BL.device)
+    is_chosen_BL = (rank_L < quota_B[:, None]).expand_as(order_BL)
+    return torch.zeros_like(pending_BL).scatter(1, order_BL, is_chosen_BL) & pending_BL
