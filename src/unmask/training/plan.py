@@ -1,0 +1,172 @@
+"""Which row is seen when: a pure function of the rows' lengths, the seed and the sizes of the run.
+
+The run visits samples number 0, 1, 2, ...; update k owns the numbers [k G, (k + 1) G), G being the global batch. Ranks,
+workers and accumulation only share out an update's numbers, so none of them changes what is learned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from unmask.data.collate import Visit
+from unmask.diffusion.keys import Purpose, uniforms
+
+# updates that are sorted by length together, where that is asked for: sorting all would show long rows first, always
+_SORTED_TOGETHER = 50
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How an update's samples are shared out.
+
+    Attributes:
+        micro: samples of one forward. accumulation: forwards of one rank. ranks: processes. rank: this one.
+    """
+
+    micro: int
+    accumulation: int = 1
+    ranks: int = 1
+    rank: int = 0
+
+    @property
+    def update(self) -> int:
+        """Samples of an update, G."""
+        return self.micro * self.accumulation * self.ranks
+
+    def numbers(self, update: int, forward: int) -> range:
+        """The sample numbers of this rank's `forward`-th forward in an update."""
+        start = update * self.update + (forward * self.ranks + self.rank) * self.micro
+        return range(start, start + self.micro)
+
+
+class Order:
+    """The visiting order of a dataset whose rows can be had in any order.
+
+    Args:
+        lengths: tokens of each row.
+        seed: of the permutations.
+        update: samples of an update.
+        shuffle: False visits rows as they stand.
+        by_length: rows of an update are of similar length, updates are still in random order.
+        random_length_ratio: share of visits that see only a random part of their row, from its start.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        *,
+        seed: int,
+        update: int,
+        shuffle: bool = True,
+        by_length: bool = False,
+        random_length_ratio: float = 0.0,
+    ) -> None:
+        self.lengths = lengths
+        self.seed = seed
+        self.update = update
+        self.shuffle = shuffle
+        self.by_length = by_length
+        self.random_length_ratio = random_length_ratio
+        self._permutation = lru_cache(maxsize=3)(self._draw_permutation)
+
+    def visits(self, update: int) -> list[Visit]:
+        """The samples of an update, in order, each with the length of the update's longest."""
+        numbers = range(update * self.update, (update + 1) * self.update)
+        placed = [self._place(number) for number in numbers]
+        longest = max(length for *_, length in placed)
+        return [
+            Visit(number, row, epoch, length, longest)
+            for number, (row, epoch, length) in zip(numbers, placed, strict=True)
+        ]
+
+    def updates_for(self, epochs: float) -> int:
+        """Updates that see the dataset `epochs` times; the last one is filled up with the rows that come next."""
+        return max(1, math.ceil(round(epochs * len(self.lengths), 6) / self.update))
+
+    def _place(self, number: int) -> tuple[int, int, int]:
+        epoch, place = divmod(number, len(self.lengths))
+        row = int(self._permutation(epoch)[place])
+        return row, epoch, self._length(row, epoch)
+
+    def _length(self, row: int, epoch: int) -> int:
+        length = int(self.lengths[row])
+        if self.random_length_ratio <= 0:
+            return length
+        chance, share = uniforms(2, seed=self.seed, purpose=Purpose.LENGTH, key=(row, epoch, 0)).tolist()
+        return 1 + int(share * length) if chance < self.random_length_ratio else length
+
+    def _draw_permutation(self, epoch: int) -> np.ndarray:
+        rows = len(self.lengths)
+        if not self.shuffle:
+            return np.arange(rows)
+        order = np.argsort(uniforms(rows, seed=self.seed, purpose=Purpose.ORDER, key=(epoch, 0, 0)).numpy())
+        return self._grouped(order, epoch) if self.by_length else order
+
+    def _grouped(self, order: np.ndarray, epoch: int) -> np.ndarray:
+        """Sort stretches of the order by length, then shuffle the updates inside each stretch."""
+        stretch = self.update * _SORTED_TOGETHER
+        parts = []
+        for index, start in enumerate(range(0, len(order), stretch)):
+            rows = order[start : start + stretch]
+            rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
+            updates = [rows[i : i + self.update] for i in range(0, len(rows), self.update)]
+            shuffled = uniforms(len(updates), seed=self.seed, purpose=Purpose.ORDER, key=(epoch, index + 1, 0)).numpy()
+            # a stretch's last, shorter update stays last, or it would tear those behind it
+            whole = len(updates) - (len(updates[-1]) < self.update)
+            parts += [updates[i] for i in np.argsort(shuffled[:whole])] + updates[whole:]
+        return np.concatenate(parts)
+
+
+class VisitSampler(Sampler[list[Visit]]):
+    """This rank's forwards of a whole run, one list of visits each."""
+
+    def __init__(self, order: Order, shares: Shares, updates: int) -> None:
+        self.order = order
+        self.shares = shares
+        self.updates = updates
+
+    def __len__(self) -> int:
+        return self.updates * self.shares.accumulation
+
+    def __iter__(self) -> Iterator[list[Visit]]:
+        for update in range(self.updates):
+            visits = self.order.visits(update)
+            for forward in range(self.shares.accumulation):
+                numbers = self.shares.numbers(update, forward)
+                first = update * self.order.update
+                yield visits[numbers.start - first : numbers.stop - first]
+
+
+def evaluation_batches(lengths: np.ndarray, shares: Shares) -> list[list[Visit]]:
+    """Each row once, in order, the same number of batches on every rank: unequal counts would hang sharded models.
+
+    What is missing at the end is filled up with row 0, not counted.
+    """
+    rows = len(lengths)
+    longest = int(lengths.max())
+    batches = []
+    for update in range(math.ceil(rows / shares.update)):
+        numbers = shares.numbers(update, 0)
+        batches.append([_evaluated(number, rows, lengths, longest) for number in numbers])
+    return batches
+
+
+def _evaluated(number: int, rows: int, lengths: np.ndarray, longest: int) -> Visit:
+    row = number if number < rows else 0
+    return Visit(number, row, 0, int(lengths[row]), longest, counted=number < rows)
+
+
+def row_lengths(dataset: Any) -> np.ndarray:
+    """Tokens of each row of a `datasets.Dataset`, without reading the tokens into Python."""
+    import pyarrow.compute as compute
+
+    columns = dataset.select_columns("input_ids").with_format("arrow").iter(10_000)
+    counts = [compute.list_value_length(table["input_ids"]).to_numpy() for table in columns]
+    return np.concatenate(counts).astype(np.int64) if counts else np.zeros(0, dtype=np.int64)
