@@ -5,8 +5,8 @@ Flat, frozen, documented once: the line below a field is its help on the command
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class DataArguments:
     """Share of rows cut to a random length (LLaDA's pretraining: 0.01)."""
     load_preprocessed_data: bool = False
     """The dataset is a `save_to_disk` folder; rows with input_ids are used as they are."""
+    overwrite_cache: bool = False
+    """Tokenise again where an earlier result is cached."""
     mask_prompt_loss: bool = True
     """Only answers may be noised; false: the whole conversation."""
     train_turns: Literal["all", "last"] = "all"
@@ -115,3 +117,25 @@ class RunArguments:
     """Move an earlier run in the output folder aside and start anew."""
     checkpointing_strategy: Literal["whole_layer", "one_in_two", "one_in_three", "one_in_four"] = "whole_layer"
     """Which layers recompute their activations when gradient_checkpointing is on."""
+    logging_dir: str | None = None
+    """Folder of TensorBoard's files; default: OUTPUT_DIR/logs."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run.
+
+    Attributes:
+        model: which model is trained.
+        data: which data.
+        objective: what is minimised.
+        run: how the run is conducted.
+        trainer: keyword arguments of transformers' `TrainingArguments`, typed; what is absent is transformers'
+            default, but for `bf16`: absent, it is on where the device has bfloat16.
+    """
+
+    model: ModelArguments = field(default_factory=ModelArguments)
+    data: DataArguments = field(default_factory=DataArguments)
+    objective: ObjectiveArguments = field(default_factory=ObjectiveArguments)
+    run: RunArguments = field(default_factory=RunArguments)
+    trainer: dict[str, Any] = field(default_factory=dict)

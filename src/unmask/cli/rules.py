@@ -1,0 +1,187 @@
+"""What settings of a training run may be, alone and together; each broken rule is one message.
+
+Only what can be known without reading the model or the data.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unmask.cli.config import Parsed
+from unmask.errors import ConfigError, did_you_mean
+from unmask.registry import NOISE_SCHEDULES
+from unmask.training.fields import REFUSED_OPTIMIZERS
+
+INFINITY = math.inf
+
+# name -> (allowed, in words, and as a test); None is always allowed.
+RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "learning_rate": ("> 0", lambda value: 0 < value < INFINITY),
+    "time_epsilon": ("in (0, 1)", lambda value: 0 < value < 1),
+    "cart_p": ("in (0, 1]", lambda value: 0 < value <= 1),
+    "max_length": (">= 1", lambda value: value >= 1),
+    "num_proc": (">= 1", lambda value: value >= 1),
+    "block_size": (">= 1", lambda value: value >= 1),
+    "random_length_ratio": ("in [0, 1]", lambda value: 0 <= value <= 1),
+    "r": (">= 1", lambda value: value >= 1),
+    "lora_alpha": ("> 0", lambda value: value > 0),
+    "lora_dropout": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "per_device_train_batch_size": (">= 1", lambda value: value >= 1),
+    "per_device_eval_batch_size": (">= 1", lambda value: value >= 1),
+    "gradient_accumulation_steps": (">= 1", lambda value: value >= 1),
+    "num_train_epochs": ("> 0", lambda value: 0 < value < INFINITY),
+    "max_steps": (">= 1, or -1 to count epochs", lambda value: value >= 1 or value == -1),
+    "warmup_steps": (">= 0; below 1 it is a fraction of the run", lambda value: 0 <= value < INFINITY),
+    "max_grad_norm": (">= 0", lambda value: value >= 0),
+    "weight_decay": (">= 0", lambda value: 0 <= value < INFINITY),
+    "adam_beta1": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "adam_beta2": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "adam_epsilon": ("> 0", lambda value: 0 < value < INFINITY),
+    "logging_steps": ("> 0", lambda value: 0 < value < INFINITY),
+    "eval_steps": ("> 0", lambda value: 0 < value < INFINITY),
+    "eval_delay": (">= 0", lambda value: 0 <= value < INFINITY),
+    "save_steps": ("> 0", lambda value: 0 < value < INFINITY),
+    "save_total_limit": (">= 2, so one complete checkpoint always remains", lambda value: value >= 2),
+    "dataloader_num_workers": (">= 0", lambda value: value >= 0),
+    "seed": (">= 0", lambda value: value >= 0),
+}
+
+ADAPTER_ONLY = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "modules_to_save")
+ONLY_FOR = {
+    "sft": ("truncation", "mask_prompt_loss", "train_turns", "padding", "packing"),
+    "pretrain": ("text_field", "insert_eos", "drop_tail", "random_length_ratio"),
+}
+USUAL_LEARNING_RATE = 1e-3
+LARGEST_SENSIBLE_LEARNING_RATE = 0.1
+
+
+def check(parsed: Parsed, verb: str) -> Parsed:
+    """The same settings, with notes about what is unusual.
+
+    Raises:
+        ConfigError: a setting is missing, out of range, or at odds with another.
+    """
+    for rule in (_present, _ranges, _names, _adapter, _blocks, _precision, _evaluation, _loader, _folder):
+        rule(parsed)
+    for name in ONLY_FOR["pretrain" if verb == "sft" else "sft"]:
+        if name in parsed:
+            parsed = parsed.noted(f"note: {name} has no effect in {verb}")
+    return _large_learning_rate(parsed)
+
+
+def _present(parsed: Parsed) -> None:
+    if parsed["model_name_or_path"] is None:
+        raise ConfigError("no model is named. Give --model_name_or_path FOLDER_OR_HUB_ID.")
+    if parsed["dataset_args"] is None:
+        raise ConfigError('no data is named. Give --dataset_args, for example "data/train.jsonl[test:100]".')
+    if parsed["output_dir"] is None and not parsed["dry_run"]:
+        raise ConfigError("no output folder is named. Give --output_dir FOLDER.")
+    for name in ("model_name_or_path", "dataset_args", "output_dir"):
+        if parsed[name] is not None and not parsed[name].strip():
+            raise ConfigError(f"{parsed.label(name)} is empty.")
+
+
+def _ranges(parsed: Parsed) -> None:
+    for name, (allowed, holds) in RANGES.items():
+        value = parsed[name]
+        if value is not None and not holds(value):
+            raise ConfigError(f"{parsed.label(name)} must be {allowed}; got {value}.")
+
+
+def _names(parsed: Parsed) -> None:
+    schedule, known = parsed["noise_schedule"], NOISE_SCHEDULES.names()
+    if schedule not in known:
+        raise ConfigError(
+            f'{parsed.label("noise_schedule")}: "{schedule}" is not one of {", ".join(known)}.'
+            f"{did_you_mean(schedule, known)}"
+        )
+    optimizer = parsed["optim"]
+    if optimizer in REFUSED_OPTIMIZERS or str(optimizer).endswith("_layerwise"):
+        raise ConfigError(
+            f"{parsed.label('optim')}: {optimizer} updates weights during the backward pass, before the gradients of "
+            "all micro-batches are summed. Use adamw_torch, or another one that steps once per update."
+        )
+
+
+def _adapter(parsed: Parsed) -> None:
+    idle = [name for name in ADAPTER_ONLY if name in parsed]
+    on = parsed["lora"] or parsed["adapter"] is not None
+    if idle and not on:
+        raise ConfigError(
+            f"{parsed.label(idle[0])} is set but lora is off; it would be ignored. Add --lora, or leave it out."
+        )
+    if parsed["load_in_4bit"] and parsed["load_in_8bit"]:
+        raise ConfigError("load_in_4bit and load_in_8bit exclude each other. Give one of them.")
+    for name in ("load_in_4bit", "load_in_8bit"):
+        if parsed[name] and not on:
+            raise ConfigError(f"{parsed.label(name)}: quantised weights cannot be trained. Add --lora.")
+
+
+def _blocks(parsed: Parsed) -> None:
+    length, block = parsed["max_length"], parsed["block_size"]
+    if parsed["padding"] == "block" and length % block:
+        below = length // block * block
+        nearest = f"{below} or {below + block}" if below else str(block)
+        raise ConfigError(f"max_length ({length}) must be a multiple of block_size ({block}). Nearest: {nearest}.")
+
+
+def _precision(parsed: Parsed) -> None:
+    if parsed["bf16"] and parsed["fp16"]:
+        raise ConfigError("bf16 and fp16 exclude each other. Give one of them.")
+    if "checkpointing_strategy" in parsed and not parsed["gradient_checkpointing"]:
+        raise ConfigError(
+            f"{parsed.label('checkpointing_strategy')} is set but gradient_checkpointing is off; it would be ignored. "
+            "Add --gradient_checkpointing."
+        )
+
+
+def _evaluation(parsed: Parsed) -> None:
+    evaluation, save = parsed["eval_strategy"], parsed["save_strategy"]
+    if not parsed["load_best_model_at_end"]:
+        return
+    if evaluation == "no":
+        raise ConfigError("load_best_model_at_end needs evaluation. Add --eval_strategy steps.")
+    if save == "best":
+        return
+    if save != evaluation:
+        raise ConfigError(
+            f"load_best_model_at_end needs eval_strategy and save_strategy to be equal; got {evaluation} and {save}."
+        )
+    every = parsed["eval_steps"] or parsed["logging_steps"]
+    quotient = parsed["save_steps"] / every
+    if save == "steps" and abs(quotient - round(quotient)) > 1e-6:
+        raise ConfigError(
+            f"load_best_model_at_end needs save_steps ({parsed['save_steps']}) to be a multiple of "
+            f"eval_steps ({every})."
+        )
+
+
+def _loader(parsed: Parsed) -> None:
+    if parsed["dataloader_prefetch_factor"] is not None and parsed["dataloader_num_workers"] == 0:
+        raise ConfigError("dataloader_prefetch_factor needs dataloader_num_workers above 0.")
+
+
+def _folder(parsed: Parsed) -> None:
+    """The output folder can be written; nothing is created to find out."""
+    if parsed["output_dir"] is None:
+        return
+    folder = Path(parsed["output_dir"]).expanduser()
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{parsed.label('output_dir')}: {there} is a file, not a folder. Choose another output_dir.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{parsed.label('output_dir')}: cannot write to {there}: permission denied. Choose another output_dir."
+        )
+
+
+def _large_learning_rate(parsed: Parsed) -> Parsed:
+    rate = parsed["learning_rate"]
+    if rate <= LARGEST_SENSIBLE_LEARNING_RATE:
+        return parsed
+    times = f"{rate / USUAL_LEARNING_RATE:,.0f}"
+    return parsed.noted(f"warning: learning_rate {rate} is {times} times the largest usual one (1e-5 to 1e-3)")

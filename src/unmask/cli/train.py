@@ -1,0 +1,185 @@
+"""`unmask pretrain` and `unmask sft`: from arguments to the settings of a run.
+
+What a combination of settings means is decided here and in `rules.py`; training itself is `unmask.training.run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from typing import Any
+
+from unmask.cli.config import Parsed, parse, say
+from unmask.cli.options import Option, OptionTable
+from unmask.cli.rules import check
+from unmask.cli.yaml_file import Given
+from unmask.errors import ConfigError
+from unmask.training.arguments import DataArguments, ModelArguments, ObjectiveArguments, RunArguments, Settings
+from unmask.training.defaults import EVALUATION, LONGEST_WARMUP, verb_defaults
+from unmask.training.fields import HONOURED, NO_EFFECT, REFUSED, TRANSLATED, TrainerField, trainer_fields
+
+DOES = {
+    "sft": "Fine-tune a masked diffusion language model on conversations.",
+    "pretrain": "Train a masked diffusion language model on plain text: from scratch where the folder of the model "
+    "has no weights, or onwards.",
+}
+
+_COMMAND = (
+    Option("json", bool, False, "Print the result as one JSON object."),
+    Option("job_name", str | None, None, argparse.SUPPRESS),
+    Option("mode", str | None, None, argparse.SUPPRESS),
+)
+_OURS = (ModelArguments, DataArguments, ObjectiveArguments, RunArguments)
+
+
+def sft(argv: list[str]) -> int:
+    """Run `unmask sft`."""
+    return _run("sft", argv)
+
+
+def pretrain(argv: list[str]) -> int:
+    """Run `unmask pretrain`."""
+    return _run("pretrain", argv)
+
+
+def table(verb: str) -> OptionTable:
+    """All options of a training verb: ours, and transformers' with the refused ones left out of the help."""
+    shown = tuple(_option(entry) for entry in trainer_fields() if entry.name in HONOURED)
+    hidden = tuple(
+        replace(_option(entry), help=argparse.SUPPRESS)
+        for entry in trainer_fields()
+        if entry.name not in HONOURED and entry.name not in TRANSLATED
+    )
+    extra = (("The run, as in transformers' TrainingArguments", shown + hidden), ("The command", _COMMAND))
+    return OptionTable(verb, DOES[verb], _OURS, extra, tuple(verb_defaults(verb).items()))
+
+
+def settings_from(parsed: Parsed, verb: str) -> Settings:
+    """The settings of a run; nothing is given to `TrainingArguments` that equals its own default by silence.
+
+    Raises:
+        ConfigError: settings that are out of range, contradict each other, or are missing.
+    """
+    trainer = verb_defaults(verb) | {
+        name: parsed[name] for name in sorted(parsed.given) if name in HONOURED and parsed[name] is not None
+    }
+    model, data, objective, run = (parsed.build(cls) for cls in _OURS)
+    return Settings(model, data, objective, run, trainer)  # type: ignore[arg-type]
+
+
+def resolve(parsed: Parsed, verb: str) -> Parsed:
+    """Say what the user's settings mean together: job names, evaluation data, warmup, settings without effect."""
+    for step in (_mode, _job_name, _transformers_fields, _evaluation, _warmup):
+        parsed = step(parsed, verb)
+    return parsed
+
+
+def _run(verb: str, argv: list[str]) -> int:
+    asked = parse(argv, table(verb))
+    if asked is None:
+        return 0
+    parsed = check(resolve(asked, verb), verb)
+    settings = settings_from(parsed, verb)
+    say(parsed.notes)
+
+    from unmask.training import run
+
+    if settings.run.dry_run:
+        _report(str(run.describe(settings, verb=verb)))
+        return 0
+    result = run.train(settings, verb=verb)
+    if parsed["json"]:
+        _report(json.dumps({"folder": str(result.folder), "seconds": result.seconds, **result.metrics}))
+    else:
+        _report(f"saved {result.folder} after {result.seconds:.0f} s")
+    return 0
+
+
+def _report(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(text)
+
+
+def _option(entry: TrainerField) -> Option:
+    return Option(entry.name, entry.type, entry.default, entry.help)
+
+
+def _mode(parsed: Parsed, verb: str) -> Parsed:
+    """`--mode sft`, which some scripts take instead of a verb."""
+    mode = parsed["mode"]
+    if mode is None:
+        return parsed
+    if mode != verb:
+        raise ConfigError(f'{parsed.label("mode")} is "{mode}" but the command is {verb}. Use: unmask {mode}')
+    return parsed.noted(f"note: mode has no effect (the command says it: unmask {verb})")
+
+
+def _job_name(parsed: Parsed, verb: str) -> Parsed:
+    job = parsed["job_name"]
+    if job is None:
+        return parsed
+    given = parsed.given["job_name"][1]
+    folder = f"{(parsed['output_dir'] or '.').rstrip('/')}/{job}"
+    if "run_name" not in parsed:
+        parsed = parsed.put("run_name", job, given)
+    typed = parsed.given["output_dir"][1] if "output_dir" in parsed else given
+    return parsed.put("output_dir", folder, typed).noted(f"note: job_name is read as run_name; output_dir is {folder}")
+
+
+def _transformers_fields(parsed: Parsed, verb: str) -> Parsed:
+    """Refuse what cannot be kept, note what has no effect; a value equal to transformers' default is always fine."""
+    for entry in trainer_fields():
+        if entry.name not in parsed or parsed[entry.name] == entry.default or parsed[entry.name] is None:
+            continue
+        if entry.name in NO_EFFECT and entry.name != "local_rank":
+            parsed = parsed.noted(f"note: {entry.name} has no effect ({NO_EFFECT[entry.name]})")
+        elif entry.name in REFUSED:
+            raise ConfigError(f"{parsed.label(entry.name)} is not supported: {REFUSED[entry.name]}.")
+        elif entry.name not in HONOURED | NO_EFFECT.keys() | TRANSLATED.keys():
+            raise ConfigError(
+                f"{parsed.label(entry.name)} is an option of the installed transformers that unmask does not know yet. "
+                "Leave it out."
+            )
+    return parsed
+
+
+def _evaluation(parsed: Parsed, verb: str) -> Parsed:
+    """Evaluate where evaluation data is named; hold some out where evaluation is wanted and none is named."""
+    dataset = parsed["dataset_args"]
+    named = parsed["eval_dataset_args"] is not None or any("test:" in part for part in _parts(dataset or ""))
+    if named and "eval_strategy" not in parsed:
+        for name, default in EVALUATION.items():
+            if name not in parsed:
+                parsed = parsed.put(name, default.value, Given(name, default.value))
+        return parsed
+    if named or parsed["eval_strategy"] == "no" or dataset is None or parsed["streaming"]:
+        return parsed
+    held_out = "+".join(_with_test(part) for part in _parts(dataset))
+    parsed = parsed.put("dataset_args", held_out, parsed.given["dataset_args"][1])
+    return parsed.noted(f"note: no evaluation data is named, so 1 % is held out: dataset_args {held_out}")
+
+
+def _parts(dataset: str) -> list[str]:
+    """The datasets of `A[...]+B[...]`: a + inside brackets or inside a name's brackets does not divide."""
+    parts, depth = [""], 0
+    for letter in dataset:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "+" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _with_test(part: str) -> str:
+    return f"{part[:-1]},test:1%]" if part.endswith("]") else f"{part}[test:1%]"
+
+
+def _warmup(parsed: Parsed, verb: str) -> Parsed:
+    """A tenth of a long pretraining run would be too long a warmup."""
+    steps: Any = parsed["max_steps"]
+    if verb != "pretrain" or "warmup_steps" in parsed or steps * parsed["warmup_steps"] <= LONGEST_WARMUP.value:
+        return parsed
+    return parsed.put("warmup_steps", LONGEST_WARMUP.value, Given("warmup_steps", None))
