@@ -13,7 +13,7 @@ Time `t` runs from 0 (clean) to 1 (all noise).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -62,6 +62,7 @@ class DenoiserOutput(NamedTuple):
     signal: Tensor | None = None
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """A network that predicts clean tokens from noised ones."""
 
