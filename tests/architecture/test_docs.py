@@ -47,7 +47,7 @@ def commands(block: Block) -> list[list[str]]:
     lines = block.body.replace("\\\n", " ").splitlines()
     if block.language == "console":
         lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-    return [words for line in lines for words in called(line)]
+    return [words for line in lines if "unmask" in line for words in called(line)]
 
 
 def called(line: str) -> list[list[str]]:
