@@ -1,6 +1,6 @@
 """How long `import unmask` and `unmask --help` take, as times and as multiples of an interpreter that does nothing.
 
-The cases are run in turn, round after round, so that a busy machine slows all of them alike. Limits: 0.3 s for the import
+The cases are run in turn, round after round, so that a busy machine slows all alike. Limits: 0.3 s for the import
 and 0.5 s for the help. Prints figures; fails nothing unless `--check` is given.
 """
 
