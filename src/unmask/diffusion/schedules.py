@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 Time = TypeVar("Time", float, Tensor)
 
 
+@runtime_checkable
 class NoiseSchedule(Protocol):
     """Probability that a token is kept, falling from alpha(0) = 1 to alpha(1) = 0."""
 

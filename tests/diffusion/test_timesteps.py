@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unmask.diffusion.timesteps import TIME_SAMPLING, exact_counts, iid, low_discrepancy, per_block
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def discrepancy(u: torch.Tensor) -> float:
+    """Star discrepancy of points in [0, 1]."""
+    points = u.double().sort().values
+    rank = torch.arange(len(points) + 1, dtype=torch.float64) / len(points)
+    return float(torch.maximum(rank[1:] - points, points - rank[:-1]).max())
+
+
+@pytest.mark.parametrize("first", [0, 1000, 2**53 + 1, 2**62 - 100])
+@pytest.mark.parametrize("count", [8, 64, 1000])
+def test_consecutive_visits_cover_the_interval_evenly(first: int, count: int):
+    u = low_discrepancy(torch.arange(count) + first, seed=3, epsilon=0.0)
+    assert discrepancy(u) < (1 + math.log(count)) / count
+    # Three-distance theorem: the gaps of a Kronecker sequence take at most three lengths.
+    points = u.sort().values
+    gaps = torch.cat([points.diff(), points[:1] + 1 - points[-1:]])
+    assert len(gaps.mul(1e5).round().unique()) <= 3 * 2  # float32 may split a length in two
+
+
+@pytest.mark.parametrize("visit", [0, 7, 2**53, 2**62])
+def test_each_visit_steps_by_the_golden_ratio(visit: int):
+    pair = low_discrepancy(torch.tensor([visit, visit + 1]), seed=0, epsilon=0.0)
+    assert float(pair.diff() % 1) == pytest.approx(GOLDEN, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["low_discrepancy", "iid"])
+def test_a_time_depends_on_seed_and_visit_alone(name: str):
+    draw = TIME_SAMPLING[name]
+    visits = torch.arange(20)
+    whole = draw(visits, seed=5, epsilon=1e-3)
+    assert whole.dtype == torch.float32
+    assert torch.equal(draw(visits.flip(0)[:7], seed=5, epsilon=1e-3), whole.flip(0)[:7])
+    assert not torch.equal(draw(visits, seed=6, epsilon=1e-3), whole)
+    assert draw(visits[:0], seed=5, epsilon=1e-3).shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["low_discrepancy", "iid"])
+def test_a_time_is_uniform_over_seeds(name: str):
+    times = torch.cat([TIME_SAMPLING[name](torch.tensor([17]), seed=seed, epsilon=0.0) for seed in range(2000)])
+    assert discrepancy(times) < 1.95 / 2000**0.5  # Kolmogorov-Smirnov, p = 0.001
+
+
+def test_iid_times_are_uncorrelated():
+    times = iid(torch.arange(4000), seed=0, epsilon=0.0)
+    centred = (times - 0.5) * 12**0.5
+    assert abs(float((centred[1:] * centred[:-1]).mean())) < 4 / 4000**0.5
+    assert discrepancy(times) < 1.95 / 4000**0.5
+
+
+def test_epsilon_is_the_smallest_time():
+    for draw in TIME_SAMPLING.values():
+        times = draw(torch.arange(5000), seed=1, epsilon=0.2)
+        assert times.min() >= 0.2 and times.min() < 0.202 and times.max() <= 1 and times.max() > 0.998
+        assert (draw(torch.arange(5000), seed=1, epsilon=0.0) > 0).all()
+
+
+@pytest.mark.parametrize("blocks", [1, 5, 8])
+def test_times_of_blocks_are_even_within_and_across_samples(blocks: int):
+    times = per_block(torch.arange(64), blocks, seed=2, epsilon=0.0)
+    assert times.shape == (64, blocks) and times.dtype == torch.float32
+    for sample in times:
+        gaps = torch.cat([sample.sort().values.diff(), sample.min()[None] + 1 - sample.max()[None]])
+        torch.testing.assert_close(gaps, torch.full((blocks,), 1 / blocks), atol=1e-6, rtol=0)
+    for block in times.T:
+        assert discrepancy(block) < (1 + math.log(64)) / 64
+    assert torch.equal(per_block(torch.tensor([40]), blocks, seed=2, epsilon=0.0), times[40:41])
+
+
+@pytest.mark.parametrize(("samples", "length"), [(4, 10), (8, 3), (5, 7), (7, 7), (16, 10), (1, 6)])
+def test_every_row_sees_every_count_equally_often(samples: int, length: int):
+    counts = torch.stack([exact_counts(samples, length, start=start) for start in range(1, length + 1)])
+    for row in counts.T:
+        assert sorted(row.tolist()) == list(range(1, length + 1))
+
+
+@pytest.mark.parametrize(("samples", "length"), [(5, 50), (8, 24), (7, 7)])
+def test_counts_are_stratified(samples: int, length: int):
+    counts = exact_counts(samples, length, start=2).sort().values.tolist()
+    gaps = [b - a for a, b in zip(counts, [*counts[1:], counts[0] + length], strict=True)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_lladas_rounding_gives_the_counts_that_were_stored(shared):
+    cases = json.loads((shared / "golden/llada/llada_log_likelihood.json").read_text())
+    stored = load_file(shared / "golden/llada/llada_log_likelihood_masks.safetensors")
+    for case in cases:
+        masked = (stored[f"case{case['case']}_perturbed"] == case["mask_id"]).sum(-1)
+        for counts in masked:
+            length, start = len(case["answer"]), int(counts[0])
+            assert exact_counts(len(counts), length, start=start, rounding="even").tolist() == counts.tolist()
+
+
+def test_lladas_rounding_is_biased_at_halves():
+    # The reason for a rule of our own: one row in two sees even counts only.
+    counts = torch.stack([exact_counts(4, 10, start=start, rounding="even") for start in range(1, 11)])
+    assert set(counts[:, 1].tolist()) == {2, 4, 6, 8, 10}
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_a_start_outside_the_counts_is_refused(start: int):
+    with pytest.raises(ValueError, match="count from 1 to length = 4"):
+        exact_counts(3, 4, start=start)
