@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Int
@@ -102,6 +103,11 @@ class Canvas:
         tokens_BL[index_b, :length] = part.tokens_BL
         is_masked_BL[index_b, :length] = part.is_masked_BL
         return replace(self, tokens_BL=tokens_BL, is_masked_BL=is_masked_BL)
+
+
+def on_host(values: Tensor) -> list[Any]:
+    """The numbers of a tensor as (nested) lists; waits for the device."""
+    return cast("list[Any]", values.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 def continuation(

@@ -20,7 +20,7 @@ from unmask.diffusion.keys import Purpose
 from unmask.diffusion.posterior import reveal_counts
 from unmask.errors import ConfigError, ModelError
 from unmask.generation.caching import CachePlan, CachePolicy, ForwardKind
-from unmask.generation.canvas import Canvas, blanks, continuation
+from unmask.generation.canvas import Canvas, blanks, continuation, on_host
 from unmask.generation.guidance import hide_given, mix, twice
 from unmask.generation.options import GenerationOptions
 from unmask.generation.proposal import Proposal, propose
@@ -78,6 +78,7 @@ class Decoding:
         self._schedule = NOISE_SCHEDULES.get(options.noise_schedule)()
         self._block_size = options.block_size or max(canvas.writable, 1)
         self._number = 0
+        self._is_broken = canvas.is_masked_BL.new_zeros(())
         self._forwards: list[dict[ForwardKind, int]] = [{} for _ in canvas.rows]
         self._positions = [0] * len(canvas.rows)
         self._commits: list[list[Commit]] = [[] for _ in canvas.rows]
@@ -100,12 +101,18 @@ class Decoding:
 
     def completions(self) -> list[Completion]:
         """One completion per row, as the canvas stands; what is not yet written holds the mask token."""
-        rows = self.canvas.tokens_BL.tolist()
+        rows = on_host(self.canvas.tokens_BL)
         return [self._completion(row, token_ids) for row, token_ids in enumerate(rows)]
 
     def _run(self) -> Iterator[Written]:
         for block in range(math.ceil(self.canvas.writable / self._block_size)):
             yield from self._decode_block(block)
+            # Asked once per block: looking at every step would make the host wait for the device.
+            if bool(self._is_broken):
+                raise ModelError(
+                    f"The model's logits are not finite in block {block}: its weights are damaged, or overflow in this "
+                    'dtype. Check the checkpoint, or load it with dtype "float32".'
+                )
 
     def _decode_block(self, block: int) -> Iterator[Written]:
         window_BL = self.canvas.window_BL(block, self._block_size)
@@ -133,14 +140,17 @@ class Decoding:
 
     def _quotas(self, masks_B: Int[Tensor, " B"]) -> Int[Tensor, "B S"]:
         """How many tokens each row commits at each step of the block."""
-        steps = math.ceil(self.options.steps / math.ceil(self.canvas.writable / self._block_size))
+        steps = self.options.steps_per_block
+        if steps is None:
+            # Of the longest row, as in dLLM: where rows to fill in differ in length, steps depend on the batch.
+            steps = math.ceil(self.options.steps / math.ceil(self.canvas.writable / self._block_size))
         return reveal_counts(masks_B, steps, how=self.options.reveal, schedule=self._schedule)
 
     def _active(self, window_BL: Bool[Tensor, "B L"]) -> list[int]:
         is_active_B = (self.canvas.is_masked_BL & window_BL).any(1)
         if self.request.stop_token_ids:
             is_active_B &= ~finished_B(self.canvas, self.request.stop_token_ids)
-        return is_active_B.nonzero()[:, 0].tolist()
+        return on_host(is_active_B.nonzero()[:, 0])
 
     @torch.no_grad()
     def _write(self, part: Canvas, step: Step) -> Written:
@@ -151,6 +161,7 @@ class Decoding:
         transfer = self._strategy.select(proposal, part, step, self._state)
         after = part.apply(transfer.write_BL, proposal.predicted_BL, transfer.remask_BL, self.request.mask_token_id)
         self.canvas = self.canvas.put(part.rows, after)
+        self._is_broken = self._is_broken | proposal.log_prob_BL.isnan().any()
         self._count(part, plan)
         return Written(after, step, proposal, transfer)
 
@@ -203,8 +214,8 @@ class Decoding:
         return Completion(emitted, "stop" if is_stopped else "length", stats, trace)
 
     def _trace(self, row: int) -> Trace:
-        token_ids = self._start.tokens_BL[row, : self._start.ends[row]].tolist()
-        masked = self._start.is_masked_BL[row].nonzero()[:, 0].tolist()
+        token_ids = on_host(self._start.tokens_BL[row, : self._start.ends[row]])
+        masked = on_host(self._start.is_masked_BL[row].nonzero()[:, 0])
         return Trace(tuple(token_ids), tuple(masked), tuple(self._commits[row]))
 
 
@@ -220,10 +231,10 @@ def commits_of(written: Written) -> list[Commit]:
             row=row,
             step=step.number,
             block=step.block,
-            positions=tuple(write_BL[index].nonzero()[:, 0].tolist()),
-            token_ids=tuple(tokens_BL[index][write_BL[index]].tolist()),
-            confidences=tuple(probability_BL[index][write_BL[index]].tolist()),
-            remasked=tuple(remask_BL[index].nonzero()[:, 0].tolist()),
+            positions=tuple(on_host(write_BL[index].nonzero()[:, 0])),
+            token_ids=tuple(on_host(tokens_BL[index][write_BL[index]])),
+            confidences=tuple(on_host(probability_BL[index][write_BL[index]])),
+            remasked=tuple(on_host(remask_BL[index].nonzero()[:, 0])),
         )
         for index, row in enumerate(canvas.rows)
     ]

@@ -27,7 +27,10 @@ class GenerationOptions:
     """Tokens decoded together before the next ones are begun, left to right; null: the whole canvas is one block."""
 
     steps: int = 128
-    """Denoising steps in all, spread evenly over the blocks; fewer steps commit more tokens at once."""
+    """Denoising steps in all, spread evenly over the blocks of the longest row; fewer steps commit more at once."""
+
+    steps_per_block: int | None = None
+    """Denoising steps of each block, instead of a share of steps."""
 
     strategy: str = "confidence"
     """Which masked positions to commit at each step; `unmask show strategies` lists them."""
@@ -74,8 +77,9 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "steps"):
             _at_least_one(name, getattr(self, name))
-        if self.block_size is not None:
-            _at_least_one("block_size", self.block_size)
+        for name in ("block_size", "steps_per_block"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
         _within("temperature", self.temperature, 0.0, None)
         _within("guidance_scale", self.guidance_scale, 0.0, None)
         _within("threshold", self.threshold, 0.0, 1.0)

@@ -40,7 +40,8 @@ class Proposal:
     @cached_property
     def entropy_BL(self) -> Float[Tensor, "B L"]:
         """Entropy in nats; -inf where nothing is pending."""
-        return self._scatter(torch.special.entr(self.logits_nV.softmax(-1)).sum(-1))
+        probability_nV = self.logits_nV.softmax(-1)
+        return self._scatter(-torch.xlogy(probability_nV, probability_nV).sum(-1))
 
     def _scatter(self, values_n: Float[Tensor, " n"]) -> Float[Tensor, "B L"]:
         blank_BL = torch.full_like(self.log_prob_BL, -torch.inf)

@@ -1,0 +1,396 @@
+"""The public face: a model with its tokenizer, text in, text out.
+
+Everything is done elsewhere: the networks are in `models`, decoding is in `generation`, likelihoods are in
+`objectives`. This file turns text into ids and back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from unmask.errors import ConfigError, ResourceError, did_you_mean
+from unmask.generation.loop import Decoding, stream, stream_infill
+from unmask.generation.options import GenerationOptions
+from unmask.generation.trace import Commit, Completion, Stats, Trace
+from unmask.models.adapters import base_of, has_adapter, is_adapter, load_adapter, save_adapter
+from unmask.models.checkpoints import load_model, resolve_folder, save_model
+from unmask.models.families import ModelFamily
+from unmask.models.shell import DiffusionModel
+from unmask.models.tokenizers import load_tokenizer, stop_token_ids
+from unmask.objectives.estimators import log_likelihood
+
+Messages = Sequence[Mapping[str, Any]]
+Prompt = str | Sequence[int] | Messages
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+BLANK = "[MASK]"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One result.
+
+    Attributes:
+        text: the continuation; for infilling the whole text, blanks filled.
+        token_ids: the ids behind it, see `Completion`.
+        finish_reason: "stop" when a stop token ended it, else "length".
+        stats: tokens, forwards, positions.
+        trace: how it was written, when asked for by `trace=True`.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: Literal["stop", "length"]
+    stats: Stats
+    trace: Trace | None = None
+
+
+class TextStream:
+    """A generation under way: iterate for its `Commit`s, then ask for its `generations()`."""
+
+    def __init__(self, lm: DiffusionLM, decoding: Decoding, rows: Sequence[_Row]) -> None:
+        self._lm, self._decoding, self._rows = lm, decoding, rows
+
+    def __iter__(self) -> Iterator[Commit]:
+        with self._lm._evaluating():
+            yield from self._decoding
+
+    def canvas(self, row: int = 0) -> list[int | None]:
+        """The ids of a row as it stands, its given text included; None where it is still masked."""
+        canvas = self._decoding.canvas
+        ids, masked = canvas.tokens_BL[row].tolist(), canvas.is_masked_BL[row].tolist()
+        return [None if blank else token for token, blank in zip(ids, masked, strict=True)][: canvas.ends[row]]
+
+    def generations(self) -> list[Generation]:
+        """One result per prompt, as the canvas stands."""
+        completions = self._decoding.completions()
+        return [self._lm._generation(row, done) for row, done in zip(self._rows, completions, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of ids, and the text around its blanks where there is any."""
+
+    ids: list[int]
+    pieces: tuple[str, ...] = ()
+
+
+class DiffusionLM:
+    """A masked diffusion language model that reads and writes text.
+
+    Attributes:
+        model: the network, a `transformers.PreTrainedModel`; `model(input_ids=ids).logits` are aligned.
+        tokenizer: a Hugging Face tokenizer with mask, end and padding tokens and a chat template.
+    """
+
+    def __init__(self, model: DiffusionModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    @property
+    def family(self) -> ModelFamily:
+        """The facts of the model's kind."""
+        return self.model.family
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        options: GenerationOptions | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> list[Generation]:
+        """Continue prompts, all in one batch.
+
+        Args:
+            prompts: one or several; each a text to go on from, a list of token ids, or chat messages
+                (`{"role": ..., "content": ...}`), which go through the chat template.
+            options: all settings at once; None: `settings` are the fields of `GenerationOptions`.
+            seeds: one per prompt; None: `seed` + row.
+            **settings: see `GenerationOptions`.
+
+        Returns:
+            One result per prompt, always a list.
+
+        Raises:
+            ConfigError: a setting is unknown or out of range, a prompt is no prompt, or it does not fit the model.
+            ModelError: the model's logits are not finite.
+        """
+        return _drained(self.stream(prompts, options, seeds=seeds, **settings))
+
+    def stream(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        options: GenerationOptions | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> TextStream:
+        """As `generate`, but hands over every commit when it happens."""
+        options = _options(options, settings)
+        rows = [_Row(self._prompt_ids(prompt)) for prompt in _several(prompts)]
+        self._check_lengths(rows, options.max_new_tokens)
+        decoding = stream(
+            self.model,
+            [row.ids for row in rows],
+            options=options,
+            mask_token_id=self._mask_token_id,
+            stop_token_ids=stop_token_ids(self.tokenizer, self.model),
+            seeds=seeds,
+            vocab_size=self.model.facts.shape.vocab_size,
+            device=self.model.device,
+        )
+        return TextStream(self, decoding, rows)
+
+    def infill(
+        self,
+        texts: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
+        options: GenerationOptions | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> list[Generation]:
+        """Fill in blanks; nothing but the blanks changes.
+
+        Args:
+            texts: one or several; in a text each `[MASK]`, or the tokenizer's own mask token, is one blank token. In a
+                list of ids the mask token's id is one.
+            options: all settings at once; None: `settings`, where `block_size` is the whole text unless given.
+            seeds: one per text; None: `seed` + row.
+            **settings: see `GenerationOptions`.
+
+        Returns:
+            One result per text, always a list; `text` and `token_ids` are the whole text's.
+
+        Raises:
+            ConfigError: as `generate`; and a text without a blank.
+        """
+        return _drained(self.stream_infill(texts, options, seeds=seeds, **settings))
+
+    def stream_infill(
+        self,
+        texts: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
+        options: GenerationOptions | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> TextStream:
+        """As `infill`, but hands over every commit when it happens."""
+        options = _options(options, settings if options else {"block_size": None, **settings})
+        rows = [self._blanked(text, number) for number, text in enumerate(_several(texts))]
+        self._check_lengths(rows, 0)
+        decoding = stream_infill(
+            self.model,
+            [row.ids for row in rows],
+            options=options,
+            mask_token_id=self._mask_token_id,
+            seeds=seeds,
+            vocab_size=self.model.facts.shape.vocab_size,
+            device=self.model.device,
+        )
+        return TextStream(self, decoding, rows)
+
+    def log_likelihood(
+        self, prompt: Prompt, target: str | Sequence[int], *, samples: int = 128, seed: int = 0
+    ) -> float:
+        """Estimate log p(target | prompt) in nats: a lower bound, by `samples` masked copies of the target.
+
+        A text prompt and a text target are encoded together, as one text; spaces at the end of the prompt count as the
+        target's. See `unmask.objectives.estimators` for the estimator and its standard error.
+        """
+        prompt_ids, target_ids = self._split(prompt, target)
+        device = self.model.device
+        with self._evaluating():
+            estimate = log_likelihood(
+                self.model,
+                torch.tensor(prompt_ids, dtype=torch.int64, device=device),
+                torch.tensor(target_ids, dtype=torch.int64, device=device),
+                mask_token_id=self._mask_token_id,
+                samples=samples,
+                seed=seed,
+            )
+        return estimate.mean
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the model, or its adapter, and the tokenizer in the family's own layout.
+
+        Raises:
+            ResourceError: the folder cannot be written.
+        """
+        if has_adapter(self.model):
+            save_adapter(self.model, folder)
+        else:
+            save_model(self.model, folder)
+        self.tokenizer.save_pretrained(os.fspath(folder))
+
+    @property
+    def _mask_token_id(self) -> int:
+        # The tokenizer was dressed by the checkpoint's facts first; the model alone may only know its family's default.
+        return cast(int, self.tokenizer.mask_token_id)
+
+    def _prompt_ids(self, prompt: Any) -> list[int]:
+        if isinstance(prompt, str):
+            return self._encode(prompt)
+        if isinstance(prompt, Sequence) and all(isinstance(entry, Mapping) for entry in prompt) and prompt:
+            for entry in prompt:
+                if "role" not in entry or "content" not in entry:
+                    raise ConfigError(f'a message has the keys {sorted(entry)}; it needs "role" and "content".')
+            ids = self.tokenizer.apply_chat_template(
+                list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+            return cast("list[int]", ids)
+        if isinstance(prompt, Sequence) and all(_is_id(entry) for entry in prompt):
+            return list(prompt)
+        raise ConfigError(
+            f"a prompt is a {type(prompt).__name__}; it must be a text, a list of token ids, or a list of messages "
+            'such as {"role": "user", "content": "Hello"}.'
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        # Without this, transformers warns about any text longer than its guess of the model's limit.
+        return list(self.tokenizer(text, verbose=False)["input_ids"])
+
+    def _split(self, prompt: Prompt, target: str | Sequence[int]) -> tuple[list[int], list[int]]:
+        if not isinstance(target, str):
+            return self._prompt_ids(prompt), self._prompt_ids(target)
+        if not isinstance(prompt, str):
+            return self._prompt_ids(prompt), list(self.tokenizer(target, add_special_tokens=False)["input_ids"])
+        whole, start = self._encode(prompt + target), len(self._encode(prompt.rstrip(" ")))
+        return whole[:start], whole[start:]
+
+    def _blanked(self, text: Any, number: int) -> _Row:
+        if isinstance(text, str):
+            mask_token = cast(str, self.tokenizer.mask_token)
+            pieces = re.split(f"{re.escape(BLANK)}|{re.escape(mask_token)}", text)
+            row = _Row(self._encode(mask_token.join(pieces)), tuple(pieces))
+        else:
+            row = _Row(self._prompt_ids(text))
+        blanks = row.ids.count(self._mask_token_id)
+        if blanks == 0:
+            raise ConfigError(f"text {number} has no blank to fill in; write {BLANK} for each token that is missing.")
+        return row
+
+    def _check_lengths(self, rows: Sequence[_Row], new: int) -> None:
+        limit = self.model.facts.shape.max_length
+        for number, row in enumerate(rows):
+            if len(row.ids) + new > limit:
+                raise ConfigError(
+                    f"prompt {number} has {len(row.ids):,} tokens, {len(row.ids) + new:,} with max_new_tokens; the "
+                    f"model was made for {limit:,}. Shorten the prompt, or ask for fewer new tokens."
+                )
+
+    def _generation(self, row: _Row, done: Completion) -> Generation:
+        text = self._filled(row, done.token_ids) if row.pieces else self._decode(done.token_ids)
+        return Generation(text, done.token_ids, done.finish_reason, done.stats, done.trace)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return cast(str, text)
+
+    def _filled(self, row: _Row, token_ids: Sequence[int]) -> str:
+        """The text's own pieces, byte for byte, with the filled blanks between them; adjacent blanks are one run."""
+        text, start = row.pieces[0], 0
+        blanks = [place for place, token in enumerate(row.ids) if token == self._mask_token_id]
+        for index, piece in enumerate(row.pieces[1:]):
+            if piece or index == len(blanks) - 1:
+                run = blanks[start : index + 1]
+                text += self._decode_run(token_ids, run[0], run[-1] + 1) + piece
+                start = index + 1
+        return text
+
+    def _decode_run(self, token_ids: Sequence[int], first: int, last: int) -> str:
+        """Text of some tokens in their context: many tokenizers drop a space at the start of what they decode."""
+        before, whole = self._decode(token_ids[:first]), self._decode(token_ids[:last])
+        return whole[len(before) :] if whole.startswith(before) else self._decode(token_ids[first:last])
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Dropout off, and on again where it was."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    adapter: str | os.PathLike[str] | None = None,
+    quantization: str | None = None,
+) -> DiffusionLM:
+    """Load a model and its tokenizer.
+
+    Args:
+        name_or_path: folder or Hub id; a folder with an adapter brings the base it names.
+        dtype: type of the weights; auto: as stored.
+        device: auto: the first GPU, or the CPU where there is none.
+        adapter: folder of a LoRA adapter to put on top.
+        quantization: None; 4- and 8-bit weights are not built yet.
+
+    Raises:
+        ConfigError: `dtype`, `device` or `quantization` is not one of those known.
+        ModelError: there is no such model, or its files are missing, damaged or do not fit.
+        ResourceError: the device is not there.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f'dtype "{dtype}" is not one of {", ".join(DTYPES)}.{did_you_mean(dtype, DTYPES)}')
+    if quantization is not None:
+        raise ConfigError(f'quantization "{quantization}" is not available; leave it out.')
+    folder = resolve_folder(name_or_path)
+    base: str | os.PathLike[str] = folder
+    if adapter is None and is_adapter(folder):
+        base, adapter = base_of(folder) or folder, folder
+    model = load_model(base, dtype=dtype, device=_device(device))  # type: ignore[arg-type]
+    if adapter is not None:
+        load_adapter(model, adapter)
+    return DiffusionLM(model.eval(), load_tokenizer(base, model.facts))
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f'device "{name}" is unknown; use auto, cpu, cuda or cuda:N.') from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ResourceError(f'device "{name}": no CUDA device is available here. Use device "cpu".')
+    return device
+
+
+def _drained(text_stream: TextStream) -> list[Generation]:
+    with text_stream._lm._evaluating():
+        text_stream._decoding.run()
+    return text_stream.generations()
+
+
+def _options(options: GenerationOptions | None, settings: dict[str, Any]) -> GenerationOptions:
+    if options is not None and settings:
+        raise ConfigError(f"both options and {', '.join(settings)} are given; put everything into one of them.")
+    return options or GenerationOptions.of(**settings)
+
+
+def _several(prompts: Any) -> Sequence[Any]:
+    """A list of prompts, whether one or several were given."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if not isinstance(prompts, Sequence):
+        raise ConfigError(
+            f"prompts are a {type(prompts).__name__}; give a text, token ids, messages, or a list of them."
+        )
+    is_one = bool(prompts) and all(_is_id(entry) or isinstance(entry, Mapping) for entry in prompts)
+    return [prompts] if is_one else prompts
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
