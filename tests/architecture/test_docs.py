@@ -1,13 +1,15 @@
 """What the pages promise: their Python blocks run, and the commands in their shell blocks exist.
 
 A block that cannot run here says why in a comment on the line before it: `<!-- no-run: needs a GPU -->`. Blocks of one
-page share their variables, as a reader who types them in would. Nothing here knows what the commands mean.
+page share their variables, as a reader who types them in would. For a model that a page loads by name a tiny one with
+random weights stands in. Nothing here knows what the commands mean.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -27,6 +29,7 @@ BLOCK = re.compile(
     r"^(?:<!--\s*no-run:\s*(?P<reason>.+?)\s*-->\n+)?^```(?P<language>[\w-]*)[^\n]*\n(?P<body>.*?)^```[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
+LOADED = re.compile(r"""unmask\.load\(\s*["']([^"']+)["']""")
 
 
 @dataclass(frozen=True)
@@ -84,19 +87,62 @@ def accepted(verb: str) -> frozenset[str]:
     return frozenset(named) | {"--help", "--debug"}
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_python_blocks_run(page: str, tmp_path: Path) -> None:
-    code = [block for block in blocks((ROOT / page).read_text("utf-8")) if block.language == "python"]
-    program = "\n".join(block.body for block in code if block.reason is None)
-    if not program:
-        pytest.skip("no Python block to run" if not code else f"not run: {', '.join(str(b.reason) for b in code)}")
+def stand_in(folder: Path) -> None:
+    """A checkpoint of a few thousand random weights with a tokenizer of single bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from unmask.models.checkpoints import load_model, save_model
+    from unmask.models.families.llada import FAMILY
+
+    specials = [
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+        FAMILY.bos_token,
+        FAMILY.eos_token,
+        FAMILY.mask_token,
+    ]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    size = tokenizer.get_vocab_size()
+    ids = {name: tokenizer.token_to_id(getattr(FAMILY, name[:-3])) for name in ("mask_token_id", "eos_token_id")}
+    config = {
+        **FAMILY.tiny_config,
+        "vocab_size": size,
+        "embedding_size": size,
+        **ids,
+        "pad_token_id": ids["eos_token_id"],
+    }
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({**config, "max_sequence_length": 1024}))
+    save_model(load_model(folder, from_scratch=True), folder)
+
+
+def run_python(text: str, folder: Path) -> str:
+    """Run the Python blocks of a page in `folder`; what went wrong, if anything."""
     if importlib.util.find_spec("unmask.lm") is None:
         pytest.skip("unmask.lm is not written yet")
+    program = "\n".join(block.body for block in blocks(text) if block.language == "python" and block.reason is None)
+    for name in set(LOADED.findall(program)):
+        stand_in(folder / name)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True
     )
-    assert result.returncode == 0, f"{page}: {result.stderr}"
+    return result.stderr if result.returncode else ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_run(page: str, tmp_path: Path) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    reasons = [block.reason for block in blocks(text) if block.language == "python"]
+    if None not in reasons:
+        pytest.skip(f"no Python block to run {[*reasons]}")
+    assert not run_python(text, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -144,3 +190,9 @@ OMP_NUM_THREADS=1 python -m unmask chat --prompt "a; b | c"
     ]
     assert commands(Block("console", "$ unmask demo\nunmask says hello\n", None)) == [["demo"]]
     assert flags(["sft", "--config", "a.yaml", "--lr=1e-4"]) == ["--config", "--lr"]
+
+
+def test_python_blocks_share_variables_and_fail_aloud(tmp_path: Path) -> None:
+    page = '```python\nimport unmask\nlm = unmask.load("org/model", device="cpu")\n```\n```python\nprint(lm.family.name)\n```\n'
+    assert run_python(page, tmp_path) == ""
+    assert "ZeroDivisionError" in run_python("```python\na = 0\n```\n```python\n1 / a\n```\n", tmp_path)
