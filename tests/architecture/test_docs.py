@@ -193,6 +193,6 @@ OMP_NUM_THREADS=1 python -m unmask chat --prompt "a; b | c"
 
 
 def test_python_blocks_share_variables_and_fail_aloud(tmp_path: Path) -> None:
-    page = '```python\nimport unmask\nlm = unmask.load("org/model", device="cpu")\n```\n```python\nprint(lm.family.name)\n```\n'
+    page = '```python\nimport unmask\nlm = unmask.load("org/model")\n```\n```python\nprint(lm.family.name)\n```\n'
     assert run_python(page, tmp_path) == ""
     assert "ZeroDivisionError" in run_python("```python\na = 0\n```\n```python\n1 / a\n```\n", tmp_path)
