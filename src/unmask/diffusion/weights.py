@@ -59,7 +59,7 @@ def _decayed_before(present_BL: Tensor, sample_BL: Tensor, decay: float) -> Tens
     joined_BL = torch.zeros_like(present_BL)
     joined_BL[:, 1:] = sample_BL[:, 1:] == sample_BL[:, :-1]
     total_BL = (joined_BL & present_BL.roll(1, dims=1)).double()
-    factor_BL = joined_BL * decay
+    factor_BL = joined_BL.double() * decay
     step = 1
     while step < total_BL.shape[1]:
         total_BL[:, step:] = total_BL[:, step:] + factor_BL[:, step:] * total_BL[:, :-step]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,7 @@ class LikelihoodEstimator:
     seed: int = 0
     batch_size: int = 32
     guidance_scale: float = 0.0
-    method: Literal["exact_count", "bernoulli"] = "exact_count"
+    method: str = "exact_count"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -117,18 +117,17 @@ class LikelihoodEstimator:
         Stops at the first token that differs. Arguments as in `log_likelihood`.
         """
         prompt, length = len(prompt_ids), len(target_ids)
-        x0_L = torch.cat([prompt_ids, target_ids])
-        is_masked_L = torch.arange(prompt + length) >= prompt
+        x0_BL = torch.cat([prompt_ids, target_ids])[None]
+        is_masked_BL = torch.arange(prompt + length, device=x0_BL.device)[None] >= prompt
         for _ in range(length):
-            tokens_BL = absorb(x0_L, is_masked_L.to(x0_L.device), self.mask_token_id)[None]
-            places = is_masked_L.nonzero()[:, 0]
-            logits = _logits(denoiser, tokens_BL, places.to(x0_L.device), self._guidance(tokens_BL, prompt))
+            tokens_BL = absorb(x0_BL, is_masked_BL, self.mask_token_id)
+            places = is_masked_BL[0].nonzero()[:, 0]
+            logits = _logits(denoiser, tokens_BL, places, self._guidance(tokens_BL, prompt))
             confidence, predicted = logits.float().softmax(-1).max(-1)
-            best = int(confidence.argmax())
-            place = int(places[best])
-            if int(predicted[best]) != int(x0_L[place]):
+            best = confidence.argmax()
+            if int(predicted[best]) != int(x0_BL[0, places[best]]):
                 return False
-            is_masked_L[place] = False
+            is_masked_BL[0, places[best]] = False
         return True
 
     def _noise(self, prompt: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
