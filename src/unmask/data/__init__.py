@@ -1,0 +1,1 @@
+"""Data: from a dataset's name to tokenised rows and batches."""

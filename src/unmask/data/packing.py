@@ -1,0 +1,128 @@
+"""Documents -> rows of exactly `max_length` tokens, each with the index of its document.
+
+The corpus is one stream of tokens, cut every `max_length`; a document longer than what is left of a row goes on in the
+next, as that row's document 0. The rows depend on the documents and their order alone: not on how they were batched,
+nor on the number of processes that tokenised them. Random shortening of rows is for `collate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+
+from unmask.data.scratch import TableWriter
+
+ROW_FEATURES = Features({"input_ids": List(Value("int32")), "document": List(Value("int32"))})
+TOKEN_FEATURES = Features({"input_ids": List(Value("int32"))})
+_BATCH = 1000
+
+
+class Documents(NamedTuple):
+    """Some documents, end to end: `ids` int32 [tokens] and `lengths` int64 [documents]."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+
+class Rows(NamedTuple):
+    """Some rows of the same length: `input_ids` and `document`, both int32 [rows, length]."""
+
+    input_ids: np.ndarray
+    document: np.ndarray
+
+
+def tokenise_texts(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of each text, with nothing added around it; special tokens written in a text count as such."""
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def pack_dataset(tokenised: Dataset, *, max_length: int, eos_token_id: int | None, drop_tail: bool) -> Dataset:
+    """`pack_documents` over a dataset with the column `input_ids`, as a dataset with `ROW_FEATURES`."""
+    writer = TableWriter(ROW_FEATURES)
+    batches = (_documents(table["input_ids"]) for table in tokenised.with_format("arrow").iter(batch_size=_BATCH))
+    for rows in pack_documents(batches, max_length=max_length, eos_token_id=eos_token_id, drop_tail=drop_tail):
+        writer.write_columns([_lists(rows.input_ids), _lists(rows.document)])
+    return writer.finish()
+
+
+def pack_texts(
+    texts: Iterable[str], tokenizer: Any, *, max_length: int, eos_token_id: int | None, drop_tail: bool
+) -> Iterator[dict[str, list[int]]]:
+    """`pack_documents` over a stream of texts, one row at a time; the same rows as `pack_dataset` gives."""
+    stream = iter(texts)
+    batches = (from_lists(tokenise_texts(some, tokenizer)) for some in iter(lambda: list(islice(stream, 100)), []))
+    for rows in pack_documents(batches, max_length=max_length, eos_token_id=eos_token_id, drop_tail=drop_tail):
+        for ids, document in zip(rows.input_ids.tolist(), rows.document.tolist(), strict=True):
+            yield {"input_ids": ids, "document": document}
+
+
+def pack_documents(
+    batches: Iterable[Documents], *, max_length: int, eos_token_id: int | None, drop_tail: bool
+) -> Iterator[Rows]:
+    """Cut the stream of all documents into rows.
+
+    Args:
+        batches: documents in order; empty ones leave no trace.
+        max_length: tokens of a row.
+        eos_token_id: put behind each document that does not end with it; None: nothing is put there.
+        drop_tail: leave out the last row where it is shorter; otherwise it comes by itself, shorter.
+    """
+    ids, document = np.zeros(0, np.int32), np.zeros(0, np.int64)
+    seen = 0
+    for batch in batches:
+        more, lengths = _with_eos(batch, eos_token_id)
+        ids = np.concatenate([ids, more])
+        document = np.concatenate([document, np.repeat(np.arange(seen, seen + len(lengths)), lengths)])
+        seen += len(lengths)
+        whole = len(ids) // max_length * max_length
+        if whole:
+            yield _rows(ids[:whole], document[:whole], max_length)
+            ids, document = ids[whole:], document[whole:]
+    if len(ids) and not drop_tail:
+        yield _rows(ids, document, len(ids))
+
+
+def from_lists(documents: list[list[int]]) -> Documents:
+    """Documents out of lists of ids."""
+    lengths = np.array([len(document) for document in documents], np.int64)
+    return Documents(np.array([token for document in documents for token in document], np.int32), lengths)
+
+
+def count_tokens(tokenised: Dataset) -> tuple[int, int]:
+    """Documents that are not empty, and tokens in them."""
+    documents, tokens = 0, 0
+    for table in tokenised.with_format("arrow").iter(batch_size=_BATCH):
+        lengths = _documents(table["input_ids"]).lengths
+        documents += int((lengths > 0).sum())
+        tokens += int(lengths.sum())
+    return documents, tokens
+
+
+def _documents(column: Any) -> Documents:
+    lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    return Documents(lists.flatten().to_numpy().astype(np.int32), np.diff(lists.offsets.to_numpy()).astype(np.int64))
+
+
+def _with_eos(batch: Documents, eos_token_id: int | None) -> tuple[np.ndarray, np.ndarray]:
+    lengths = batch.lengths[batch.lengths > 0]
+    if eos_token_id is None or not len(lengths):
+        return batch.ids, lengths
+    ends = np.cumsum(lengths)
+    missing = batch.ids[ends - 1] != eos_token_id
+    return np.insert(batch.ids, ends[missing], eos_token_id), lengths + missing
+
+
+def _rows(ids: np.ndarray, document: np.ndarray, length: int) -> Rows:
+    document = document.reshape(-1, length)
+    return Rows(ids.reshape(-1, length), (document - document[:, :1]).astype(np.int32))
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    rows, length = values.shape
+    return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * length), pa.array(values.ravel()))

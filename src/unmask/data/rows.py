@@ -1,0 +1,215 @@
+"""Files of rows -> rows that know where they come from (`file:line`), or what is wrong with them.
+
+Reads JSON lines, JSON arrays and plain text, each also gzipped, with the standard library alone: other readers report
+a broken line without its place, and let invalid UTF-8 and rows of the wrong type pass. What a row means is for
+`records`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unmask.errors import DataError
+
+DOCUMENT_SEPARATOR = "<|endoftext|>"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_SPACE = re.compile(r"\s*")
+
+
+class BadRow(DataError):
+    """A row that cannot be used: where it is, why, and a word (`kind`) that rows with the same problem share."""
+
+    def __init__(self, where: str, reason: str, kind: str = "json") -> None:
+        super().__init__(where, reason, kind)
+        self.where, self.reason, self.kind = where, reason, kind
+
+    def __str__(self) -> str:
+        return f"{self.where} {self.reason}"
+
+
+class Row(NamedTuple):
+    """One object of a dataset and its place, as `file:line` or `dataset row 7`."""
+
+    where: str
+    fields: dict[str, Any]
+
+
+def read_rows(path: Path) -> Iterator[Row | BadRow]:
+    """The rows of a .json, .jsonl or .txt file (or the same with .gz), in order.
+
+    A .json file holds an array of objects, or one object per line as .jsonl does. A .txt file is one document, or
+    several where it contains `<|endoftext|>` between them; newlines around that separator belong to no document.
+
+    Raises:
+        DataError: the file cannot be read further: cut off while compressed, or a broken array.
+    """
+    try:
+        yield from _READERS[file_kind(path)](path)
+    except (EOFError, zlib.error) as problem:
+        raise DataError(f"{path} ends in the middle of its compressed data; the file may be cut off") from problem
+    except gzip.BadGzipFile as problem:
+        raise DataError(f"{path} is named .gz but is not gzip data: {problem}") from problem
+    except OSError as problem:
+        raise DataError(f"cannot read {path}: {problem.strerror or problem}") from problem
+
+
+def file_kind(path: Path) -> str:
+    """The suffix that says how a file is read, `.gz` taken off: ".jsonl" of "a.jsonl.gz"."""
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+
+
+def _open(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with _open(path) as stream:
+        for number, line in enumerate(stream, 1):
+            yield number, line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+
+
+def _decoded(line: bytes, where: str) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as problem:
+        reason = (
+            f"byte {problem.start + 1}: not valid UTF-8 (0x{line[problem.start]:02x}). "
+            "Convert the file: iconv -f ENCODING -t UTF-8"
+        )
+        raise BadRow(where, reason, "utf-8") from problem
+
+
+def _json_lines(path: Path) -> Iterator[Row | BadRow]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            yield _json_row(line, path, number)
+        except BadRow as problem:
+            yield _one_object(path) or problem if number == 1 and problem.kind == "json" else problem
+
+
+def _json_row(line: bytes, path: Path, number: int) -> Row:
+    where = f"{path}:{number}"
+    text = _decoded(line, where)
+    try:
+        return Row(where, _object(json.loads(text), where))
+    except json.JSONDecodeError as problem:
+        cut_off = problem.pos >= len(text.rstrip()) or problem.msg.startswith("Unterminated string")
+        if cut_off and not line.endswith(b"\n"):
+            raise BadRow(where, "ends in the middle of a record; the file may be cut off") from problem
+        raise BadRow(f"{where}:{problem.colno}", f"invalid JSON: {_lower_first(problem.msg)}") from problem
+    except (ValueError, RecursionError) as problem:
+        raise BadRow(where, f"invalid JSON: {_lower_first(str(problem))}") from problem
+
+
+def _one_object(path: Path) -> BadRow | None:
+    """The complaint about a file that is a single object spread over lines, or None if it is not."""
+    try:
+        with _open(path) as stream:
+            value = json.load(stream)
+    except (ValueError, RecursionError):
+        return None
+    keys = ", ".join(list(value)[:5]) if isinstance(value, dict) else json_type(value)
+    return BadRow(str(path), f"is one object ({keys}); expected an array of objects, or one object per line", "shape")
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadRow(where, f"expected an object, got {json_type(value)}", "object")
+    return value
+
+
+def json_type(value: Any) -> str:
+    """What JSON calls the type of a value, with the value where that is short: `number 5`, `null`, `array`."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return f"number {value}"
+    return {str: "string", list: "array", dict: "object"}.get(type(value), type(value).__name__)
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _json_file(path: Path) -> Iterator[Row | BadRow]:
+    with _open(path) as stream:
+        while (start := stream.read(4096).removeprefix(_BYTE_ORDER_MARK)) and not start.strip():
+            continue
+    return _json_array(path) if start.lstrip().startswith(b"[") else _json_lines(path)
+
+
+def _json_array(path: Path) -> Iterator[Row | BadRow]:
+    """Decode element by element, so that each row has its line; after broken syntax no later row can be told apart."""
+    text = "".join(_decoded(line, f"{path}:{number}") for number, line in _lines(path))
+    decode = json.JSONDecoder().raw_decode
+    place, counted, line = text.index("[") + 1, 0, 1
+    try:
+        while text[(place := _SPACE.match(text, place).end())] != "]":  # type: ignore[union-attr]
+            line, counted = line + text.count("\n", counted, place), place
+            value, place = decode(text, place)
+            try:
+                yield Row(f"{path}:{line}", _object(value, f"{path}:{line}"))
+            except BadRow as problem:
+                yield problem
+            place = _after_comma(text, place)
+    except (json.JSONDecodeError, IndexError) as problem:
+        raise _array_problem(path, text, problem) from problem
+    if text[place + 1 :].strip():
+        raise DataError(f'{path}:{text.count(chr(10), 0, place) + 1} has text after the closing "]" of its array')
+
+
+def _after_comma(text: str, place: int) -> int:
+    place = _SPACE.match(text, place).end()  # type: ignore[union-attr]
+    if text[place] == ",":
+        after = _SPACE.match(text, place + 1).end()  # type: ignore[union-attr]
+        if text[after] == "]":
+            raise json.JSONDecodeError("Illegal trailing comma before end of array", text, place)
+        return after
+    if text[place] != "]":
+        raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
+    return place
+
+
+def _array_problem(path: Path, text: str, problem: Exception) -> DataError:
+    if not isinstance(problem, json.JSONDecodeError) or problem.pos >= len(text.rstrip()):
+        return DataError(f"{path} ends in the middle of a record; the file may be cut off")
+    return DataError(
+        f"{path}:{problem.lineno}:{problem.colno} invalid JSON: {_lower_first(problem.msg)}. "
+        "In an array no later row can be read; one object per line (.jsonl) lets bad rows be skipped"
+    )
+
+
+def _text_file(path: Path) -> Iterator[Row | BadRow]:
+    parts: list[str] = []
+    start, separated = 1, False
+    for number, line in _lines(path):
+        try:
+            text = _decoded(line, f"{path}:{number}").replace("\r\n", "\n")
+        except BadRow as problem:
+            yield problem
+            continue
+        head, *others = text.split(DOCUMENT_SEPARATOR)
+        parts.append(head)
+        for other in others:
+            separated = True
+            yield from _document(path, start, "".join(parts).strip("\n"))
+            parts, start = [other], number
+    text = "".join(parts)
+    yield from _document(path, start, text.strip("\n") if separated else text)
+
+
+def _document(path: Path, line: int, text: str) -> Iterator[Row]:
+    if text.strip():
+        yield Row(f"{path}:{line}", {"text": text})
+
+
+_READERS = {".json": _json_file, ".jsonl": _json_lines, ".ndjson": _json_lines, ".txt": _text_file}
+KINDS = tuple(_READERS)

@@ -1,0 +1,92 @@
+"""Arrow files that live as long as the process: where tokenised data lies while a run uses it.
+
+Everything is memory-mapped from a temporary folder (under TMPDIR), so a corpus need not fit into memory, and nothing
+is ever taken from an older cache. What is to be kept is for `unmask prepare`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features
+
+_FLUSH_ROWS = 1000
+_FLUSH_CHARACTERS = 1 << 25
+
+
+@functools.cache
+def _folder(owner: int) -> Path:
+    folder = tempfile.mkdtemp(prefix="unmask-")
+    atexit.register(_remove, folder, owner)
+    return Path(folder)
+
+
+def _remove(folder: str, owner: int) -> None:
+    # A forked worker inherits the exit handlers; only the process that made the folder may remove it.
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def new_file() -> Path:
+    """A path for a file that is removed when this process ends."""
+    return _folder(os.getpid()) / f"{uuid.uuid4().hex}.arrow"
+
+
+class TableWriter:
+    """Writes rows or record batches to a temporary Arrow file, then opens it as a memory-mapped dataset."""
+
+    def __init__(self, features: Features) -> None:
+        self._path = new_file()
+        self._features = features
+        self._stream = pa.ipc.new_stream(str(self._path), features.arrow_schema)
+        self._rows: list[dict[str, Any]] = []
+        self._characters = 0
+
+    def write(self, row: dict[str, Any], characters: int = 0) -> None:
+        """Add a row; `characters` is its rough size, so that long rows are not all held back."""
+        self._rows.append(row)
+        self._characters += characters
+        if len(self._rows) >= _FLUSH_ROWS or self._characters >= _FLUSH_CHARACTERS:
+            self._flush()
+
+    def write_columns(self, columns: list[pa.Array]) -> None:
+        """Add a batch of columns in the order of the features."""
+        self._stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._features.arrow_schema))
+
+    def _flush(self) -> None:
+        self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._features.arrow_schema))
+        self._rows, self._characters = [], 0
+
+    def finish(self) -> Dataset:
+        """Close the file and open it for reading."""
+        if self._rows:
+            self._flush()
+        self._stream.close()
+        return Dataset.from_file(str(self._path))
+
+
+def map_batches(
+    dataset: Dataset, change: Callable[..., Any], features: Features, num_proc: int = 1, *, with_indices: bool = False
+) -> Dataset:
+    """`dataset.map` over batches of rows into `features` alone, written to a temporary file, never cached."""
+    return dataset.map(
+        change,
+        batched=True,
+        batch_size=_FLUSH_ROWS,
+        with_indices=with_indices,
+        num_proc=num_proc if num_proc > 1 and len(dataset) > num_proc else None,
+        remove_columns=dataset.column_names,
+        features=features,
+        cache_file_name=str(new_file()),
+        load_from_cache_file=False,
+        new_fingerprint=uuid.uuid4().hex,
+    )
