@@ -57,26 +57,46 @@ def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, train
     Raises:
         ModelError: the folder is no adapter, or belongs to another base.
     """
-    from peft import set_peft_model_state_dict
-
     source = Path(folder)
-    config, tensors = _read(source)
-    ours = {_rename(name, model.family, to_ours=True, where=source): value for name, value in tensors.items()}
-    targets = sorted({name.split(".lora_")[0].removeprefix(_PREFIX) for name in ours if ".lora_" in name})
+    config, ours = _named_as_ours(model, source)
+    targets = sorted({name.split(".lora_")[0] for name in ours if ".lora_" in name})
     unknown = [path for path in targets if path not in dict(model.named_modules())]
     if unknown:
         raise ModelError(f"{source} adapts {unknown[0]}, which this {model.family.name} model lacks: another base.")
     keys = ("r", "lora_alpha", "lora_dropout", "bias")
     _inject(model, targets, LoraSettings(**{key: config[key] for key in keys if key in config}), None)
-    try:
-        set_peft_model_state_dict(model, ours)
-    except RuntimeError as error:
-        raise ModelError(f"{source} does not fit this model: {str(error).splitlines()[-1].strip()}") from None
+    _fill(model, ours, source)
     if not trainable:
         model.requires_grad_(False)
 
 
-def save_adapter(model: DiffusionModel, folder: str | os.PathLike[str], tensors: dict[str, Tensor] | None = None) -> None:
+def read_adapter(model: DiffusionModel, folder: str | os.PathLike[str]) -> None:
+    """Put the weights of a saved adapter into the one that `model` holds.
+
+    Raises:
+        ModelError: the folder holds no adapter of that shape.
+    """
+    source = Path(folder)
+    _fill(model, _named_as_ours(model, source)[1], source)
+
+
+def _named_as_ours(model: DiffusionModel, source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    config, tensors = _read(source)
+    return config, {_rename(name, model.family, to_ours=True, where=source): value for name, value in tensors.items()}
+
+
+def _fill(model: DiffusionModel, tensors: dict[str, Tensor], source: Path) -> None:
+    from peft import set_peft_model_state_dict
+
+    try:
+        set_peft_model_state_dict(model, tensors)
+    except RuntimeError as error:
+        raise ModelError(f"{source} does not fit this model: {str(error).splitlines()[-1].strip()}") from None
+
+
+def save_adapter(
+    model: DiffusionModel, folder: str | os.PathLike[str], tensors: dict[str, Tensor] | None = None
+) -> None:
     """Write the adapter in PEFT's layout, under the official names, so that it opens over the official code too.
 
     Args:

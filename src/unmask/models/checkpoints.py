@@ -20,13 +20,15 @@ from torch import Tensor, nn
 
 from unmask.errors import ModelError, ResourceError
 from unmask.models.dense import initialise
-from unmask.models.facts import Facts, read_facts
+from unmask.models.facts import read_facts
 from unmask.models.families import ModelFamily
 from unmask.models.shell import DiffusionModel
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# where a finished run leaves its model: the run's folder is a model too
+FINISHED = "checkpoint-final"
 _WANTED_FROM_HUB = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "tokenizer*"]
 
 
@@ -42,7 +44,8 @@ def resolve_folder(name_or_path: str | os.PathLike[str], *, weights: bool = True
     """
     folder = Path(name_or_path)
     if folder.is_dir():
-        return folder
+        finished = folder / FINISHED
+        return finished if finished.is_dir() and not (folder / "config.json").exists() else folder
     name = os.fspath(name_or_path)
     if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(f'no folder "{name}". Give a folder with a config.json, or a Hub id such as owner/name.')
@@ -53,11 +56,11 @@ def resolve_folder(name_or_path: str | os.PathLike[str], *, weights: bool = True
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except GatedRepoError:
-        raise ModelError(f'model "{name}" is gated: accept its terms on the Hub, then log in with hf auth login.') from None
+        raise ModelError(f'model "{name}" is gated: accept its terms on the Hub, then run hf auth login.') from None
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f'no folder "{name}", and no such model could be had from the Hub ({first}). Check the name, or the network.'
+            f'no folder "{name}", and no such model on the Hub within reach ({first}). Check the name, or the network.'
         ) from None
 
 
@@ -93,7 +96,9 @@ def load_model(
     if from_scratch:
         _fill_from_scratch(model, None if dtype == "auto" else getattr(torch, dtype), torch.device(device), seed)
     elif holds_weights(folder):
-        _fill_from_files(model, folder, None if dtype == "auto" else getattr(torch, dtype), torch.device(device))
+        fill_from_files(
+            model, folder, dtype=None if dtype == "auto" else getattr(torch, dtype), device=torch.device(device)
+        )
     else:
         raise ModelError(_no_weights(folder))
     return model.eval()
@@ -108,7 +113,7 @@ def _no_weights(folder: Path) -> str:
             f"{folder} holds its weights as {unsafe[0]}, a pickle, which can run code when opened. "
             "Convert it to safetensors first."
         )
-    return f"{folder} holds a configuration but no weights. Train it first: unmask pretrain starts from scratch."
+    return f"{folder} holds a configuration but no weights. Start from scratch: unmask pretrain, or --from_scratch true."
 
 
 def _fill_from_scratch(model: DiffusionModel, dtype: torch.dtype | None, device: torch.device, seed: int) -> None:
@@ -120,7 +125,17 @@ def _fill_from_scratch(model: DiffusionModel, dtype: torch.dtype | None, device:
         model.to(dtype)
 
 
-def _fill_from_files(model: DiffusionModel, folder: Path, dtype: torch.dtype | None, device: torch.device) -> None:
+def fill_from_files(
+    model: DiffusionModel, folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> None:
+    """Put the weights of `folder` into `model`, all of them and nothing else.
+
+    Weights that exist already are overwritten in place, in their type and on their device, so that an optimizer keeps
+    hold of them; those on the meta device are created.
+
+    Raises:
+        ModelError: the files are missing or damaged, or do not fit the model.
+    """
     family, expected = model.family, _expected_shapes(model)
     missing, surplus = set(expected), []
     for file, names in _files(folder).items():
@@ -131,10 +146,10 @@ def _fill_from_files(model: DiffusionModel, folder: Path, dtype: torch.dtype | N
                 continue
             if tuple(stored.shape) != expected[ours]:
                 raise ModelError(
-                    f"{folder / file}: {name} has shape {list(stored.shape)}, config.json asks for {list(expected[ours])}."
-                    " The two do not belong together."
+                    f"{folder / file}: {name} has shape {list(stored.shape)}, config.json asks for "
+                    f"{list(expected[ours])}. The two do not belong together."
                 )
-            _place(model, ours, stored.to(device=device, dtype=dtype or stored.dtype))
+            _place(model, ours, stored, device, dtype)
             missing.discard(ours)
     if missing or surplus:
         raise ModelError(_misfit(folder, family, missing, surplus))
@@ -159,9 +174,15 @@ def _misfit(folder: Path, family: ModelFamily, missing: set[str], surplus: list[
     return f"{folder}: {' and '.join(parts)}. {advice}"
 
 
-def _place(model: nn.Module, name: str, value: Tensor) -> None:
+def _place(model: nn.Module, name: str, value: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> None:
+    held = model.get_parameter(name)
+    if not held.is_meta:
+        with torch.no_grad():
+            held.copy_(value)
+        return
     path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, nn.Parameter(value, requires_grad=value.is_floating_point()))
+    made = nn.Parameter(value.to(device=device, dtype=dtype or value.dtype), requires_grad=value.is_floating_point())
+    setattr(model.get_submodule(path), leaf, made)
 
 
 def _files(folder: Path) -> dict[str, list[str] | None]:
@@ -244,15 +265,15 @@ def save_model(
         if split.is_sharded:
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
             (target / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        write_config(model.facts, target, dtype=next(iter(tensors.values())).dtype)
+        write_config(model, target, dtype=next(iter(tensors.values())).dtype)
         _copy_official_code(model, target)
     except (OSError, SafetensorError) as error:
         raise ResourceError(f"cannot save to {target}: {error}. Free space or choose another folder.") from None
 
 
-def write_config(facts: Facts, folder: Path, *, dtype: torch.dtype) -> None:
-    """Write `config.json`: the official one, with the type of the weights."""
-    config = facts.config_with(dtype=str(dtype).removeprefix("torch."))
+def write_config(model: DiffusionModel, folder: Path, *, dtype: torch.dtype) -> None:
+    """Write `config.json`: the official one, with the type of the weights and the mask token."""
+    config = model.facts.config_with(dtype=str(dtype).removeprefix("torch."), mask_token_id=model.mask_token_id)
     config.pop("torch_dtype", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

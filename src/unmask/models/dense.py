@@ -152,7 +152,7 @@ class DenseTrunk(nn.Module):
         return layer(x_BLD, rotation, how, cache, self.eager_attention)
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
-        """Empty storage for `batch` rows of at most `capacity` positions, in the type and on the device of the model."""
+        """Empty storage for `batch` rows of at most `capacity` positions, in the model's type and on its device."""
         shape, weight = self.shape, self.embed.weight
         size = (batch, shape.kv_heads, capacity, shape.head_width)
         return KVCache(layers=shape.layers, shape_BGLK=size, dtype=weight.dtype, device=weight.device)

@@ -15,9 +15,27 @@ from unmask.registry import FAMILIES
 
 # keys that transformers writes into any configuration and that change no forward pass
 _EVERYWHERE = frozenset(
-    "_name_or_path architectures auto_map dtype model_type name_or_path torch_dtype transformers_version use_cache "
-    "tie_word_embeddings is_encoder_decoder return_dict output_attentions output_hidden_states id2label label2id "
-    "problem_type chunk_size_feed_forward num_labels".split()
+    {
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "chunk_size_feed_forward",
+        "dtype",
+        "id2label",
+        "is_encoder_decoder",
+        "label2id",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "output_hidden_states",
+        "problem_type",
+        "return_dict",
+        "tie_word_embeddings",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
 )
 
 

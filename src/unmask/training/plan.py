@@ -20,6 +20,8 @@ from unmask.diffusion.keys import Purpose, uniforms
 
 # updates that are sorted by length together, where that is asked for: sorting all would show long rows first, always
 _SORTED_TOGETHER = 50
+# tokens; on average half of it is padding
+_PADDED_TO = 32
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,25 @@ class Shares:
         return range(start, start + self.micro)
 
 
+@dataclass(frozen=True)
+class RandomLength:
+    """Some visits see only a random part of their row, from its start (LLaDA's pretraining: 1 % of them).
+
+    Attributes:
+        ratio: their share. seed: of the choice, which depends on row and epoch alone.
+    """
+
+    ratio: float = 0.0
+    seed: int = 0
+
+    def __call__(self, length: int, row: int, epoch: int) -> int:
+        """Tokens to use of a row of `length`."""
+        if self.ratio <= 0:
+            return length
+        chance, share = uniforms(2, seed=self.seed, purpose=Purpose.LENGTH, key=(row, epoch, 0)).tolist()
+        return 1 + int(share * length) if chance < self.ratio else length
+
+
 class Order:
     """The visiting order of a dataset whose rows can be had in any order.
 
@@ -55,7 +76,7 @@ class Order:
         update: samples of an update.
         shuffle: False visits rows as they stand.
         by_length: rows of an update are of similar length, updates are still in random order.
-        random_length_ratio: share of visits that see only a random part of their row, from its start.
+        crop: length to use of a row.
     """
 
     def __init__(
@@ -66,14 +87,14 @@ class Order:
         update: int,
         shuffle: bool = True,
         by_length: bool = False,
-        random_length_ratio: float = 0.0,
+        crop: RandomLength | None = None,
     ) -> None:
         self.lengths = lengths
         self.seed = seed
         self.update = update
         self.shuffle = shuffle
         self.by_length = by_length
-        self.random_length_ratio = random_length_ratio
+        self.crop = crop or RandomLength()
         self._permutation = lru_cache(maxsize=3)(self._draw_permutation)
 
     def visits(self, update: int) -> list[Visit]:
@@ -93,14 +114,7 @@ class Order:
     def _place(self, number: int) -> tuple[int, int, int]:
         epoch, place = divmod(number, len(self.lengths))
         row = int(self._permutation(epoch)[place])
-        return row, epoch, self._length(row, epoch)
-
-    def _length(self, row: int, epoch: int) -> int:
-        length = int(self.lengths[row])
-        if self.random_length_ratio <= 0:
-            return length
-        chance, share = uniforms(2, seed=self.seed, purpose=Purpose.LENGTH, key=(row, epoch, 0)).tolist()
-        return 1 + int(share * length) if chance < self.random_length_ratio else length
+        return row, epoch, self.crop(int(self.lengths[row]), row, epoch)
 
     def _draw_permutation(self, epoch: int) -> np.ndarray:
         rows = len(self.lengths)
@@ -147,20 +161,21 @@ class VisitSampler(Sampler[list[Visit]]):
 def evaluation_batches(lengths: np.ndarray, shares: Shares) -> list[list[Visit]]:
     """Each row once, in order, the same number of batches on every rank: unequal counts would hang sharded models.
 
-    What is missing at the end is filled up with row 0, not counted.
+    What is missing at the end is filled up with row 0, not counted. The result does not depend on the batch size.
     """
-    rows = len(lengths)
-    longest = int(lengths.max())
-    batches = []
-    for update in range(math.ceil(rows / shares.update)):
-        numbers = shares.numbers(update, 0)
-        batches.append([_evaluated(number, rows, lengths, longest) for number in numbers])
-    return batches
+    rounds = range(math.ceil(len(lengths) / shares.update))
+    return [[_evaluated(number, lengths) for number in shares.numbers(index, 0)] for index in rounds]
 
 
-def _evaluated(number: int, rows: int, lengths: np.ndarray, longest: int) -> Visit:
-    row = number if number < rows else 0
-    return Visit(number, row, 0, int(lengths[row]), longest, counted=number < rows)
+def _evaluated(number: int, lengths: np.ndarray) -> Visit:
+    row = number if number < len(lengths) else 0
+    length = int(lengths[row])
+    return Visit(number, row, 0, length, padded_alone(length), counted=number < len(lengths))
+
+
+def padded_alone(length: int) -> int:
+    """Where the learned padding of a row ends if no other row may have a say: in evaluation and in streams."""
+    return math.ceil(length / _PADDED_TO) * _PADDED_TO
 
 
 def row_lengths(dataset: Any) -> np.ndarray:

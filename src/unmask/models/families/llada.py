@@ -28,7 +28,6 @@ KEYS = KeyMap(
 )
 
 
-
 def _shape(config: Mapping[str, Any]) -> DenseShape:
     """Rules of the official ModelConfig; `mlp_ratio` counts only where `mlp_hidden_size` is not given."""
     width, heads = config["d_model"], config["n_heads"]
@@ -106,8 +105,17 @@ READER = ConfigReader(
         "rope_full_precision": (True,),
     },
     ignored=frozenset(
-        "alibi_bias_max attention_layer_norm_with_affine bos_token_id eos_token_id flash_attention init_device "
-        "mask_token_id pad_token_id precision".split()
+        {
+            "alibi_bias_max",
+            "attention_layer_norm_with_affine",
+            "bos_token_id",
+            "eos_token_id",
+            "flash_attention",
+            "init_device",
+            "mask_token_id",
+            "pad_token_id",
+            "precision",
+        }
     ),
 )
 

@@ -1,0 +1,131 @@
+"""What a run tells while it runs: a line of metrics in a file, a line on the screen, and the ends of epochs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from unmask.training.trainer import epochs_done
+
+METRICS = "metrics.jsonl"
+_LEFT_OUT = ("total_flos", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+
+
+class Epochs(TrainerCallback):
+    """Give `epoch` its meaning: the library sees the whole run as one pass over one long loader."""
+
+    def __init__(self, samples_per_update: int, samples_per_epoch: int | None) -> None:
+        self.samples_per_update = samples_per_update
+        self.samples_per_epoch = samples_per_epoch
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        before = epochs_done(state.global_step - 1, self.samples_per_update, self.samples_per_epoch)
+        state.epoch = epochs_done(state.global_step, self.samples_per_update, self.samples_per_epoch)
+        # at the very end the library itself calls an end of an epoch
+        if int(state.epoch) > int(before) and state.global_step < state.max_steps:
+            control.should_evaluate |= args.eval_strategy == IntervalStrategy.EPOCH
+            control.should_save |= args.save_strategy == SaveStrategy.EPOCH
+            control.should_log |= args.logging_strategy == IntervalStrategy.EPOCH
+        return control
+
+
+class MetricsFile(TrainerCallback):
+    """Append each report to `metrics.jsonl`, whatever trackers there are; rank 0 only."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.path = output_dir / METRICS
+        self.history: list[dict[str, float]] = []
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        del args, control
+        entry = {name: value for name, value in (logs or {}).items() if name not in (*_LEFT_OUT, "epoch")}
+        if not entry or not state.is_world_process_zero:
+            return
+        line = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 6), **entry}
+        self.history.append(line)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A resumed run drops what an earlier one reported beyond its last checkpoint."""
+        del args, control
+        if not state.is_world_process_zero or not self.path.is_file():
+            return
+        lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        self.history = [line for line in lines if line.get("step", 0) <= state.global_step]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in self.history), encoding="utf-8")
+
+
+class ProgressLine(TrainerCallback):
+    """One line: step, loss, bound, tokens per second, time left. Rewritten in place on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started = 0.0
+        self.first_step = 0
+        self.status: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        del args, control
+        self.started, self.first_step = time.perf_counter(), state.global_step
+        if self.console.is_terminal and state.is_world_process_zero:
+            self.status = self.console.status("first update ...")
+            self.status.start()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        del args, control
+        if not state.is_world_process_zero or not logs:
+            return
+        if "eval_nll" in logs:
+            self.console.print(
+                f"step {state.global_step:,}  evaluation: bound {logs['eval_nll']:.4f} nats/token", highlight=False
+            )
+        elif "tokens_per_second" in logs:
+            text = self._line(state, logs)
+            if self.status is not None:
+                self.status.update(text)
+            else:
+                self.console.print(text, highlight=False)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        del args, state, control
+        if self.status is not None:
+            self.status.stop()
+
+    def _line(self, state: TrainerState, logs: dict[str, float]) -> str:
+        done = max(state.global_step - self.first_step, 1)
+        left = (time.perf_counter() - self.started) / done * (state.max_steps - state.global_step)
+        return (
+            f"step {state.global_step:,}/{state.max_steps:,}  loss {logs['loss']:.4f}  "
+            f"bound {logs.get('nll', float('nan')):.4f} nats/token  "
+            f"{logs['tokens_per_second']:,.0f} tokens/s  {_clock(left)} left"
+        )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,127 @@
+"""`--dry_run`: everything about a run that can be known before its first update. Loads no weights, writes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from unmask.data.collate import Visit
+from unmask.models.adapters import attach_lora
+from unmask.models.shell import DiffusionModel
+from unmask.training.arguments import Settings
+from unmask.training.ingredients import (
+    Ingredients,
+    collator_of,
+    gather,
+    lora_settings,
+    objective_of,
+    shares_of,
+    start_note,
+)
+from unmask.training.loading import Noiser, VisitedRows
+from unmask.training.plan import Order, Shares, padded_alone, row_lengths
+from unmask.types import Batch
+
+# tokens of a row that are worth reading on a screen
+_SHOWN = 400
+_OPEN, _CLOSE = "⟦", "⟧"
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would do.
+
+    Attributes:
+        settings: all of them, resolved. parameters, trainable: weights in all, and trained.
+        train_rows, eval_rows: None where there is no such number. notes: lines for the user.
+        first_batch: its rows as text, noisable tokens between ⟦ and ⟧.
+    """
+
+    settings: dict[str, Any]
+    parameters: int
+    trainable: int
+    train_rows: int | None
+    eval_rows: int | None
+    notes: tuple[str, ...]
+    first_batch: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """The same as one JSON object."""
+        return json.dumps(asdict(self), default=str)
+
+    def __str__(self) -> str:
+        lines = [json.dumps(self.settings, indent=2, default=str), *self.notes]
+        lines.append(f"parameters: {self.parameters:,}, of which trained: {self.trainable:,}")
+        lines.append(f"rows: {_count(self.train_rows)} to train on, {_count(self.eval_rows)} to evaluate on")
+        lines.append(f"first batch ({_OPEN}...{_CLOSE} may be noised and is learned):")
+        lines += [f"  [{index}] {text}" for index, text in enumerate(self.first_batch)]
+        return "\n".join(lines)
+
+
+def describe(settings: Settings, *, verb: str) -> DryRun:
+    """Read settings, configuration, tokenizer and data; raises as `run.train` does."""
+    parts = gather(settings, verb)
+    parameters, trainable = _sizes(settings, parts)
+    test = parts.splits.test
+    return DryRun(
+        settings={**asdict(settings), "trainer": dict(settings.trainer)},
+        parameters=parameters,
+        trainable=trainable,
+        train_rows=_rows(parts.splits.train),
+        eval_rows=_rows(test) if test is not None else 0,
+        notes=(*parts.splits.notes, start_note(parts)),
+        first_batch=tuple(_marked(_first_batch(settings, verb, parts), parts.tokenizer)),
+    )
+
+
+def _sizes(settings: Settings, parts: Ingredients) -> tuple[int, int]:
+    with torch.device("meta"):
+        model = DiffusionModel(parts.facts)
+        parameters = model.num_parameters()
+        if settings.model.lora:
+            attach_lora(model, lora_settings(settings))
+    return parameters, model.num_parameters(only_trainable=True)
+
+
+def _rows(dataset: Any) -> int | None:
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def _count(rows: int | None) -> str:
+    return "a stream" if rows is None else f"{rows:,}"
+
+
+def _first_batch(settings: Settings, verb: str, parts: Ingredients) -> Batch:
+    noiser = Noiser(
+        collator_of(settings, verb, parts.tokenizer), objective_of(settings, verb, parts.tokenizer.mask_token_id)
+    )
+    rows, shares = parts.splits.train, shares_of(settings)
+    if not hasattr(rows, "__len__"):
+        return noiser(list(_from_stream(rows, shares))).batch
+    order = Order(row_lengths(rows), seed=settings.trainer.get("seed", 42), update=shares.update)
+    return noiser(VisitedRows(rows).__getitems__(order.visits(0)[: shares.micro])).batch
+
+
+def _from_stream(rows: Any, shares: Shares) -> Any:
+    for number, row in zip(range(shares.micro), rows, strict=False):
+        length = len(row["input_ids"])
+        yield Visit(number, number, 0, length, padded_alone(length)), row
+
+
+def _marked(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Each row as text, its noisable runs between marks, padding left out."""
+    rows = []
+    for ids, noisable, sample in zip(batch.x0_BL, batch.may_noise_BL, batch.sample_BL, strict=True):
+        pieces, start = [], 0
+        end = min(int((sample >= 0).sum()), _SHOWN)
+        for index in range(1, end + 1):
+            if index == end or noisable[index] != noisable[start]:
+                text = tokenizer.decode(ids[start:index].tolist())
+                pieces.append(f"{_OPEN}{text}{_CLOSE}" if noisable[start] else text)
+                start = index
+        rows.append("".join(pieces) + (" ..." if int((sample >= 0).sum()) > _SHOWN else ""))
+    return rows

@@ -1,0 +1,134 @@
+"""The output folder of a run: what it already holds, whether that is the same run, and making room for a new one."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import ConfigError, ResourceError
+from unmask.models.checkpoints import FINISHED
+from unmask.training import checkpointing
+from unmask.training.arguments import Settings
+from unmask.training.callbacks import METRICS
+
+RECIPE = "recipe.json"
+# settings that decide what is learned; a run may only be resumed with the same ones
+_LEARNED_BY = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "optim",
+    "max_grad_norm",
+    "seed",
+)
+_ONLY_SPEED = ("attn_implementation", "num_proc", "skip_bad_rows")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What an output folder holds.
+
+    Attributes:
+        finished: this very run, to its end. resume_from: a checkpoint to go on from. notes: lines for the user.
+    """
+
+    finished: bool = False
+    resume_from: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def inspect(output_dir: Path, settings: Settings, verb: str) -> Standing:
+    """Look, touch nothing.
+
+    Raises:
+        ConfigError: the folder holds another run, or is none.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ConfigError(f"output_dir {output_dir} is a file. Choose another output_dir.")
+    named = settings.trainer.get("resume_from_checkpoint")
+    if settings.run.fresh or not output_dir.is_dir():
+        return Standing()
+    found = checkpointing.checkpoints(output_dir)
+    finished = (output_dir / FINISHED).is_dir()
+    if not found and not finished:
+        return Standing()
+    _refuse_another(output_dir, settings, verb)
+    if isinstance(named, str) and named.lower() not in ("true", "false"):
+        return Standing(resume_from=Path(named), notes=(f"resuming from {named}",))
+    if finished and (not found or _step(found[-1]) >= _last_step(found[-1])):
+        return Standing(finished=True)
+    return Standing(resume_from=found[-1], notes=(f"resuming from {found[-1]}",))
+
+
+def _step(checkpoint: Path) -> int:
+    return json.loads((checkpoint / checkpointing.STATE).read_text(encoding="utf-8"))["global_step"]
+
+
+def _last_step(checkpoint: Path) -> int:
+    return json.loads((checkpoint / checkpointing.STATE).read_text(encoding="utf-8"))["max_steps"]
+
+
+def recipe(settings: Settings, verb: str) -> dict[str, Any]:
+    """The settings that decide what is learned."""
+    ours = {**asdict(settings.model), **asdict(settings.data), **asdict(settings.objective), "verb": verb}
+    library = {name: settings.trainer[name] for name in _LEARNED_BY if name in settings.trainer}
+    plain = {name: value for name, value in {**ours, **library}.items() if name not in _ONLY_SPEED}
+    return json.loads(json.dumps(plain, default=str))
+
+
+def _refuse_another(output_dir: Path, settings: Settings, verb: str) -> None:
+    path = output_dir / RECIPE
+    if not path.is_file():
+        raise ConfigError(f"{output_dir} holds a model that is no run of ours. Use another output_dir, or --fresh.")
+    old, new = json.loads(path.read_text(encoding="utf-8")), recipe(settings, verb)
+    changed = [f"{name} {old.get(name)} -> {new.get(name)}" for name in sorted({*old, *new})
+               if old.get(name) != new.get(name)]  # fmt: skip
+    if changed:
+        raise ConfigError(
+            f"{output_dir} holds a different run ({', '.join(changed)}). "
+            "Use --fresh to move it aside, or another output_dir."
+        )
+
+
+def claim(output_dir: Path, settings: Settings, verb: str, *, fresh: bool, first: bool) -> None:
+    """Make the folder this run's: move an earlier one aside where asked to, write the recipe. First process only.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    if not first:
+        return
+    try:
+        if fresh and output_dir.is_dir() and any(output_dir.iterdir()):
+            output_dir.rename(_aside(output_dir))
+        output_dir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(recipe(settings, verb), indent=2, sort_keys=True)
+        (output_dir / RECIPE).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write to output_dir {output_dir}: {os.strerror(error.errno or 0)}. Choose another output_dir."
+        ) from None
+
+
+def _aside(output_dir: Path) -> Path:
+    number = 1
+    while (aside := output_dir.with_name(f"{output_dir.name}.{number}")).exists():
+        number += 1
+    return aside
+
+
+def reported(output_dir: Path) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """The last value of each metric that a run reported, and all its reports."""
+    path = output_dir / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    history = [json.loads(line) for line in lines if line.strip()]
+    last = {name: value for line in history for name, value in line.items() if name not in ("step", "epoch")}
+    return last, history

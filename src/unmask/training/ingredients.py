@@ -1,0 +1,147 @@
+"""What a run is made of, from its settings: model, tokenizer, data, objective, padding policy."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from unmask.data.build import Splits, build_pretrain, build_sft
+from unmask.data.collate import Collator
+from unmask.errors import ConfigError
+from unmask.models.adapters import LoraSettings, attach_lora, load_adapter
+from unmask.models.checkpoints import holds_weights, load_model, resolve_folder, to_official_name
+from unmask.models.facts import Facts, read_facts
+from unmask.models.shell import DiffusionModel
+from unmask.models.tokenizers import load_tokenizer
+from unmask.registry import NOISE_SCHEDULES, OBJECTIVES
+from unmask.training.arguments import Settings
+from unmask.training.plan import Shares
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a run is made of before any weight is loaded."""
+
+    source: Path
+    facts: Facts
+    tokenizer: PreTrainedTokenizerBase
+    splits: Splits
+    from_scratch: bool
+
+
+def gather(settings: Settings, verb: str) -> Ingredients:
+    """Model facts, tokenizer and tokenised data of a run; reads, never writes to the output folder."""
+    if not settings.model.model_name_or_path:
+        raise ConfigError("model_name_or_path is missing. Give a folder or a Hub id.")
+    source = resolve_folder(settings.model.model_name_or_path, weights=not settings.model.from_scratch)
+    from_scratch = settings.model.from_scratch or (verb == "pretrain" and not holds_weights(source))
+    facts = read_facts(source)
+    tokenizer = load_tokenizer(source, facts, add_mask_token=True)
+    if settings.data.max_length > facts.shape.max_length:
+        raise ConfigError(
+            f"max_length is {settings.data.max_length}, the model was made for {facts.shape.max_length} positions at "
+            "most. Lower max_length."
+        )
+    build = build_pretrain if verb == "pretrain" else build_sft
+    splits = build(settings.data, tokenizer, seed=settings.trainer.get("seed", 42))
+    return Ingredients(source, facts, tokenizer, splits, from_scratch)
+
+
+def objective_of(settings: Settings, verb: str, mask_token_id: int) -> Any:
+    """The objective that the settings name."""
+    chosen = settings.objective
+    normalization = chosen.loss_normalization
+    if normalization == "auto":
+        normalization = "token" if verb == "pretrain" else "sequence"
+    return OBJECTIVES.get(chosen.objective)(
+        mask_token_id=mask_token_id,
+        schedule=NOISE_SCHEDULES.get(chosen.noise_schedule)(),
+        loss_weight=chosen.loss_weight,
+        normalization=normalization,
+        time_sampling=chosen.time_sampling,
+        time_epsilon=chosen.time_epsilon,
+        seed=settings.trainer.get("seed", 42),
+        cart_p=chosen.cart_p,
+    )
+
+
+def collator_of(settings: Settings, verb: str, tokenizer: PreTrainedTokenizerBase) -> Collator:
+    """The padding policy that the settings name; packed rows of a corpus need none."""
+    return Collator(
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        padding="none" if verb == "pretrain" else settings.data.padding,
+        block_size=settings.data.block_size,
+        max_length=settings.data.max_length,
+    )
+
+
+def load_for_training(settings: Settings, parts: Ingredients) -> DiffusionModel:
+    """The model with what is trained of it: all weights in float32, an adapter, or what `freeze` leaves."""
+    chosen, seed = settings.model, settings.trainer.get("seed", 42)
+    if chosen.load_in_4bit or chosen.load_in_8bit:
+        raise ConfigError("load_in_4bit and load_in_8bit are not available yet. Train an adapter with --lora true.")
+    set_seed(seed)
+    adapted = chosen.lora or chosen.adapter is not None
+    dtype = chosen.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if adapted and torch.cuda.is_available() else "float32"
+    model = load_model(parts.source, dtype=dtype, from_scratch=parts.from_scratch, seed=seed)
+    model.config._name_or_path = str(chosen.model_name_or_path)
+    model.mask_token_id = parts.tokenizer.mask_token_id
+    model.trunk.eager_attention = chosen.attn_implementation == "eager"
+    if chosen.adapter is not None:
+        load_adapter(model, chosen.adapter, trainable=True)
+    elif chosen.lora:
+        attach_lora(model, lora_settings(settings))
+    _freeze(model, chosen.freeze)
+    return model
+
+
+def shares_of(settings: Settings) -> Shares:
+    return Shares(
+        micro=settings.trainer.get("per_device_train_batch_size", 8),
+        accumulation=settings.trainer.get("gradient_accumulation_steps", 1),
+        ranks=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=int(os.environ.get("RANK", "0")),
+    )
+
+
+def lora_settings(settings: Settings) -> LoraSettings:
+    chosen = settings.model
+    return LoraSettings(
+        r=chosen.r,
+        lora_alpha=chosen.lora_alpha,
+        lora_dropout=chosen.lora_dropout,
+        target_modules=chosen.target_modules,
+        bias=chosen.bias,
+        modules_to_save=chosen.modules_to_save,
+    )
+
+
+def _freeze(model: DiffusionModel, names: str | list[str] | None) -> None:
+    """Keep the weights whose name, ours or the official one, contains one of `names` as they are."""
+    parts = [part.strip() for part in (names.split(",") if isinstance(names, str) else names or []) if part.strip()]
+    for part in parts:
+        held = [
+            weight
+            for name, weight in model.named_parameters()
+            if part in name or (".lora_" not in name and part in to_official_name(model.family, name))
+        ]
+        if not held:
+            raise ConfigError(f'freeze: no weight has "{part}" in its name. See the names in model.safetensors.')
+        for weight in held:
+            weight.requires_grad_(False)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ConfigError("freeze leaves nothing to train. Name fewer layers.")
+
+
+def start_note(parts: Ingredients) -> str:
+    if parts.from_scratch:
+        return f"starting from scratch: only the configuration of {parts.source} is used"
+    return f"starting from the weights of {parts.source}"

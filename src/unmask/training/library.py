@@ -1,0 +1,64 @@
+"""Our settings -> transformers' `TrainingArguments`, and trackers that need help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from unmask.errors import ConfigError, ResourceError
+from unmask.training.arguments import Settings
+
+# handled by us: the plan orders and repeats rows, the model recomputes its own activations
+_OURS = ("gradient_checkpointing", "gradient_checkpointing_kwargs", "train_sampling_strategy", "num_train_epochs")
+
+
+def library_arguments(settings: Settings, *, updates: int, evaluate: bool) -> TrainingArguments:
+    """Arguments under which the library's loop runs `updates` updates over one long loader.
+
+    Raises:
+        ConfigError: the library refuses a value or a combination.
+    """
+    asked = {name: value for name, value in settings.trainer.items() if name not in _OURS}
+    asked["report_to"] = [name for name in _trackers(settings) if name != "swanlab"] or "none"
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        asked["use_cpu"] = True
+    if not evaluate:
+        if asked.get("load_best_model_at_end"):
+            raise ConfigError("load_best_model_at_end needs evaluation data. Give eval_dataset_args or [test:N].")
+        asked["eval_strategy"] = "no"
+        asked.pop("eval_steps", None)
+    forced = {
+        "max_steps": updates,
+        "num_train_epochs": 1,
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+        "remove_unused_columns": False,
+    }
+    try:
+        return TrainingArguments(**{**asked, **forced})
+    except (ValueError, TypeError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"transformers refuses these settings: {first}") from None
+
+
+def _trackers(settings: Settings) -> list[str]:
+    report_to = settings.trainer.get("report_to") or "none"
+    names = report_to.split(",") if isinstance(report_to, str) else list(report_to)
+    return [name.strip() for name in names if name.strip() not in ("", "none")]
+
+
+def tracker_callbacks(settings: Settings) -> list[Any]:
+    """Trackers that bring their own callback, because transformers' one does not work with them.
+
+    Raises:
+        ResourceError: the tracker is not installed.
+    """
+    if "swanlab" not in _trackers(settings):
+        return []
+    try:
+        from swanlab.integration.transformers import SwanLabCallback  # type: ignore[import-not-found]
+    except ImportError:
+        raise ResourceError("report_to: swanlab is not installed. Install it: pip install swanlab") from None
+    return [SwanLabCallback(experiment_name=settings.trainer.get("run_name"))]

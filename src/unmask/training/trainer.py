@@ -1,0 +1,270 @@
+"""A thin `transformers.Trainer`: the library's loop, with our sums, our order, our evaluation and our files.
+
+What it replaces, and why: the loss is one division of a global sum by a global count; loaders follow the run's plan;
+evaluation sums over fixed noise; checkpoints hold no pickle. Everything else (optimizers, schedules, mixed precision,
+distributed wrapping, callbacks, trackers) stays the library's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from unmask.models.shell import DiffusionModel
+from unmask.training import checkpointing
+from unmask.training.loading import NoisedBatch
+from unmask.types import LossSums
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What a run consists of, beside transformers' arguments.
+
+    Attributes:
+        objective: sums and counts. eval_objective: the same with noise that never changes.
+        train_loader, eval_loader: make a loader over the whole run, or over the evaluation rows.
+        save_weights: write model or adapter, tokenizer and card into a folder, given gathered tensors.
+        load_weights: fill the model from such a folder.
+        samples_per_epoch: rows of the training set; None for a stream.
+    """
+
+    objective: Any
+    eval_objective: Any
+    train_loader: Callable[[], Any]
+    eval_loader: Callable[[], Any] | None
+    save_weights: Callable[[Path, dict[str, Tensor] | None], None]
+    load_weights: Callable[[Path], None]
+    samples_per_epoch: int | None
+
+
+@dataclass
+class Tally:
+    """Sums of what was trained on since the last report; tensors stay on the device until then."""
+
+    sums: dict[str, list[Tensor]] = field(default_factory=dict)
+    tokens: int = 0
+    since: float = field(default_factory=time.perf_counter)
+
+    def add(self, sums: LossSums, tokens: int) -> None:
+        """Count one forward."""
+        self.tokens += tokens
+        for name, (total, count) in sums.metrics.items():
+            held = self.sums.setdefault(name, [torch.zeros_like(total), torch.zeros_like(count)])
+            held[0] += total
+            held[1] += count
+
+    def report(self, device: torch.device) -> dict[str, float]:
+        """Means over all ranks, and tokens per second of all ranks; begins anew."""
+        names = sorted(self.sums)
+        where = _exact(device)
+        values = [value.to(where, torch.float64) for name in names for value in self.sums[name]]
+        total = torch.stack([*values, torch.tensor(float(self.tokens), dtype=torch.float64, device=where)])
+        if dist.is_initialized():
+            dist.all_reduce(total)
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        figures = total.tolist()
+        means = {name: figures[2 * i] / max(figures[2 * i + 1], 1.0) for i, name in enumerate(names)}
+        self.sums, self.tokens, self.since = {}, 0, time.perf_counter()
+        return {**means, "tokens_per_second": figures[-1] / seconds}
+
+
+def _exact(device: torch.device) -> torch.device:
+    """Where float64 exists: not on Apple's GPUs."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+class DiffusionTrainer(Trainer):
+    """Train a `DiffusionModel` on an objective that returns sums."""
+
+    # the loss below is final: the library must not divide it again by the number of micro-batches
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, model: DiffusionModel, args: TrainingArguments, parts: RunParts, callbacks: list[Any]) -> None:
+        args._n_gpu = min(args.n_gpu, 1)  # one process uses one GPU
+        self.parts = parts
+        self.tally = Tally()
+        # the rows come from `parts`; the library only wants to see that there are some
+        placeholder: Any = [None]
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=placeholder,
+            eval_dataset=placeholder if parts.eval_loader else None,
+            callbacks=callbacks,
+        )
+        self.model_accepts_loss_kwargs = True  # the same promise as above, for older versions
+
+    # --- data
+
+    def get_train_dataloader(self) -> Any:
+        return self.parts.train_loader()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        del eval_dataset
+        assert self.parts.eval_loader is not None
+        return self.parts.eval_loader()
+
+    def num_examples(self, dataloader: Any) -> int:
+        return len(dataloader) * self.args.per_device_train_batch_size * self.args.world_size
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The forwards of one update and the denominator of its loss, summed over all ranks."""
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        count = torch.tensor(sum(batch.count for batch in batches), dtype=torch.float32, device=device)
+        if dist.is_initialized():
+            dist.all_reduce(count)
+        return batches, count.clamp(min=1.0)
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs.to(self.args.device)
+
+    # --- one forward
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """This rank's share of the update's mean loss; the wrappers average over ranks, hence the factor."""
+        del return_outputs
+        sums = self.parts.objective(model, inputs.batch, inputs.noise)
+        self.tally.add(sums, inputs.tokens)
+        return sums.loss * (self.args.world_size / num_items_in_batch)
+
+    def floating_point_ops(self, inputs: NoisedBatch) -> int:
+        """6 per weight and token, the embedding left out: the usual estimate."""
+        weights = self.model.num_parameters(exclude_embeddings=True)
+        return 6 * weights * inputs.tokens
+
+    # --- reports
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs = {**logs, **self.tally.report(self.args.device)}
+        super().log(logs, start_time)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Means over the whole evaluation set, under noise that is the same every time."""
+        del description, prediction_loss_only, ignore_keys
+        model = self.accelerator.prepare_model(self.model, evaluation_mode=True) if not self.is_in_train else None
+        model = model or self.model_wrapped
+        model.eval()
+        total: dict[str, Tensor] = {}
+        started, samples = time.perf_counter(), 0
+        with torch.no_grad():
+            for item in dataloader:
+                batch = self._prepare_inputs(item)
+                sums = self.parts.eval_objective(model, batch.batch, batch.noise)
+                parts = {**sums.metrics, "loss": (sums.loss, torch.tensor(batch.count))}
+                for name, (value, count) in parts.items():
+                    pair = torch.stack([value.detach().double().cpu(), count.double().cpu()])
+                    total[name] = total.get(name, torch.zeros(2, dtype=torch.float64)) + pair
+                samples += batch.batch.x0_BL.shape[0]
+        model.train(self.is_in_train)
+        means = {f"{metric_key_prefix}_{name}": value for name, value in self._mean_over_ranks(total).items()}
+        # the time of evaluating is not the training's
+        self.tally.since += time.perf_counter() - started
+        return EvalLoopOutput(None, None, means, num_samples=samples * self.args.world_size)  # type: ignore[arg-type]
+
+    def _mean_over_ranks(self, total: dict[str, Tensor]) -> dict[str, float]:
+        names = sorted(total)
+        pairs = torch.stack([total[name] for name in names]).to(_exact(self.args.device))
+        if dist.is_initialized():
+            dist.all_reduce(pairs)
+        return {name: float(pairs[i, 0] / pairs[i, 1].clamp(min=1)) for i, name in enumerate(names)}
+
+    # --- checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        del trial
+        output_dir = Path(self.args.output_dir)
+        target = output_dir / f"checkpoint-{self.state.global_step}"
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{self.state.best_global_step}")
+        self.store_flos()
+        weights, optimizer = self.gathered_weights(), self._gathered_optimizer(model)
+        states = self.args.output_dir and not self.args.save_only_model
+        if self.args.should_save:
+            checkpointing.write_whole(target, lambda folder: self._write(folder, weights, optimizer))
+            checkpointing.rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        if dist.is_initialized():
+            dist.barrier()
+        if states and self.args.process_index > 0 and target.is_dir():
+            checkpointing.save_random_states(target, self.args.process_index)
+
+    def _write(self, folder: Path, weights: dict[str, Tensor] | None, optimizer: dict[str, Any]) -> None:
+        self.parts.save_weights(folder, weights)
+        if not self.args.save_only_model:
+            checkpointing.save_optimizer(optimizer, folder)
+            assert self.lr_scheduler is not None
+            checkpointing.save_scheduler(self.lr_scheduler.state_dict(), folder)
+            checkpointing.save_random_states(folder, self.args.process_index)
+        self.state.save_to_json(str(folder / checkpointing.STATE))
+
+    def gathered_weights(self) -> dict[str, Tensor] | None:
+        """All weights on the CPU where they are sharded or wrapped; None where the model holds them itself."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            return None
+        if self.is_deepspeed_enabled:
+            return self.accelerator.get_state_dict(self.model_wrapped)
+        return get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+    def _gathered_optimizer(self, model: nn.Module) -> dict[str, Any]:
+        if self.args.save_only_model:
+            return {}
+        assert self.optimizer is not None
+        return get_optimizer_state_dict(model, self._plain_optimizer(), options=_OPTIMIZER_OPTIONS)
+
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        del model
+        self.parts.load_weights(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None
+        self.parts.load_weights(Path(self.state.best_model_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        state = checkpointing.load_optimizer(folder)
+        set_optimizer_state_dict(
+            self.model_wrapped, self._plain_optimizer(), optim_state_dict=state, options=_OPTIMIZER_OPTIONS
+        )
+        assert self.lr_scheduler is not None
+        self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **checkpointing.load_scheduler(folder)})
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            checkpointing.load_random_states(Path(checkpoint), self.args.process_index)
+
+
+_OPTIMIZER_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+
+
+def epochs_done(step: int, samples_per_update: int, samples_per_epoch: int | None) -> float:
+    """Passes over the dataset after `step` updates; 0 for a stream, whose length is not known."""
+    return step * samples_per_update / samples_per_epoch if samples_per_epoch else 0.0
