@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import typing
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from types import NoneType
 from typing import Any
@@ -105,7 +106,7 @@ class OptionTable:
 
     def is_list(self, name: str) -> bool:
         """Whether several values may follow `--name`."""
-        return _is_listing(self.types[name])
+        return bool(_items(self.types[name]))
 
     def convert(self, name: str, given: Given) -> Any:
         """The value that `given` means for the option `name`.
@@ -118,8 +119,10 @@ class OptionTable:
             return self._nothing(name, given)
         if _leaves(kind) <= {str, NoneType} and isinstance(value, str):
             return value
-        if self.is_list(name):
+        if self.is_list(name) and str in _items(kind):
             return _names(value)
+        if self.is_list(name) and isinstance(value, str) and not value.startswith("["):
+            return self._typed(name, kind, replace(given, value=f"[{value}]"))
         return self._typed(name, kind, given)
 
     def _nothing(self, name: str, given: Given) -> None:
@@ -159,8 +162,10 @@ def _leaves(kind: Any) -> set[Any]:
     return {kind}
 
 
-def _is_listing(kind: Any) -> bool:
-    return any(typing.get_origin(leaf) in (list, tuple) for leaf in _leaves(kind))
+def _items(kind: Any) -> set[Any]:
+    """The types of the members of a list or tuple; empty where the option is none."""
+    lists = [leaf for leaf in _leaves(kind) if typing.get_origin(leaf) in (list, tuple, Sequence)]
+    return {item for leaf in lists for item in typing.get_args(leaf)}
 
 
 def _names(value: Any) -> Any:
@@ -193,12 +198,14 @@ _EXAMPLES = {int: "8", float: "1e-4", bool: "true", str: "a name", dict: '{"key"
 
 
 def _called(kind: Any) -> str:
-    return " or ".join(_CALLED[leaf] for leaf in _CALLED if leaf in _leaves(kind)) or "a list of names"
+    return " or ".join(_CALLED[leaf] for leaf in _CALLED if leaf in _leaves(kind)) or "such a list"
 
 
 def _wanted(kind: Any) -> str:
     choices = _choices(kind)
     if choices:
         return f"Allowed: {', '.join(str(choice) for choice in choices)}."
-    example = next((_EXAMPLES[leaf] for leaf in _EXAMPLES if leaf in _leaves(kind)), "a,b,c")
+    example = next(
+        (_EXAMPLES[leaf] for leaf in _EXAMPLES if leaf in _leaves(kind)), "a,b,c" if str in _items(kind) else "1,2,3"
+    )
     return f"Example: {example}"

@@ -15,6 +15,7 @@ from unmask.cli.config import Parsed, parse, say
 from unmask.cli.options import Option, OptionTable
 from unmask.cli.rules import check
 from unmask.cli.yaml_file import Given
+from unmask.data.spec import parse_dataset_args
 from unmask.errors import ConfigError
 from unmask.training.arguments import DataArguments, ModelArguments, ObjectiveArguments, RunArguments, Settings
 from unmask.training.defaults import EVALUATION, LONGEST_WARMUP, verb_defaults
@@ -146,35 +147,15 @@ def _transformers_fields(parsed: Parsed, verb: str) -> Parsed:
 
 
 def _evaluation(parsed: Parsed, verb: str) -> Parsed:
-    """Evaluate where evaluation data is named; hold some out where evaluation is wanted and none is named."""
-    dataset = parsed["dataset_args"]
-    named = parsed["eval_dataset_args"] is not None or any("test:" in part for part in _parts(dataset or ""))
-    if named and "eval_strategy" not in parsed:
-        for name, default in EVALUATION.items():
-            if name not in parsed:
-                parsed = parsed.put(name, default.value, Given(name, default.value))
+    """Evaluate by default where rows for evaluation are named."""
+    specs = parse_dataset_args(parsed["dataset_args"]) if parsed["dataset_args"] else []
+    named = parsed["eval_dataset_args"] is not None or any(spec.test is not None for spec in specs)
+    if not named or "eval_strategy" in parsed:
         return parsed
-    if named or parsed["eval_strategy"] == "no" or dataset is None or parsed["streaming"]:
-        return parsed
-    held_out = "+".join(_with_test(part) for part in _parts(dataset))
-    parsed = parsed.put("dataset_args", held_out, parsed.given["dataset_args"][1])
-    return parsed.noted(f"note: no evaluation data is named, so 1 % is held out: dataset_args {held_out}")
-
-
-def _parts(dataset: str) -> list[str]:
-    """The datasets of `A[...]+B[...]`: a + inside brackets or inside a name's brackets does not divide."""
-    parts, depth = [""], 0
-    for letter in dataset:
-        depth += (letter == "[") - (letter == "]")
-        if letter == "+" and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
-
-
-def _with_test(part: str) -> str:
-    return f"{part[:-1]},test:1%]" if part.endswith("]") else f"{part}[test:1%]"
+    for name, default in EVALUATION.items():
+        if name not in parsed:
+            parsed = parsed.put(name, default.value, Given(name, default.value))
+    return parsed
 
 
 def _warmup(parsed: Parsed, verb: str) -> Parsed:

@@ -1,0 +1,87 @@
+"""`unmask show`: what may be typed as a family, strategy, cache, schedule or objective, and other spellings.
+
+Prints tables; knows nothing of what it lists.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import dataclass
+from importlib import import_module
+
+from unmask.cli.aliases import ALIASES, CONFIG_NAMES
+from unmask.cli.config import parse
+from unmask.cli.options import OptionTable
+from unmask.errors import ConfigError, did_you_mean
+from unmask.registry import CACHES, FAMILIES, NOISE_SCHEDULES, OBJECTIVES, STRATEGIES, Registry
+
+REGISTRIES: dict[str, Registry] = {
+    "families": FAMILIES,
+    "strategies": STRATEGIES,
+    "caches": CACHES,
+    "schedules": NOISE_SCHEDULES,
+    "objectives": OBJECTIVES,
+}
+KINDS = (*REGISTRIES, "aliases")
+
+
+@dataclass(frozen=True)
+class ShowArguments:
+    """What is printed, and how"""
+
+    json: bool = False
+    """Print one JSON object instead of tables."""
+
+
+def run(argv: list[str]) -> int:
+    """Run `unmask show [KIND ...]`; without a kind, everything but the aliases."""
+    does = f"List what may be typed where a name is asked for. Kinds: {', '.join(KINDS)}."
+    parsed = parse(argv, OptionTable("show", does, (ShowArguments,), words="[KIND ...]"))
+    if parsed is None:
+        return 0
+    for kind in parsed.words:
+        if kind not in KINDS:
+            raise ConfigError(f'nothing called "{kind}" to show.{did_you_mean(kind, KINDS)} Kinds: {", ".join(KINDS)}.')
+    tables = {kind: rows(kind) for kind in parsed.words or tuple(REGISTRIES)}
+    if parsed["json"]:
+        print(json.dumps(tables, indent=2, ensure_ascii=False))
+    else:
+        _print(tables)
+    return 0
+
+
+def rows(kind: str) -> list[dict[str, str]]:
+    """One record per name: `name`, `what`, and `paper` where there is one."""
+    if kind == "aliases":
+        spellings = dict.fromkeys(CONFIG_NAMES[1:], "config") | {"job_name": "run_name, and OUTPUT_DIR/JOB_NAME"}
+        spellings |= {name: alias.target or f"no effect: {alias.why}" for name, alias in ALIASES.items()}
+        return [{"name": name, "what": what} for name, what in spellings.items()]
+    return [_row(REGISTRIES[kind], name) for name in REGISTRIES[kind].names()]
+
+
+def _row(registry: Registry, name: str) -> dict[str, str]:
+    thing = registry.get(name)
+    documented = thing
+    if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+        # An instance says nothing about itself; the file that is all about it does.
+        documented = import_module(registry.table[name].partition(":")[0]) if name in registry.table else type(thing)
+    what = (inspect.getdoc(documented) or "").split("\n\n")[0].replace("\n", " ")
+    paper = getattr(thing, "paper", None)
+    return {"name": name, "what": what} | ({"paper": paper} if isinstance(paper, str) and paper else {})
+
+
+def _print(tables: dict[str, list[dict[str, str]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for kind, records in tables.items():
+        table = Table(title=kind, title_justify="left", box=None, pad_edge=False)
+        columns = list(dict.fromkeys(key for record in records for key in record))
+        for column in columns:
+            table.add_column(column, no_wrap=column == "name", overflow="fold")
+        for record in records:
+            table.add_row(*(record.get(column, "") for column in columns))
+        console.print(table)
+        console.print()
