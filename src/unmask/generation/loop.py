@@ -169,7 +169,7 @@ class Decoding:
         at_n = pending_BL.flatten().nonzero()[:, 0]
         tokens_BL, attention = part.tokens_BL, part.attention()
         if self.options.guidance_scale > 0:
-            hidden_BL = hide_given(part, self.request.mask_token_id, self.options.guidance_keep)
+            hidden_BL = hide_given(part, self.request.mask_token_id, tuple(self.options.guidance_keep))
             at_n = torch.cat([at_n, at_n + tokens_BL.numel()])
             tokens_BL, attention = torch.cat([tokens_BL, hidden_BL]), twice(attention)
         output = self.request.denoiser(tokens_BL, attention=attention, cache=plan.cache, logits_at=at_n)
@@ -188,7 +188,7 @@ class Decoding:
             logits_nV,
             pending_BL,
             never=never,
-            last=options.begin_suppress_tokens,
+            last=tuple(options.begin_suppress_tokens),
             temperature=options.temperature,
             uniform_n=uniform_n,
             precise=options.precise_sampling,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -53,13 +54,13 @@ class GenerationOptions:
     guidance_scale: float = 0.0
     """Classifier-free guidance towards the prompt; 0 is off, above 0 doubles the work of each step."""
 
-    guidance_keep: tuple[int, ...] = ()
+    guidance_keep: Sequence[int] = ()
     """Ids of prompt tokens that the unconditional half of guidance still sees."""
 
-    suppress_tokens: tuple[int, ...] = ()
+    suppress_tokens: Sequence[int] = ()
     """Ids that are never proposed."""
 
-    begin_suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: Sequence[int] = ()
     """Ids that are committed last: proposed, but with no confidence."""
 
     early_stop: bool = True
