@@ -193,6 +193,17 @@ OMP_NUM_THREADS=1 python -m unmask chat --prompt "a; b | c"
 
 
 def test_python_blocks_share_variables_and_fail_aloud(tmp_path: Path) -> None:
-    page = '```python\nimport unmask\nlm = unmask.load("org/model")\n```\n```python\nprint(lm.family.name)\n```\n'
-    assert run_python(page, tmp_path) == ""
-    assert "ZeroDivisionError" in run_python("```python\na = 0\n```\n```python\n1 / a\n```\n", tmp_path)
+    page = "```python\na = 0\n```\n```python\n{} / a\n```\n"
+    assert "ZeroDivisionError" in run_python(page.format(1), tmp_path)
+    assert run_python(page.format("'x' or 1"), tmp_path) == ""
+
+
+def test_a_model_stands_in(tmp_path: Path) -> None:
+    if importlib.util.find_spec("unmask.lm") is None:
+        pytest.skip("unmask.lm is not written yet")
+    import unmask
+
+    assert LOADED.findall('lm = unmask.load("org/model", device="cpu")') == ["org/model"]
+    stand_in(tmp_path / "org" / "model")
+    lm = unmask.load(str(tmp_path / "org" / "model"), device="cpu")
+    assert lm.tokenizer.decode(lm.tokenizer.encode("Any text: é")) == "Any text: é"
