@@ -33,11 +33,14 @@ test: $(STAMP)
 test-all: $(STAMP)
 	@$(PYTEST) $(ARGS)
 
+# All four speak, then the worst of them decides.
 lint: $(STAMP)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright --pythonpath $(BIN)/python
-	@$(BIN)/lint-imports --no-logo
+	@status=0; \
+	$(BIN)/ruff check . || status=1; \
+	$(BIN)/ruff format --check . || status=1; \
+	$(BIN)/pyright --pythonpath $(BIN)/python || status=1; \
+	$(BIN)/lint-imports --no-logo || status=1; \
+	exit $$status
 
 setup: $(STAMP)
 	@echo "$(VENV) is ready"
