@@ -1,0 +1,147 @@
+"""Sampled tokens equal those of dLLM, LLaDA and Fast-dLLM, on the same weights, step by step where histories were kept.
+
+The two entries at temperature 0.7 cannot match by design: the reference draws one number per position and vocabulary
+entry from the global generator, we draw one stateless number per row, step and position (sampled distributions are
+tested in tests/generation). Entries with a KV cache, with the "factor" rule, or that recorded an error are not ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from unmask.generation.loop import Decoding, generate, stream, stream_infill
+from unmask.generation.options import GenerationOptions
+from unmask.models.checkpoints import load_model
+from unmask.models.shell import DiffusionModel
+from unmask.types import AttentionSpec, Denoiser, DenoiserOutput
+
+MASK, EOS = 511, 510
+GOLDEN = Path(os.environ.get("UNMASK_SHARED") or Path(__file__).resolve().parents[3] / "shared") / "golden" / "llada"
+
+
+@cache
+def golden(name: str) -> list[dict[str, Any]]:
+    return json.loads((GOLDEN / name).read_text()) if GOLDEN.is_dir() else []
+
+
+def entries(name: str) -> list[Any]:
+    """Each entry that greedy decoding without a cache must reproduce, named by its number in the file."""
+    ours = []
+    for number, entry in enumerate(golden(name)):
+        settings = entry["settings"]
+        foreign = settings.get("use_cache") or "factor" in settings or "cache" in entry.get("fn", "")
+        if not foreign and "error" not in entry and settings["temperature"] == 0:
+            ours.append(pytest.param(entry, id=f"{number}-{len(entry['inputs'])}rows"))
+    return ours
+
+
+@pytest.fixture(scope="module")
+def model(shared: Path) -> DiffusionModel:
+    return load_model(shared / "golden" / "llada")
+
+
+def options_of(settings: dict[str, Any], **more: Any) -> GenerationOptions:
+    """The reference's settings in our words."""
+    words = {"cfg_scale": "guidance_scale", "cfg_keep_tokens": "guidance_keep", "gen_length": "max_new_tokens"}
+    words |= {"block_length": "block_size"}
+    same = ("max_new_tokens", "steps", "block_size", "threshold", "suppress_tokens", "begin_suppress_tokens")
+    ours = {words.get(name, name): value for name, value in settings.items() if name in (*words, *same)}
+    if ours.get("threshold") is None:
+        ours.pop("threshold", None)
+    else:
+        ours["strategy"] = "threshold"
+    return GenerationOptions.of(**ours, **more, early_stop=False)
+
+
+def assert_same_steps(run: Decoding, entry: dict[str, Any]) -> None:
+    """The same canvas after every forward, as many forwards, the same output."""
+    ends = run.canvas.ends
+    canvas = run.canvas.tokens_BL.tolist()
+    states: list[list[list[int]]] = [[row[:end] for row, end in zip(canvas, ends, strict=True)]]
+    for commit in run:
+        if commit.step + 1 == len(states):
+            states.append([list(row) for row in states[-1]])
+        for place, token in zip(commit.positions, commit.token_ids, strict=True):
+            states[-1][commit.row][place] = token
+    assert len(states) == entry["n_forwards"] + 1
+    expected = entry.get("histories") or [states[0], *[None] * (len(states) - 2), entry["output"]]
+    for ours, theirs in zip(states, expected, strict=True):
+        assert theirs is None or ours == [row[:end] for row, end in zip(theirs, ends, strict=True)]
+    assert [row[:end] for row, end in zip(entry["output"], ends, strict=True)] == states[-1]
+
+
+@pytest.mark.parametrize("entry", entries("mdlm_sampler.json"))
+def test_dllm(model: DiffusionModel, entry: dict[str, Any]) -> None:
+    # The scheduler that dLLM calls cosine.
+    schedule = "maskgit_cosine" if "cosine" in entry["sampler"] else "linear"
+    options = options_of(entry["settings"], reveal="rounded", noise_schedule=schedule)
+    start = stream_infill if "infill" in entry["sampler"] else stream
+    assert_same_steps(start(model, entry["inputs"], options=options, mask_token_id=MASK), entry)
+
+
+def sees_padding(model: DiffusionModel, length: int) -> Denoiser:
+    """The model of dLLM's Fast-dLLM pipeline: it attends to the end tokens that pad the batch to `length`."""
+
+    def denoise(
+        tokens_BL: Tensor, *, attention: AttentionSpec | None = None, logits_at: Tensor, **rest: Any
+    ) -> DenoiserOutput:
+        rows, width = tokens_BL.shape
+        padded_BL = torch.full((rows, length), EOS)
+        padded_BL[:, :width] = tokens_BL
+        if attention is not None and attention.document_BL is not None:
+            padded_BL[:, :width][attention.document_BL < 0] = EOS
+        return model(padded_BL, logits_at=logits_at // width * length + logits_at % width)
+
+    return denoise
+
+
+@pytest.mark.parametrize("entry", entries("fastdllm_llada_sampler.json"))
+def test_fast_dllm_in_dllm(model: DiffusionModel, entry: dict[str, Any]) -> None:
+    lengths = {len(row) for row in entry["inputs"]}
+    denoiser = model if len(lengths) == 1 else sees_padding(model, max(lengths) + entry["settings"]["max_new_tokens"])
+    options = options_of(entry["settings"], reveal="rounded")
+    assert_same_steps(stream(denoiser, entry["inputs"], options=options, mask_token_id=MASK), entry)
+
+
+@pytest.mark.parametrize("entry", entries("llada_official_generate.json"))
+def test_official_generate(model: DiffusionModel, entry: dict[str, Any]) -> None:
+    pairs = zip(entry["inputs"], entry["attention_mask"], strict=True)
+    prompts = [[token for token, is_valid in zip(row, valid, strict=True) if is_valid] for row, valid in pairs]
+    options = options_of(entry["settings"])
+    done = generate(model, prompts, options=options, mask_token_id=MASK)
+    assert [row.token_ids for row in done] == [row[-options.max_new_tokens :] for row in entry["output"]]
+    assert {row.stats.forwards.total for row in done} == {options.steps}
+
+
+@pytest.mark.parametrize("entry", entries("fastdllm_original.json"))
+def test_original_fast_dllm(model: DiffusionModel, entry: dict[str, Any]) -> None:
+    options = options_of(entry["settings"])
+    done = generate(model, entry["inputs"], options=options, mask_token_id=MASK)[0]
+    assert done.token_ids == entry["output"][0][-options.max_new_tokens :]
+    assert done.stats.forwards.denoise == entry["nfe"]
+
+
+def test_every_kind_of_entry_is_there(shared: Path) -> None:
+    counts = {
+        name: len(entries(name))
+        for name in (
+            "mdlm_sampler.json",
+            "fastdllm_llada_sampler.json",
+            "llada_official_generate.json",
+            "fastdllm_original.json",
+        )
+    }
+    assert counts == {
+        "mdlm_sampler.json": 34,
+        "fastdllm_llada_sampler.json": 26,
+        "llada_official_generate.json": 12,
+        "fastdllm_original.json": 6,
+    }
