@@ -63,6 +63,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  case $$folder in *://*) ;; *) test -d "$$folder" || continue ;; esac; folders="$$folders,$$folder"; \
 	done; \
 	export UV_FIND_LINKS="$${UV_FIND_LINKS:-$${folders#,}}"; \
-	{ test -x $(BIN)/uv && $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[$(EXTRAS)]"; } || \
-	  $(BIN)/python -m pip install -qq -c constraints.txt -e ".[$(EXTRAS)]"
+	{ test -x $(BIN)/uv && $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[$(EXTRAS)]"; } || { \
+	  echo "installing with pip, which takes some minutes ..."; \
+	  $(BIN)/python -m pip install -qq -c constraints.txt -e ".[$(EXTRAS)]"; }
 	@touch $@
