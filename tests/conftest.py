@@ -25,3 +25,5 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: set UNMASK_SHARED to the folder with golden/ and data/")
     return folder
+
+pytest_plugins = ["tests.runs"]

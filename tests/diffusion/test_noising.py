@@ -63,6 +63,14 @@ def test_a_mask_stays_where_it_may_be():
     )
 
 
+def test_a_token_is_masked_when_its_number_is_below_the_probability():
+    sample_BL = torch.arange(3)[:, None]
+    p = sample_uniforms(sample_BL, keys=keys([4, 5, 6]), seed=0)[:, 0]
+    may = torch.ones(3, 1, dtype=torch.bool)
+    assert not draw_mask(sample_BL, may, p, keys=keys([4, 5, 6]), seed=0).any()
+    assert draw_mask(sample_BL, may, p + 1e-15, keys=keys([4, 5, 6]), seed=0).all()
+
+
 def test_what_may_not_be_noised_does_not_shift_the_rest():
     # Masking the prompt's loss or not must leave the noise of the answer alone.
     sample_BL = torch.zeros(1, 200, dtype=torch.long)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from unmask.diffusion.keys import Purpose, uniforms
 from unmask.diffusion.timesteps import TIME_SAMPLING, exact_counts, iid, low_discrepancy, per_block
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -113,3 +114,21 @@ def test_lladas_rounding_is_biased_at_halves():
 def test_a_start_outside_the_counts_is_refused(start: int):
     with pytest.raises(ValueError, match="count from 1 to length = 4"):
         exact_counts(3, 4, start=start)
+
+
+def test_no_time_is_zero_even_at_the_visit_where_the_sequence_meets_it():
+    word = 2**64
+    step = (math.isqrt(5 * word**2) - word) // 2 | 1  # the golden ratio's fraction of 2**64, an odd number
+    for seed in range(50):
+        first = low_discrepancy_start(seed)
+        visit = -first * pow(step, -1, word) % word
+        if visit < 2**63:
+            time = low_discrepancy(torch.tensor([visit]), seed=seed, epsilon=0.0).item()
+            assert 0 < time < 1e-15
+            return
+    pytest.fail("no seed has such a visit")
+
+
+def low_discrepancy_start(seed: int) -> int:
+    """The sequence's first value in units of 2**-64."""
+    return int(uniforms(1, seed=seed, purpose=Purpose.TIME, key=(0, 0, 0)).item() * 2**64)

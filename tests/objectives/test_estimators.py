@@ -273,6 +273,23 @@ def test_exact_counts_have_less_variance_than_bernoulli_and_errors_are_honest():
     assert spread["exact_count"] < spread["bernoulli"]
 
 
+@pytest.mark.parametrize("method", ["exact_count", "bernoulli"])
+def test_the_error_leaves_out_what_stratification_removes(method: str):
+    """A loss that depends on how many tokens are masked and on nothing else: spread over levels costs nothing."""
+    length, samples = 1000, 100
+
+    def steep(tokens_BL, *, logits_at, targets):
+        share = (tokens_BL == MASK).double().mean(1)
+        return DenoiserOutput(nll=share[logits_at // length])
+
+    ids = torch.zeros(length, dtype=torch.long)
+    found = log_likelihood(steep, ids[:0], ids, samples=samples, mask_token_id=MASK, method=method)
+    # A sample with a share s masked gives -1000 s nats; s is uniform.
+    assert found.mean == pytest.approx(-500, rel=0.02)
+    independent = 1000 / 12**0.5 / samples**0.5
+    assert found.stderr < independent / 8
+
+
 def test_the_estimate_does_not_depend_on_the_batch_size_and_repeats():
     prompt_ids, target_ids, _ = split(*TARGETS[1])
     settings = {"samples": 30, "mask_token_id": MASK}
