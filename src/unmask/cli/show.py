@@ -1,4 +1,5 @@
-"""`unmask show`: what may be typed as a family, strategy, cache, schedule or objective, and other spellings.
+"""`unmask show`: what may be typed as a family, strategy, cache, schedule or objective; other spellings;
+and where the launch configurations lie.
 
 Prints tables; knows nothing of what it lists.
 """
@@ -15,6 +16,7 @@ from unmask.cli.config import parse
 from unmask.cli.options import OptionTable
 from unmask.errors import ConfigError, did_you_mean
 from unmask.registry import CACHES, FAMILIES, NOISE_SCHEDULES, OBJECTIVES, STRATEGIES, Registry
+from unmask.training.launch import CONFIGS, SLURM, config_path
 
 REGISTRIES: dict[str, Registry] = {
     "families": FAMILIES,
@@ -23,7 +25,7 @@ REGISTRIES: dict[str, Registry] = {
     "schedules": NOISE_SCHEDULES,
     "objectives": OBJECTIVES,
 }
-KINDS = (*REGISTRIES, "aliases")
+KINDS = (*REGISTRIES, "aliases", "launch")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ShowArguments:
 
 
 def run(argv: list[str]) -> int:
-    """Run `unmask show [KIND ...]`; without a kind, everything but the aliases."""
+    """Run `unmask show [KIND ...]`; without a kind, all names that options take."""
     does = f"List what may be typed where a name is asked for. Kinds: {', '.join(KINDS)}."
     parsed = parse(argv, OptionTable("show", does, (ShowArguments,), words="[KIND ...]"))
     if parsed is None:
@@ -57,6 +59,10 @@ def rows(kind: str) -> list[dict[str, str]]:
         spellings = dict.fromkeys(CONFIG_NAMES[1:], "config") | {"job_name": "run_name, and OUTPUT_DIR/JOB_NAME"}
         spellings |= {name: alias.target or f"no effect: {alias.why}" for name, alias in ALIASES.items()}
         return [{"name": name, "what": what} for name, what in spellings.items()]
+    if kind == "launch":
+        return [{"name": name, "what": what, "file": str(config_path(name))} for name, what in CONFIGS.items()] + [
+            {"name": "slurm", "what": "sbatch script for one or more nodes", "file": str(SLURM)}
+        ]
     return [_row(REGISTRIES[kind], name) for name in REGISTRIES[kind].names()]
 
 

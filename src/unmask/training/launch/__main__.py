@@ -1,0 +1,25 @@
+"""`python -m unmask.training.launch NAME` prints the path of a launch configuration, `slurm` that of the script."""
+
+from __future__ import annotations
+
+import sys
+
+from unmask.errors import ConfigError
+from unmask.training.launch import CONFIGS, SLURM, config_path
+
+
+def main(argv: list[str]) -> int:
+    """Print one path; without a name, list the configurations."""
+    if not argv:
+        print("\n".join(f"{name:<8}{purpose}" for name, purpose in CONFIGS.items()))
+        return 0
+    try:
+        print(SLURM if argv[0] == "slurm" else config_path(argv[0]))
+    except ConfigError as error:
+        print(f"unmask: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
