@@ -19,11 +19,18 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Settings]]:
     """(`describe` or `train`, verb, settings) of each run that the command line starts."""
     calls: list[tuple[str, str, Settings]] = []
 
-    def describe(settings: Settings, *, verb: str) -> str:
-        calls.append(("describe", verb, settings))
-        return "described"
+    class Plan:
+        def __str__(self) -> str:
+            return "described"
 
-    def train(settings: Settings, *, verb: str) -> SimpleNamespace:
+        def to_json(self) -> str:
+            return '{"parameters": 7}'
+
+    def describe(settings: Settings, *, verb: str) -> Plan:
+        calls.append(("describe", verb, settings))
+        return Plan()
+
+    def train(settings: Settings, *, verb: str, console: object = None) -> SimpleNamespace:
         calls.append(("train", verb, settings))
         return SimpleNamespace(folder=Path("out/checkpoint-final"), metrics={"loss": 1.5}, seconds=2.0)
 

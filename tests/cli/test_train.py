@@ -32,6 +32,8 @@ def test_a_dry_run_is_described(
     assert main(["sft", *BASE, "--dry_run"]) == 0
     assert [call[:2] for call in started] == [("describe", "sft")]
     assert capsys.readouterr().out == "described\n"
+    assert main(["sft", *BASE, "--dry_run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"parameters": 7}
     monkeypatch.setenv("RANK", "1")
     assert main(["sft", *BASE, "--dry_run"]) == 0
     assert capsys.readouterr().out == ""
@@ -178,6 +180,9 @@ def test_unusual_settings_are_noted(settings_of: Run, capsys: pytest.CaptureFixt
     assert "note: drop_tail has no effect in sft" in told
     assert "note: do_train has no effect (the command says what is done)" in told
     assert "note: mode has no effect" in told
+    assert settings_of("sft", *BASE, "--resume_from_checkpoint", "a/checkpoint-5").trainer["resume_from_checkpoint"]
+    settings_of("sft", *BASE, "--resume_from_checkpoint", "True")
+    assert "a run always resumes" in capsys.readouterr().err
 
 
 def test_transformers_own_default_is_always_fine(settings_of: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,22 +85,23 @@ def _run(verb: str, argv: list[str]) -> int:
     settings = settings_from(parsed, verb)
     say(parsed.notes)
 
+    from rich.console import Console
+
     from unmask.training import run
 
+    first = os.environ.get("RANK", "0") == "0"
     if settings.run.dry_run:
-        _report(str(run.describe(settings, verb=verb)))
-        return 0
-    result = run.train(settings, verb=verb)
-    if parsed["json"]:
-        _report(json.dumps({"folder": str(result.folder), "seconds": result.seconds, **result.metrics}))
+        plan = run.describe(settings, verb=verb)
+        told = plan.to_json() if parsed["json"] else str(plan)
+    elif parsed["json"]:
+        result = run.train(settings, verb=verb, console=Console(stderr=True, quiet=not first))
+        told = json.dumps({"folder": str(result.folder), "seconds": result.seconds, **result.metrics})
     else:
-        _report(f"saved {result.folder} after {result.seconds:.0f} s")
+        result = run.train(settings, verb=verb)
+        told = f"saved {result.folder} after {result.seconds:.0f} s"
+    if first:
+        print(told)
     return 0
-
-
-def _report(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(text)
 
 
 def _option(entry: TrainerField) -> Option:
@@ -134,11 +135,13 @@ def _transformers_fields(parsed: Parsed, verb: str) -> Parsed:
     for entry in trainer_fields():
         if entry.name not in parsed or parsed[entry.name] == entry.default or parsed[entry.name] is None:
             continue
-        if entry.name in NO_EFFECT and entry.name != "local_rank":
+        if entry.name == "resume_from_checkpoint" and parsed[entry.name].lower() == "true":
+            parsed = parsed.noted("note: resume_from_checkpoint: true has no effect (a run always resumes)")
+        elif entry.name in NO_EFFECT and entry.name != "local_rank":
             parsed = parsed.noted(f"note: {entry.name} has no effect ({NO_EFFECT[entry.name]})")
         elif entry.name in REFUSED:
             raise ConfigError(f"{parsed.label(entry.name)} is not supported: {REFUSED[entry.name]}.")
-        elif entry.name not in HONOURED | NO_EFFECT.keys() | TRANSLATED.keys():
+        elif entry.name not in HONOURED and entry.name not in NO_EFFECT:
             raise ConfigError(
                 f"{parsed.label(entry.name)} is an option of the installed transformers that unmask does not know yet. "
                 "Leave it out."

@@ -18,16 +18,15 @@ _HONOURED = """
     output_dir per_device_train_batch_size num_train_epochs max_steps gradient_accumulation_steps max_grad_norm
     learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps
     optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2 adam_epsilon
-    bf16 fp16 tf32 gradient_checkpointing gradient_checkpointing_kwargs
+    bf16 fp16 tf32 gradient_checkpointing
     torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps
-    logging_strategy logging_steps logging_first_step log_on_each_node log_level log_level_replica disable_tqdm
+    logging_strategy logging_steps logging_first_step log_on_each_node log_level log_level_replica
     report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id
     eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size
     save_strategy save_steps save_total_limit save_only_model resume_from_checkpoint
     load_best_model_at_end metric_for_best_model greater_is_better
     seed full_determinism use_cpu train_sampling_strategy
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
-    dataloader_multiprocessing_context
     ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
     fsdp fsdp_config deepspeed debug skip_memory_metrics
 """
@@ -40,6 +39,8 @@ TRANSLATED = {
 }
 
 NO_EFFECT = {
+    "gradient_checkpointing_kwargs": "the model recomputes its own activations",
+    "disable_tqdm": "progress is one line, not a bar",
     "remove_unused_columns": "a tokenised dataset holds only the columns that are used",
     "label_names": "the objective knows what is learned",
     "length_column_name": "the length of every row is known",
@@ -83,6 +84,7 @@ REFUSED = {
     "data_seed": "order, masks and times all follow seed",
     "accelerator_config": "batches are planned here, not by accelerate",
     "parallelism_config": "use an accelerate configuration: accelerate launch --config_file FILE -m unmask sft",
+    "dataloader_multiprocessing_context": "workers start the platform's own way",
     "dataloader_in_order": "batches arrive in order, or a run could not be repeated",
 }
 
