@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from unmask.data.build import Splits, build_pretrain, build_sft
 from unmask.data.collate import Collator
+from unmask.data.spec import parse_dataset_args
 from unmask.errors import ConfigError
 from unmask.models.adapters import LoraSettings, attach_lora, load_adapter
 from unmask.models.checkpoints import holds_weights, load_model, resolve_folder, to_official_name
@@ -47,9 +48,22 @@ def gather(settings: Settings, verb: str) -> Ingredients:
             f"max_length is {settings.data.max_length}, the model was made for {facts.shape.max_length} positions at "
             "most. Lower max_length."
         )
-    build = build_pretrain if verb == "pretrain" else build_sft
-    splits = build(settings.data, tokenizer, seed=settings.trainer.get("seed", 42))
+    splits = _splits(settings, verb, tokenizer)
     return Ingredients(source, facts, tokenizer, splits, from_scratch)
+
+
+def _splits(settings: Settings, verb: str, tokenizer: PreTrainedTokenizerBase) -> Splits:
+    """The tokenised data; where evaluation is asked for and no rows are named for it, 1 % is held out."""
+    build, seed = build_pretrain if verb == "pretrain" else build_sft, settings.trainer.get("seed", 42)
+    splits = build(settings.data, tokenizer, seed=seed)
+    wanted = settings.trainer.get("eval_strategy", "no") != "no"
+    if not wanted or splits.test is not None or not hasattr(splits.train, "__len__"):
+        return splits
+    specs = [replace(spec, test=0.01) for spec in parse_dataset_args(settings.data.dataset_args or "")]
+    held_out = "+".join(str(spec) for spec in specs)
+    splits = build(replace(settings.data, dataset_args=held_out), tokenizer, seed=seed)
+    note = f"no rows are named for evaluation, so 1 % is held out: {held_out}"
+    return replace(splits, notes=[note, *splits.notes])
 
 
 def objective_of(settings: Settings, verb: str, mask_token_id: int) -> Any:
@@ -78,6 +92,7 @@ def collator_of(settings: Settings, verb: str, tokenizer: PreTrainedTokenizerBas
         padding="none" if verb == "pretrain" else settings.data.padding,
         block_size=settings.data.block_size,
         max_length=settings.data.max_length,
+        packing=settings.data.packing and verb == "sft",
     )
 
 

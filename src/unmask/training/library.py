@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ def library_arguments(settings: Settings, *, updates: int, evaluate: bool) -> Tr
     asked["report_to"] = [name for name in _trackers(settings) if name != "swanlab"] or "none"
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         asked["use_cpu"] = True
+    if "bf16" not in asked and not asked.get("fp16") and not asked.get("use_cpu"):
+        asked["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    # transformers dropped `logging_dir`; its TensorBoard callback reads this instead
+    os.environ["TENSORBOARD_LOGGING_DIR"] = settings.run.logging_dir or os.path.join(asked["output_dir"], "logs")
     if not evaluate:
         if asked.get("load_best_model_at_end"):
             raise ConfigError("load_best_model_at_end needs evaluation data. Give eval_dataset_args or [test:N].")
