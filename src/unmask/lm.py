@@ -39,10 +39,7 @@ class Generation:
 
     Attributes:
         text: the continuation; for infilling the whole text, blanks filled.
-        token_ids: the ids behind it, see `Completion`.
-        finish_reason: "stop" when a stop token ended it, else "length".
-        stats: tokens, forwards, positions.
-        trace: how it was written, when asked for by `trace=True`.
+        token_ids, finish_reason, stats, trace: see `unmask.generation.trace.Completion`.
     """
 
     text: str
@@ -62,6 +59,12 @@ class TextStream:
         with self._lm._evaluating():
             yield from self._decoding
 
+    def run(self) -> list[Generation]:
+        """Go on to the end; one result per prompt."""
+        with self._lm._evaluating():
+            self._decoding.run()
+        return self.generations()
+
     def canvas(self, row: int = 0) -> list[int | None]:
         """The ids of a row as it stands, its given text included; None where it is still masked."""
         canvas = self._decoding.canvas
@@ -76,9 +79,10 @@ class TextStream:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of ids, and the text around its blanks where there is any."""
+    """A row of ids; whether they are a text to be gone on with, or the text around their blanks."""
 
     ids: list[int]
+    is_text: bool = False
     pieces: tuple[str, ...] = ()
 
 
@@ -122,7 +126,7 @@ class DiffusionLM:
             ConfigError: a setting is unknown or out of range, a prompt is no prompt, or it does not fit the model.
             ModelError: the model's logits are not finite.
         """
-        return _drained(self.stream(prompts, options, seeds=seeds, **settings))
+        return self.stream(prompts, options, seeds=seeds, **settings).run()
 
     def stream(
         self,
@@ -134,7 +138,7 @@ class DiffusionLM:
     ) -> TextStream:
         """As `generate`, but hands over every commit when it happens."""
         options = _options(options, settings)
-        rows = [_Row(self._prompt_ids(prompt)) for prompt in _several(prompts)]
+        rows = [_Row(self._prompt_ids(prompt), isinstance(prompt, str)) for prompt in _several(prompts)]
         self._check_lengths(rows, options.max_new_tokens)
         decoding = stream(
             self.model,
@@ -171,7 +175,7 @@ class DiffusionLM:
         Raises:
             ConfigError: as `generate`; and a text without a blank.
         """
-        return _drained(self.stream_infill(texts, options, seeds=seeds, **settings))
+        return self.stream_infill(texts, options, seeds=seeds, **settings).run()
 
     def stream_infill(
         self,
@@ -268,7 +272,7 @@ class DiffusionLM:
         if isinstance(text, str):
             mask_token = cast(str, self.tokenizer.mask_token)
             pieces = re.split(f"{re.escape(BLANK)}|{re.escape(mask_token)}", text)
-            row = _Row(self._encode(mask_token.join(pieces)), tuple(pieces))
+            row = _Row(self._encode(mask_token.join(pieces)), pieces=tuple(pieces))
         else:
             row = _Row(self._prompt_ids(text))
         blanks = row.ids.count(self._mask_token_id)
@@ -286,7 +290,12 @@ class DiffusionLM:
                 )
 
     def _generation(self, row: _Row, done: Completion) -> Generation:
-        text = self._filled(row, done.token_ids) if row.pieces else self._decode(done.token_ids)
+        if row.pieces:
+            text = self._filled(row, done.token_ids)
+        elif row.is_text:
+            text = self._decode_run([*row.ids, *done.token_ids], len(row.ids), len(row.ids) + len(done.token_ids))
+        else:
+            text = self._decode(done.token_ids)
         return Generation(text, done.token_ids, done.finish_reason, done.stats, done.trace)
 
     def _decode(self, token_ids: Sequence[int]) -> str:
@@ -366,12 +375,6 @@ def _device(name: str | torch.device) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ResourceError(f'device "{name}": no CUDA device is available here. Use device "cpu".')
     return device
-
-
-def _drained(text_stream: TextStream) -> list[Generation]:
-    with text_stream._lm._evaluating():
-        text_stream._decoding.run()
-    return text_stream.generations()
 
 
 def _options(options: GenerationOptions | None, settings: dict[str, Any]) -> GenerationOptions:

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import write_checkpoint
+
+from unmask.errors import ConfigError, ModelError, ResourceError
+from unmask.generation.options import GenerationOptions
+from unmask.lm import DiffusionLM, load
+from unmask.models.adapters import LoraSettings, attach_lora, save_adapter
+from unmask.objectives.estimators import log_likelihood
+
+MASK, END = 0, 1  # of the tiny tokenizer
+SETTINGS: dict[str, Any] = {"max_new_tokens": 8, "block_size": 4, "steps": 8, "early_stop": False}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("lm") / "model")
+
+
+@pytest.fixture(scope="module")
+def lm(folder: Path) -> DiffusionLM:
+    return load(folder, device="cpu")
+
+
+@pytest.fixture
+def forced(lm: DiffusionLM) -> Any:
+    """Make the model write one text at given positions, whatever it thinks."""
+    handles = []
+
+    def force(start: int, text: str) -> None:
+        wanted = torch.tensor(lm.tokenizer(text)["input_ids"])
+
+        def replace_logits(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            place = kwargs["logits_at"] % args[0].shape[1] - start
+            logits = torch.zeros_like(output.logits)
+            logits[torch.arange(len(place)), wanted[place]] = 10.0
+            return output._replace(logits=logits)
+
+        handles.append(lm.model.register_forward_hook(replace_logits, with_kwargs=True))
+
+    yield force
+    for handle in handles:
+        handle.remove()
+
+
+def test_text_ids_and_messages_one_or_several(lm: DiffusionLM) -> None:
+    text = "Once upon"
+    token_ids = lm.tokenizer(text)["input_ids"]
+    messages = [{"role": "user", "content": "Hello"}]
+    rendered = lm.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    chat_ids = lm.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    single = [lm.generate(prompt, **SETTINGS)[0].token_ids for prompt in (text, token_ids, messages, chat_ids)]
+    assert single[0] == single[1] and single[2] == single[3] and single[0] != single[2]
+    together = lm.generate([text, token_ids, messages], **SETTINGS)
+    assert [out.token_ids for out in together] == [single[0], single[1], single[2]]
+    assert lm.generate([], **SETTINGS) == []
+
+
+def test_the_continuation_is_decoded(lm: DiffusionLM, forced: Any) -> None:
+    forced(3, " caf\N{LATIN SMALL LETTER E WITH ACUTE}!!")
+    out = lm.generate("One", **{**SETTINGS, "max_new_tokens": 7})[0]
+    assert out.text == " caf\N{LATIN SMALL LETTER E WITH ACUTE}!" and out.finish_reason == "length"
+    assert out.stats.emitted == 7 and out.trace is None
+
+
+def test_an_end_token_ends_the_answer(lm: DiffusionLM, forced: Any) -> None:
+    forced(3, "yes<|endoftext|>and more")
+    out = lm.generate("One", max_new_tokens=8, block_size=8, steps=8)[0]
+    assert out.text == "yes" and out.finish_reason == "stop" and END not in out.token_ids
+
+
+def test_options_as_an_object_or_as_keywords(lm: DiffusionLM) -> None:
+    options = GenerationOptions.of(**SETTINGS, seed=4, temperature=1.0)
+    as_object = lm.generate("ab", options)[0]
+    assert as_object == lm.generate("ab", **SETTINGS, seed=4, temperature=1.0)[0]
+    assert as_object != lm.generate("ab", **SETTINGS, seed=5, temperature=1.0)[0]
+    with pytest.raises(ConfigError, match="both options and seed are given"):
+        lm.generate("ab", options, seed=3)
+
+
+def test_infilling_keeps_the_other_text_byte_for_byte(lm: DiffusionLM, forced: Any) -> None:
+    text = "  The [MASK][MASK][MASK] of\t<|mdm_mask|> \N{SNOWMAN}\n"
+    forced(0, "..6789..........................")
+    filled = lm.infill(text)[0]
+    # Each of the first three blanks is at positions 6 to 8, the fourth at 13; the forced text is one byte per token.
+    assert filled.text == "  The ... of\t. \N{SNOWMAN}\n"
+    assert filled.finish_reason == "length" and filled.stats.emitted == 4
+
+
+def test_infilling_unforced(lm: DiffusionLM) -> None:
+    out = lm.infill(["a [MASK] b", "[MASK]"], block_size=2)
+    assert out[0].text.startswith("a ") and out[0].text.endswith(" b") and MASK not in out[0].token_ids
+    by_ids = lm.infill([5, MASK, 7])[0]
+    assert by_ids.token_ids[0] == 5 and by_ids.token_ids[2] == 7 and by_ids.token_ids[1] != MASK
+
+
+def test_a_mask_in_a_prompt_is_text(lm: DiffusionLM) -> None:
+    run = lm.stream("a<|mdm_mask|>b", **SETTINGS)
+    assert run.canvas()[:3] == lm.tokenizer("a<|mdm_mask|>b")["input_ids"] and run.canvas()[3:] == [None] * 8
+    run.run()
+    assert run.canvas()[1] == MASK
+
+
+def test_the_stream_ends_in_the_generation(lm: DiffusionLM) -> None:
+    run = lm.stream(["ab", "c"], **SETTINGS)
+    written: list[dict[int, int]] = [{}, {}]
+    for commit in run:
+        written[commit.row].update(zip(commit.positions, commit.token_ids, strict=True))
+    for row, out in enumerate(run.generations()):
+        assert [token for _, token in sorted(written[row].items())] == out.token_ids
+    assert run.generations() == lm.generate(["ab", "c"], **SETTINGS)
+    fills = list(lm.stream_infill("a[MASK]c"))
+    assert [commit.positions for commit in fills] == [(1,)]
+
+
+def test_dropout_is_off_while_generating_and_on_again_after(lm: DiffusionLM) -> None:
+    seen = []
+    handle = lm.model.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+    lm.model.train()
+    lm.generate("a", **SETTINGS)
+    list(lm.stream("a", **SETTINGS))
+    lm.log_likelihood("a", "b", samples=2)
+    handle.remove()
+    assert not any(seen) and lm.model.training
+    lm.model.eval()
+
+
+def test_log_likelihood_is_the_estimator_s(lm: DiffusionLM) -> None:
+    whole, split = lm.tokenizer("ab cd")["input_ids"], 2
+    expected = log_likelihood(
+        lm.model, torch.tensor(whole[:split]), torch.tensor(whole[split:]), mask_token_id=MASK, samples=8, seed=3
+    ).mean
+    assert lm.log_likelihood("ab", " cd", samples=8, seed=3) == expected
+    assert lm.log_likelihood("ab ", "cd", samples=8, seed=3) == expected  # the space counts as the target's
+    assert lm.log_likelihood(whole[:split], whole[split:], samples=8, seed=3) == expected
+    assert expected < 0
+    assert lm.log_likelihood([{"role": "user", "content": "x"}], "cd", samples=2) < 0
+
+
+def test_what_is_saved_loads_as_the_same(lm: DiffusionLM, tmp_path: Path) -> None:
+    lm.save(tmp_path / "copy")
+    again = load(tmp_path / "copy", device="cpu")
+    assert again.generate("Once", **SETTINGS) == lm.generate("Once", **SETTINGS)
+    assert again.family is lm.family
+    assert again.tokenizer.chat_template == lm.tokenizer.chat_template
+
+
+def test_an_adapter_on_top(folder: Path, tmp_path: Path) -> None:
+    adapted = load(folder, device="cpu")
+    attach_lora(adapted.model, LoraSettings(r=4, lora_dropout=0.0))
+    with torch.no_grad():
+        for name, weight in adapted.model.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.3)
+    save_adapter(adapted.model, tmp_path / "adapter")
+    expected = adapted.generate("Once", **SETTINGS)
+    assert load(folder, adapter=tmp_path / "adapter", device="cpu").generate("Once", **SETTINGS) == expected
+    assert load(folder, device="cpu").generate("Once", **SETTINGS) != expected
+    adapted.save(tmp_path / "saved")
+    assert load(folder, adapter=tmp_path / "saved", device="cpu").generate("Once", **SETTINGS) == expected
+    assert load(tmp_path / "saved", device="cpu").generate("Once", **SETTINGS) == expected  # it names its base
+
+
+@pytest.mark.parametrize(
+    ("prompts", "settings", "phrase"),
+    [
+        ("a", {"temprature": 1}, 'Did you mean "temperature"?'),
+        ("a", {"strategy": "confidant"}, 'Did you mean "confidence"?'),
+        ([{"role": "user"}], {}, 'it needs "role" and "content"'),
+        (3, {}, "prompts are a int"),
+        ([3.5], {}, "a prompt is a float"),
+        (
+            "a" * 250,
+            {"max_new_tokens": 8},
+            "prompt 0 has 250 tokens, 258 with max_new_tokens; the model was made for 256",
+        ),
+        ([[1, 9999]], {}, "prompt 0 holds token id 9999"),
+    ],
+)
+def test_wrong_prompts_and_options(lm: DiffusionLM, prompts: Any, settings: dict[str, Any], phrase: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        lm.generate(prompts, **settings)
+    assert phrase in str(caught.value)
+
+
+def test_a_text_without_a_blank(lm: DiffusionLM) -> None:
+    with pytest.raises(ConfigError, match=r"text 1 has no blank to fill in; write \[MASK\]"):
+        lm.infill(["a [MASK]", "b"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "phrase"),
+    [
+        ({"dtype": "bflot16"}, ConfigError, 'Did you mean "bfloat16"?'),
+        ({"device": "gpu"}, ConfigError, 'device "gpu" is unknown; use auto, cpu, cuda'),
+        ({"quantization": "4bit"}, ConfigError, "is not available"),
+    ],
+)
+def test_wrong_ways_to_load(folder: Path, settings: dict[str, Any], error: type[Exception], phrase: str) -> None:
+    with pytest.raises(error) as caught:
+        load(folder, **settings)
+    assert phrase in str(caught.value)
+
+
+def test_a_device_that_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ResourceError, match="no CUDA device is available here"):
+        load(folder, device="cuda")
+    assert load(folder).model.device.type == "cpu"
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no folder"):
+        load(tmp_path / "nowhere")
