@@ -123,11 +123,22 @@ def _written_span(messages: Messages, turn: int, text: str, tokenizer: Any) -> S
     other = _render(replaced, tokenizer)
     start = _common_prefix(text, other)
     stop = len(text) - _common_prefix(text[start:][::-1], other[start:][::-1])
-    if turn and "add_generation_prompt" in str(tokenizer.chat_template):
-        prompt = _render(messages[:turn], tokenizer, add_generation_prompt=True)
-        if len(prompt) <= start and text.startswith(prompt):
-            start = len(prompt)
-    return start, max(start, stop)
+    return _after_prompt(messages[:turn], text, start, tokenizer), max(start, stop)
+
+
+def _after_prompt(before: Messages, text: str, content: int, tokenizer: Any) -> int:
+    """Where the generation prompt ends, if the conversation goes on from it; else where the content starts.
+
+    A template that knows no generation prompt leaves the answer's header to nobody: only a space before the content is
+    taken into the answer then.
+    """
+    if not before:
+        return content
+    prompt = _render(before, tokenizer, add_generation_prompt=True)
+    if len(prompt) > content or not text.startswith(prompt):
+        return content
+    knows = "add_generation_prompt" in str(tokenizer.chat_template)
+    return len(prompt) if knows or not text[len(prompt) : content].strip() else content
 
 
 def _common_prefix(left: str, right: str) -> int:

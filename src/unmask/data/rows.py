@@ -97,16 +97,16 @@ def _json_lines(path: Path) -> Iterator[Row | BadRow]:
 
 def _json_row(line: bytes, path: Path, number: int) -> Row:
     where = f"{path}:{number}"
-    text = _decoded(line, where)
+    text = _decoded(line, where).rstrip("\r\n")
     try:
         return Row(where, _object(json.loads(text), where))
     except json.JSONDecodeError as problem:
         cut_off = problem.pos >= len(text.rstrip()) or problem.msg.startswith("Unterminated string")
         if cut_off and not line.endswith(b"\n"):
             raise BadRow(where, "ends in the middle of a record; the file may be cut off") from problem
-        raise BadRow(f"{where}:{problem.colno}", f"invalid JSON: {_lower_first(problem.msg)}") from problem
+        raise BadRow(f"{where}:{problem.colno}", f"invalid JSON: {_problem(problem.msg)}") from problem
     except (ValueError, RecursionError) as problem:
-        raise BadRow(where, f"invalid JSON: {_lower_first(str(problem))}") from problem
+        raise BadRow(where, f"invalid JSON: {_problem(str(problem))}") from problem
 
 
 def _one_object(path: Path) -> BadRow | None:
@@ -135,8 +135,8 @@ def json_type(value: Any) -> str:
     return {str: "string", list: "array", dict: "object"}.get(type(value), type(value).__name__)
 
 
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def _problem(text: str) -> str:
+    return (text[:1].lower() + text[1:]).removesuffix(" at").removesuffix(" starting")
 
 
 def _json_file(path: Path) -> Iterator[Row | BadRow]:
@@ -162,8 +162,9 @@ def _json_array(path: Path) -> Iterator[Row | BadRow]:
             place = _after_comma(text, place)
     except (json.JSONDecodeError, IndexError) as problem:
         raise _array_problem(path, text, problem) from problem
-    if text[place + 1 :].strip():
-        raise DataError(f'{path}:{text.count(chr(10), 0, place) + 1} has text after the closing "]" of its array')
+    after = _SPACE.match(text, place + 1).end()  # type: ignore[union-attr]
+    if after < len(text):
+        raise DataError(f'{path}:{text.count(chr(10), 0, after) + 1} has text after the closing "]" of its array')
 
 
 def _after_comma(text: str, place: int) -> int:
@@ -182,7 +183,7 @@ def _array_problem(path: Path, text: str, problem: Exception) -> DataError:
     if not isinstance(problem, json.JSONDecodeError) or problem.pos >= len(text.rstrip()):
         return DataError(f"{path} ends in the middle of a record; the file may be cut off")
     return DataError(
-        f"{path}:{problem.lineno}:{problem.colno} invalid JSON: {_lower_first(problem.msg)}. "
+        f"{path}:{problem.lineno}:{problem.colno} invalid JSON: {_problem(problem.msg)}. "
         "In an array no later row can be read; one object per line (.jsonl) lets bad rows be skipped"
     )
 

@@ -83,6 +83,11 @@ def load_records(spec: DatasetSpec, reading: Reading, *, streaming: bool = False
     """
     if spec.weight != 1:
         raise ConfigError(f'dataset "{spec}": mixing by weight is not available; leave weight out, or set train:N')
+    if reading.preprocessed and not _is_saved(Path(spec.path)):
+        raise DataError(
+            f'load_preprocessed_data reads a folder made by save_to_disk, but "{spec.path}" is none. '
+            "Leave the option out to read other data"
+        )
     parts = _open(spec, streaming)
     train = parts.get("train") or next(iter(parts.values()))
     test = next((parts[name] for name in TEST_SPLITS if name in parts and parts[name] is not train), None)
@@ -108,7 +113,7 @@ def local_files(spec: DatasetSpec) -> list[Path]:
 def _open(spec: DatasetSpec, streaming: bool) -> dict[str, Part]:
     """Split name -> rows; a dataset without named splits has one, "train"."""
     path = Path(spec.path)
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+    if _is_saved(path):
         parts = _saved_parts(spec)
     elif path.exists() or (files := _files(spec.path)):
         parts = _file_parts(spec, _folder_files(path) if path.is_dir() else files if not path.exists() else [path])
@@ -117,6 +122,10 @@ def _open(spec: DatasetSpec, streaming: bool) -> dict[str, Part]:
     if spec.name:
         raise ConfigError(f'dataset "{spec}": name is for Hub datasets; {spec.path} is on this machine')
     return _chosen(spec, parts)
+
+
+def _is_saved(folder: Path) -> bool:
+    return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 
 
 def _files(pattern: str) -> list[Path]:
