@@ -21,6 +21,8 @@ from torch import Tensor
 from unmask.types import AttentionSpec, Batch, SampleKeys
 
 Padding = Literal["eos", "none", "block", "max_length"]
+# tokens; on average half of it is padding
+_PADDED_TO = 32
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Collator:
     Attributes:
         eos_token_id: the padding that is learned. pad_token_id: the padding that is not.
         padding: the policy. block_size: for `block`. max_length: for `max_length`.
+        packing: lay the rows end to end in one, each a document of its own; learned padding then depends on the row
+            alone, and there is no other.
     """
 
     eos_token_id: int
@@ -56,6 +60,7 @@ class Collator:
     padding: Padding = "eos"
     block_size: int = 32
     max_length: int = 1024
+    packing: bool = False
 
     def __call__(self, rows: Sequence[tuple[Visit, Mapping[str, Any]]]) -> Batch:
         """Collate; each record has `input_ids`, and `may_noise` or `document` (all noisable, several documents)."""
@@ -76,16 +81,28 @@ class Collator:
             if not visit.counted:
                 may_noise_BL[index] = False
         sample_BL = torch.arange(len(rows))[:, None].where(document_BL >= 0, -1)
+        if self.packing:
+            x0_BL, may_noise_BL, sample_BL = (_end_to_end(x, document_BL) for x in (x0_BL, may_noise_BL, sample_BL))
+            document_BL = sample_BL
         attention, positions_BL = _layout(document_BL)
         return Batch(x0_BL, may_noise_BL, sample_BL, _keys(rows), attention, positions_BL)
 
     def _learned_length(self, visit: Visit) -> int:
         """Tokens of a row up to the end of its learned padding."""
         if self.padding == "eos":
-            return max(visit.padded, visit.length)
+            return padded_alone(visit.length) if self.packing else max(visit.padded, visit.length)
         if self.padding == "block":
             return -(-visit.length // self.block_size) * self.block_size
         return self.max_length if self.padding == "max_length" else visit.length
+
+
+def padded_alone(length: int) -> int:
+    """Where the learned padding of a row ends if no other row may have a say: packed, in evaluation and in streams."""
+    return -(-length // _PADDED_TO) * _PADDED_TO
+
+
+def _end_to_end(values_BL: Tensor, document_BL: Tensor) -> Tensor:
+    return values_BL[document_BL >= 0].unsqueeze(0)
 
 
 def _tensor(values: Any, length: int) -> Tensor:

@@ -84,7 +84,7 @@ class DataArguments:
     skip_bad_rows: bool = False
     """Count bad rows and go on, instead of stopping at the first."""
     packing: bool = False
-    """Fill rows with several short conversations."""
+    """Lay the conversations of a forward end to end, each seeing only itself, so that nothing is padded."""
 
 
 @dataclass(frozen=True)

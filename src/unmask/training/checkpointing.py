@@ -28,6 +28,7 @@ from unmask.errors import ModelError
 
 STATE = "trainer_state.json"
 _OPTIMIZER, _SCHEDULER = "optimizer", "scheduler.json"
+_BETWEEN = "::"
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -74,19 +75,28 @@ def rotate(output_dir: Path, keep: int | None, best: str | None) -> None:
 
 
 def save_optimizer(state: Mapping[str, Any], folder: Path) -> None:
-    """Write a flattened optimizer state: its tensors as safetensors, everything else as JSON."""
-    tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
-    rest = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
-    save_file(tensors, folder / f"{_OPTIMIZER}.safetensors")
-    (folder / f"{_OPTIMIZER}.json").write_text(json.dumps(rest), encoding="utf-8")
+    """Write an optimizer's state (`get_optimizer_state_dict`): its tensors as safetensors, everything else as JSON."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for weight, values in state["state"].items():
+        for name, value in values.items():
+            (tensors if isinstance(value, Tensor) else plain)[f"{weight}{_BETWEEN}{name}"] = value
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / f"{_OPTIMIZER}.safetensors")
+    rest = {"state": plain, "param_groups": state["param_groups"]}
+    (folder / f"{_OPTIMIZER}.json").write_text(json.dumps(rest, default=float), encoding="utf-8")
 
 
 def load_optimizer(folder: Path) -> dict[str, Any]:
     """What `save_optimizer` wrote."""
     try:
         rest = json.loads((folder / f"{_OPTIMIZER}.json").read_text(encoding="utf-8"))
-        return {**load_file(folder / f"{_OPTIMIZER}.safetensors"), **rest}
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        flat = {**load_file(folder / f"{_OPTIMIZER}.safetensors"), **rest["state"]}
+        state: dict[str, dict[str, Any]] = {}
+        for name, value in flat.items():
+            weight, _, leaf = name.rpartition(_BETWEEN)
+            state.setdefault(weight, {})[leaf] = value
+        return {"state": state, "param_groups": rest["param_groups"]}
+    except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise ModelError(
             f"{folder} cannot be resumed from: its optimizer state is missing or damaged ({error}). "
             "Start from an earlier checkpoint, or anew with --fresh."

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from unmask.data.collate import Visit
+from unmask.data.collate import Visit, padded_alone
 from unmask.models.adapters import attach_lora
 from unmask.models.shell import DiffusionModel
 from unmask.training.arguments import Settings
@@ -23,7 +23,7 @@ from unmask.training.ingredients import (
     start_note,
 )
 from unmask.training.loading import Noiser, VisitedRows
-from unmask.training.plan import Order, Shares, padded_alone, row_lengths
+from unmask.training.plan import Order, Shares, row_lengths
 from unmask.types import Batch
 
 # tokens of a row that are worth reading on a screen

@@ -63,17 +63,14 @@ def inspect(output_dir: Path, settings: Settings, verb: str) -> Standing:
     _refuse_another(output_dir, settings, verb)
     if isinstance(named, str) and named.lower() not in ("true", "false"):
         return Standing(resume_from=Path(named), notes=(f"resuming from {named}",))
-    if finished and (not found or _step(found[-1]) >= _last_step(found[-1])):
+    if finished and (not found or _read(output_dir).get("finished") == _length(settings)):
         return Standing(finished=True)
     return Standing(resume_from=found[-1], notes=(f"resuming from {found[-1]}",))
 
 
-def _step(checkpoint: Path) -> int:
-    return json.loads((checkpoint / checkpointing.STATE).read_text(encoding="utf-8"))["global_step"]
-
-
-def _last_step(checkpoint: Path) -> int:
-    return json.loads((checkpoint / checkpointing.STATE).read_text(encoding="utf-8"))["max_steps"]
+def _length(settings: Settings) -> dict[str, Any]:
+    """How long a run was asked to be: more of it is no other recipe."""
+    return {name: settings.trainer[name] for name in ("max_steps", "num_train_epochs") if name in settings.trainer}
 
 
 def recipe(settings: Settings, verb: str) -> dict[str, Any]:
@@ -85,10 +82,9 @@ def recipe(settings: Settings, verb: str) -> dict[str, Any]:
 
 
 def _refuse_another(output_dir: Path, settings: Settings, verb: str) -> None:
-    path = output_dir / RECIPE
-    if not path.is_file():
+    old, new = _read(output_dir).get("recipe"), recipe(settings, verb)
+    if old is None:
         raise ConfigError(f"{output_dir} holds a model that is no run of ours. Use another output_dir, or --fresh.")
-    old, new = json.loads(path.read_text(encoding="utf-8")), recipe(settings, verb)
     changed = [f"{name} {old.get(name)} -> {new.get(name)}" for name in sorted({*old, *new})
                if old.get(name) != new.get(name)]  # fmt: skip
     if changed:
@@ -110,12 +106,25 @@ def claim(output_dir: Path, settings: Settings, verb: str, *, fresh: bool, first
         if fresh and output_dir.is_dir() and any(output_dir.iterdir()):
             output_dir.rename(_aside(output_dir))
         output_dir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(recipe(settings, verb), indent=2, sort_keys=True)
-        (output_dir / RECIPE).write_text(text + "\n", encoding="utf-8")
+        _write(output_dir, {**_read(output_dir), "recipe": recipe(settings, verb)})
     except OSError as error:
         raise ResourceError(
             f"cannot write to output_dir {output_dir}: {os.strerror(error.errno or 0)}. Choose another output_dir."
         ) from None
+
+
+def finish(output_dir: Path, settings: Settings) -> None:
+    """Note that the run came to the end it was asked for."""
+    _write(output_dir, {**_read(output_dir), "finished": _length(settings)})
+
+
+def _read(output_dir: Path) -> dict[str, Any]:
+    path = output_dir / RECIPE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _write(output_dir: Path, value: dict[str, Any]) -> None:
+    checkpointing.save_json(value, output_dir / RECIPE)
 
 
 def _aside(output_dir: Path) -> Path:

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from unmask.data.collate import Collator, Visit
+from unmask.data.collate import Collator, Visit, padded_alone
 from unmask.training.plan import (
     Order,
     RandomLength,
     Shares,
     VisitSampler,
     evaluation_batches,
-    padded_alone,
     row_lengths,
 )
 from unmask.types import Batch, map_tensors

@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-from unmask.data.collate import Visit
+from unmask.data.collate import Visit, padded_alone
 from unmask.diffusion.keys import Purpose, uniforms
 
 # updates that are sorted by length together, where that is asked for: sorting all would show long rows first, always
 _SORTED_TOGETHER = 50
-# tokens; on average half of it is padding
-_PADDED_TO = 32
 
 
 @dataclass(frozen=True)
@@ -171,11 +169,6 @@ def _evaluated(number: int, lengths: np.ndarray) -> Visit:
     row = number if number < len(lengths) else 0
     length = int(lengths[row])
     return Visit(number, row, 0, length, padded_alone(length), counted=number < len(lengths))
-
-
-def padded_alone(length: int) -> int:
-    """Where the learned padding of a row ends if no other row may have a say: in evaluation and in streams."""
-    return math.ceil(length / _PADDED_TO) * _PADDED_TO
 
 
 def row_lengths(dataset: Any) -> np.ndarray:

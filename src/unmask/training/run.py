@@ -111,6 +111,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     weights = trainer.gathered_weights()
     if args.should_save:
         checkpointing.write_whole(output_dir / FINISHED, lambda target: _save(model, parts, settings, target, weights))
+        folder.finish(output_dir, settings)
     last = {name: value for line in metrics.history for name, value in line.items() if name not in ("step", "epoch")}
     return RunResult(output_dir / FINISHED, last, metrics.history, time.perf_counter() - started)
 

@@ -262,7 +262,7 @@ class DiffusionTrainer(Trainer):
             checkpointing.load_random_states(Path(checkpoint), self.args.process_index)
 
 
-_OPTIMIZER_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+_OPTIMIZER_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def epochs_done(step: int, samples_per_update: int, samples_per_epoch: int | None) -> float:

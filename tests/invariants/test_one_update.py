@@ -1,0 +1,93 @@
+"""What an update learns does not depend on how its samples are shared out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from unmask.training.arguments import Settings
+from unmask.training.run import train
+
+
+def weights(folder: Path) -> dict:
+    return load_file(folder / "model.safetensors")
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    one, two = weights(first), weights(second)
+    assert one.keys() == two.keys()
+    return max(float((one[name] - two[name]).abs().max()) for name in one)
+
+
+def moved(checkpoint: Path, trained: Path) -> float:
+    return largest_difference(checkpoint, trained)
+
+
+# plain gradient descent: adaptive optimizers turn a gradient of rounding errors into a full step
+DESCENT = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 1e9}
+
+
+PAIRS = [("eos", "sequence"), ("none", "token"), ("block", "batch")]
+REST = [(p, n) for p in ("eos", "none", "block") for n in ("token", "sequence", "batch") if (p, n) not in PAIRS]
+
+
+@pytest.mark.parametrize(
+    ("padding", "normalization"), [*PAIRS, *(pytest.param(*r, marks=pytest.mark.long) for r in REST)]
+)
+def test_accumulation_changes_nothing(
+    settings: Callable[..., Settings], tmp_path: Path, checkpoint: Path, padding: str, normalization: str
+) -> None:
+    common = {"padding": padding, "loss_normalization": normalization, "max_steps": 2, **DESCENT}
+    if normalization == "batch":
+        common["learning_rate"] = 0.001
+    whole = train(settings(output_dir=str(tmp_path / "1x8"), per_device_train_batch_size=8, **common), verb="sft")
+    assert moved(checkpoint, whole.folder) > 1e-3
+    for micro, accumulation in ((4, 2), (1, 8)):
+        shared_out = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation}
+        other = train(settings(output_dir=str(tmp_path / f"{micro}"), **shared_out, **common), verb="sft")
+        assert largest_difference(whole.folder, other.folder) < 2e-6
+        for ours, theirs in zip(whole.history, other.history, strict=True):
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+            assert ours["nll"] == pytest.approx(theirs["nll"], rel=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["none", "block"])
+def test_packed_rows_equal_padded_ones(
+    settings: Callable[..., Settings], tmp_path: Path, checkpoint: Path, padding: str
+) -> None:
+    common = {"padding": padding, "block_size": 16, "max_steps": 2, **DESCENT}
+    padded = train(settings(output_dir=str(tmp_path / "padded"), **common), verb="sft")
+    packed = train(settings(output_dir=str(tmp_path / "packed"), packing=True, **common), verb="sft")
+    assert moved(checkpoint, packed.folder) > 1e-3
+    assert largest_difference(padded.folder, packed.folder) < 2e-6
+
+
+@pytest.mark.parametrize("sampling", ["random", "group_by_length"])
+def test_workers_change_nothing(settings: Callable[..., Settings], tmp_path: Path, sampling: str) -> None:
+    common = {"train_sampling_strategy": sampling, "random_length_ratio": 0.3, "gradient_accumulation_steps": 2}
+    without = train(settings(output_dir=str(tmp_path / "0"), **common), verb="sft")
+    with_two = train(settings(output_dir=str(tmp_path / "2"), dataloader_num_workers=2, **common), verb="sft")
+    assert largest_difference(without.folder, with_two.folder) == 0.0
+
+
+def test_two_processes_equal_one(
+    settings: Callable[..., Settings], tmp_path: Path, checkpoint: Path, conversations: Path
+) -> None:
+    alone = train(settings(output_dir=str(tmp_path / "alone"), eval_strategy="no", max_steps=2, **DESCENT), verb="sft")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
+    command += ["-m", "unmask", "sft", "--model_name_or_path", str(checkpoint), "--dataset_args", str(conversations)]
+    command += ["--max_length", "96", "--output_dir", str(tmp_path / "pair"), "--max_steps", "2", "--seed", "3"]
+    command += ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--optim", "sgd"]
+    command += ["--learning_rate", "0.1", "--max_grad_norm", "1e9", "--lr_scheduler_type", "constant"]
+    command += ["--warmup_steps", "0", "--save_strategy", "no", "--logging_steps", "1"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert largest_difference(alone.folder, tmp_path / "pair" / "checkpoint-final") < 2e-6
