@@ -47,7 +47,7 @@ class RunParts:
     eval_objective: Any
     train_loader: Callable[[], Any]
     eval_loader: Callable[[], Any] | None
-    save_weights: Callable[[Path, dict[str, Tensor] | None], None]
+    save_weights: Callable[[Path, dict[str, Any] | None], None]
     load_weights: Callable[[Path], None]
     samples_per_epoch: int | None
 
@@ -93,6 +93,11 @@ class DiffusionTrainer(Trainer):
 
     # the loss below is final: the library must not divide it again by the number of micro-batches
     loss_is_scaled_for_ga = True
+    # set by the library before any method here runs, to whatever the launcher asked for
+    model: Any
+    model_wrapped: Any
+    optimizer: Any
+    lr_scheduler: Any
 
     def __init__(self, model: DiffusionModel, args: TrainingArguments, parts: RunParts, callbacks: list[Any]) -> None:
         args._n_gpu = min(args.n_gpu, 1)  # one process uses one GPU
@@ -166,25 +171,24 @@ class DiffusionTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Means over the whole evaluation set, under noise that is the same every time."""
         del description, prediction_loss_only, ignore_keys
-        model = self.accelerator.prepare_model(self.model, evaluation_mode=True) if not self.is_in_train else None
-        model = model or self.model_wrapped
-        model.eval()
         total: dict[str, Tensor] = {}
         started, samples = time.perf_counter(), 0
+        self.model_wrapped.eval()
         with torch.no_grad():
             for item in dataloader:
-                batch = self._prepare_inputs(item)
-                sums = self.parts.eval_objective(model, batch.batch, batch.noise)
-                parts = {**sums.metrics, "loss": (sums.loss, torch.tensor(batch.count))}
-                for name, (value, count) in parts.items():
-                    pair = torch.stack([value.detach().double().cpu(), count.double().cpu()])
-                    total[name] = total.get(name, torch.zeros(2, dtype=torch.float64)) + pair
-                samples += batch.batch.x0_BL.shape[0]
-        model.train(self.is_in_train)
+                self._evaluate_forward(self._prepare_inputs(item), total)
+                samples += item.batch.x0_BL.shape[0]
+        self.model_wrapped.train()
         means = {f"{metric_key_prefix}_{name}": value for name, value in self._mean_over_ranks(total).items()}
         # the time of evaluating is not the training's
         self.tally.since += time.perf_counter() - started
         return EvalLoopOutput(None, None, means, num_samples=samples * self.args.world_size)  # type: ignore[arg-type]
+
+    def _evaluate_forward(self, item: NoisedBatch, total: dict[str, Tensor]) -> None:
+        sums = self.parts.eval_objective(self.model_wrapped, item.batch, item.noise)
+        for name, (value, count) in {**sums.metrics, "loss": (sums.loss, torch.tensor(item.count))}.items():
+            pair = torch.stack([value.detach().double().cpu(), count.double().cpu()])
+            total[name] = total.get(name, torch.zeros(2, dtype=torch.float64)) + pair
 
     def _mean_over_ranks(self, total: dict[str, Tensor]) -> dict[str, float]:
         names = sorted(total)
@@ -197,43 +201,42 @@ class DiffusionTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         del trial
-        output_dir = Path(self.args.output_dir)
+        output_dir = Path(str(self.args.output_dir))
         target = output_dir / f"checkpoint-{self.state.global_step}"
-        if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{self.state.best_global_step}")
+        best = output_dir / f"checkpoint-{self.state.best_global_step}"
+        # evaluations may be more frequent than checkpoints: the best one that was kept counts
+        if self.state.best_global_step and (best == target or best.is_dir()):
+            self.state.best_model_checkpoint = str(best)
         self.store_flos()
         weights, optimizer = self.gathered_weights(), self._gathered_optimizer(model)
-        states = self.args.output_dir and not self.args.save_only_model
         if self.args.should_save:
             checkpointing.write_whole(target, lambda folder: self._write(folder, weights, optimizer))
             checkpointing.rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         if dist.is_initialized():
             dist.barrier()
-        if states and self.args.process_index > 0 and target.is_dir():
+        if self.args.process_index > 0 and not self.args.save_only_model:
             checkpointing.save_random_states(target, self.args.process_index)
 
-    def _write(self, folder: Path, weights: dict[str, Tensor] | None, optimizer: dict[str, Any]) -> None:
+    def _write(self, folder: Path, weights: dict[str, Any] | None, optimizer: dict[str, Any]) -> None:
         self.parts.save_weights(folder, weights)
         if not self.args.save_only_model:
             checkpointing.save_optimizer(optimizer, folder)
-            assert self.lr_scheduler is not None
             checkpointing.save_scheduler(self.lr_scheduler.state_dict(), folder)
             checkpointing.save_random_states(folder, self.args.process_index)
         self.state.save_to_json(str(folder / checkpointing.STATE))
 
-    def gathered_weights(self) -> dict[str, Tensor] | None:
+    def gathered_weights(self) -> dict[str, Any] | None:
         """All weights on the CPU where they are sharded or wrapped; None where the model holds them itself."""
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             return None
         if self.is_deepspeed_enabled:
             return self.accelerator.get_state_dict(self.model_wrapped)
-        return get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        return get_model_state_dict(self.model, options=_GATHERED)
 
     def _gathered_optimizer(self, model: nn.Module) -> dict[str, Any]:
         if self.args.save_only_model:
             return {}
-        assert self.optimizer is not None
-        return get_optimizer_state_dict(model, self._plain_optimizer(), options=_OPTIMIZER_OPTIONS)
+        return get_optimizer_state_dict(model, self._plain_optimizer(), options=_GATHERED)
 
     def _plain_optimizer(self) -> torch.optim.Optimizer:
         return getattr(self.optimizer, "optimizer", self.optimizer)
@@ -251,10 +254,7 @@ class DiffusionTrainer(Trainer):
             return
         folder = Path(checkpoint)
         state = checkpointing.load_optimizer(folder)
-        set_optimizer_state_dict(
-            self.model_wrapped, self._plain_optimizer(), optim_state_dict=state, options=_OPTIMIZER_OPTIONS
-        )
-        assert self.lr_scheduler is not None
+        set_optimizer_state_dict(self.model_wrapped, self._plain_optimizer(), optim_state_dict=state, options=_GATHERED)
         self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **checkpointing.load_scheduler(folder)})
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -262,7 +262,7 @@ class DiffusionTrainer(Trainer):
             checkpointing.load_random_states(Path(checkpoint), self.args.process_index)
 
 
-_OPTIMIZER_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def epochs_done(step: int, samples_per_update: int, samples_per_epoch: int | None) -> float:
