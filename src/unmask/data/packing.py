@@ -15,11 +15,10 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
-from unmask.data.scratch import TableWriter
+from unmask.data.scratch import TableWriter, columns_in_batches
 
 ROW_FEATURES = Features({"input_ids": List(Value("int32")), "document": List(Value("int32"))})
 TOKEN_FEATURES = Features({"input_ids": List(Value("int32"))})
-_BATCH = 1000
 
 
 class Documents(NamedTuple):
@@ -44,7 +43,7 @@ def tokenise_texts(texts: list[str], tokenizer: Any) -> list[list[int]]:
 def pack_dataset(tokenised: Dataset, *, max_length: int, eos_token_id: int | None, drop_tail: bool) -> Dataset:
     """`pack_documents` over a dataset with the column `input_ids`, as a dataset with `ROW_FEATURES`."""
     writer = TableWriter(ROW_FEATURES)
-    batches = (_documents(table["input_ids"]) for table in tokenised.with_format("arrow").iter(batch_size=_BATCH))
+    batches = map(_documents, columns_in_batches(tokenised, "input_ids"))
     for rows in pack_documents(batches, max_length=max_length, eos_token_id=eos_token_id, drop_tail=drop_tail):
         writer.write_columns([_lists(rows.input_ids), _lists(rows.document)])
     return writer.finish()
@@ -96,16 +95,14 @@ def from_lists(documents: list[list[int]]) -> Documents:
 def count_tokens(tokenised: Dataset) -> tuple[int, int]:
     """Documents that are not empty, and tokens in them."""
     documents, tokens = 0, 0
-    for table in tokenised.with_format("arrow").iter(batch_size=_BATCH):
-        lengths = _documents(table["input_ids"]).lengths
+    for column in columns_in_batches(tokenised, "input_ids"):
+        lengths = _documents(column).lengths
         documents += int((lengths > 0).sum())
         tokens += int(lengths.sum())
     return documents, tokens
 
 
-def _documents(column: Any) -> Documents:
-    lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+def _documents(lists: pa.ListArray) -> Documents:
     return Documents(lists.flatten().to_numpy().astype(np.int32), np.diff(lists.offsets.to_numpy()).astype(np.int64))
 
 

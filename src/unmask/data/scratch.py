@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +90,10 @@ def map_batches(
         load_from_cache_file=False,
         new_fingerprint=uuid.uuid4().hex,
     )
+
+
+def columns_in_batches(dataset: Dataset, name: str) -> Iterator[Any]:
+    """One column of a table as Arrow arrays of at most a thousand rows."""
+    for table in dataset.with_format("arrow").iter(batch_size=_FLUSH_ROWS):
+        column: Any = table[name]  # type: ignore[index, call-overload]
+        yield column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

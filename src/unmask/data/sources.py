@@ -14,42 +14,25 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
 from unmask.data.division import divide, limit
-from unmask.data.records import Want, read_record
+from unmask.data.reading import Reading, first_records, records_stream, records_table
 from unmask.data.rows import KINDS, BadRow, Row, file_kind, read_rows
-from unmask.data.scratch import TableWriter, new_file
+from unmask.data.scratch import new_file
 from unmask.data.spec import DatasetSpec
 from unmask.errors import ConfigError, DataError, did_you_mean
 
 TEST_SPLITS = ("test", "validation", "valid", "val", "dev", "eval")
 TABLE_KINDS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_LISTED = 5
-_FEATURES = {
-    "text": Features({"text": Value("string"), "where": Value("string")}),
-    "conversation": Features(
-        {"messages": List({"role": Value("string"), "content": Value("string")}), "where": Value("string")}
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How rows are read: what record is wanted of each, and what happens to a bad one."""
-
-    want: Want
-    text_field: str = "text"
-    skip_bad_rows: bool = False
-    preprocessed: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,13 +158,13 @@ def _split_name(file: Path) -> str | None:
 def _file_part(files: list[Path], label: str) -> Part:
     kind = TABLE_KINDS.get(file_kind(files[0]))
     if kind:
-        options = {"sep": "\t"} if file_kind(files[0]) == ".tsv" else {}
+        options: dict[str, Any] = {"sep": "\t"} if file_kind(files[0]) == ".tsv" else {}
         names = [str(file) for file in files]
         return _table_part(_loaded(lambda: _tables(kind, names, options), label), label)
     return Part(label, lambda: itertools.chain.from_iterable(map(read_rows, files)))
 
 
-def _tables(kind: str, names: list[str], options: dict[str, str]) -> Dataset:
+def _tables(kind: str, names: list[str], options: dict[str, Any]) -> Dataset:
     # Its own cache would trust an older copy; the temporary folder goes with the process.
     return load_dataset(kind, data_files=names, split="train", cache_dir=str(new_file().parent), **options)
 
@@ -190,7 +173,7 @@ def _table_part(table: Dataset, label: str, index: np.ndarray | None = None) -> 
     def rows() -> Iterator[Row | BadRow]:
         chosen = table if index is None else table.select(index)
         for place, fields in enumerate(chosen):
-            yield Row(f"{label} row {place if index is None else index[place]}", fields)
+            yield Row(f"{label} row {place if index is None else index[place]}", dict(fields))
 
     return Part(label, rows, table)
 
@@ -202,8 +185,8 @@ def _saved_parts(spec: DatasetSpec) -> dict[str, Part]:
         raise DataError(f"{spec.path} is a save_to_disk folder that cannot be read: {problem}") from problem
     splits = saved if isinstance(saved, DatasetDict) else {"train": saved}
     several = len(splits) > 1
-    labels = {name: f"{spec.path}[{name}]" if several else spec.path for name in splits}
-    return {name: _table_part(table, labels[name]) for name, table in splits.items()}
+    labels = {str(name): f"{spec.path}[{name}]" if several else spec.path for name in splits}
+    return {name: _table_part(splits[name], label) for name, label in labels.items()}
 
 
 def _hub_parts(spec: DatasetSpec, streaming: bool) -> dict[str, Part]:
@@ -297,17 +280,11 @@ def _selected(table: Dataset, index: np.ndarray | None) -> Any:
 
 def _table(part: Part, reading: Reading, index: np.ndarray | None = None) -> tuple[Dataset, list[str]]:
     """All records of a part as a table, and notes about those that were skipped."""
-    if part.table is not None:
-        if _is_tokenised(part.table, reading):
-            return _selected(part.table, index), []
-        part = _table_part(part.table, part.label, index)
-    writer = TableWriter(_FEATURES[reading.want])
-    tally = Tally(part.label, reading.skip_bad_rows)
-    for record in _records(part.rows(), reading, tally):
-        writer.write(record, len(record["text"]) if "text" in record else 0)
-    table = writer.finish()
-    tally.close()
-    return table, tally.notes()
+    if part.table is None:
+        return records_table(part.rows(), part.label, reading)
+    if _is_tokenised(part.table, reading):
+        return _selected(part.table, index), []
+    return records_table(_table_part(part.table, part.label, index).rows(), part.label, reading)
 
 
 def _is_tokenised(table: Dataset, reading: Reading) -> bool:
@@ -316,85 +293,27 @@ def _is_tokenised(table: Dataset, reading: Reading) -> bool:
     return "input_ids" in names and (reading.preprocessed or not readable[reading.want] & set(names))
 
 
-def _records(rows: Iterable[Row | BadRow], reading: Reading, tally: Tally) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        tally.rows += 1
-        if isinstance(row, BadRow):
-            tally.bad(row)
-            continue
-        try:
-            record = read_record(row, reading.want, reading.text_field)
-        except BadRow as problem:
-            tally.bad(problem)
-            continue
-        if not tally.first:
-            yield record
-
-
-@dataclass
-class Tally:
-    """Counts rows and bad rows; the first bad row is fatal unless they are skipped."""
-
-    label: str
-    skip: bool
-    at_once: bool = False
-    rows: int = 0
-    skipped: list[str] = field(default_factory=list)
-    count: int = 0
-    first: BadRow | None = None
-    alike: int = 0
-
-    def bad(self, problem: BadRow) -> None:
-        """Note a bad row; those after the first fatal one are only counted, for its message, but not in a stream."""
-        self.count += 1
-        if self.skip:
-            self.skipped += [str(problem)] if len(self.skipped) < _LISTED else []
-            return
-        self.first = self.first or problem
-        self.alike += problem.kind == self.first.kind
-        if self.at_once:
-            self.close()
-
-    def close(self) -> None:
-        """Raise what was found, once all rows are known."""
-        if self.first:
-            alike = f" ({self.alike:,} such rows, {self.alike / self.rows:.0%})" if self.alike > 1 else ""
-            end = "" if str(self.first).endswith(".") else "."
-            raise DataError(f"{self.first}{alike}{end} To leave bad rows out: --skip_bad_rows true")
-        if self.rows == 0:
-            raise DataError(f"{self.label} holds 0 records")
-        if self.rows == self.count:
-            raise DataError(f"{self.label} holds 0 usable records: all {self.rows:,} rows are bad. {self.skipped[0]}")
-
-    def notes(self) -> list[str]:
-        """One line that counts the skipped rows and lists the first."""
-        if not self.count:
-            return []
-        more = "; ..." if self.count > len(self.skipped) else ""
-        return [f"{self.label}: {self.count:,} of {self.rows:,} rows skipped: {'; '.join(self.skipped)}{more}"]
-
-
 # Streaming
 
 
 def _streamed(spec: DatasetSpec, reading: Reading, train: Part, test: Part | None) -> Records:
-    for key in ("train", "test"):
-        if isinstance(getattr(spec, key), float):
-            raise ConfigError(f'dataset "{spec}": a stream has no known length; give {key} as a number of rows')
     if spec.seed is not None:
         raise ConfigError(f'dataset "{spec}": a stream is not shuffled, so seed has no effect; leave it out')
-    held_out = None
-    if spec.test is not None:
-        writer = TableWriter(_FEATURES[reading.want])
-        for record in itertools.islice(_stream(test or train, reading), spec.test):
-            writer.write(record)
-        held_out = writer.finish()
-    first = spec.test or 0 if test is None else 0
-    last = None if spec.train is None else first + int(spec.train)
-    return Records(lambda: itertools.islice(_stream(train, reading), first, last), held_out)
+    wanted, tests = _whole_number(spec, "train"), _whole_number(spec, "test")
+    first = 0 if test else tests or 0
+    last = None if wanted is None else first + wanted
+
+    def start() -> Iterator[dict[str, Any]]:
+        return itertools.islice(records_stream(train.rows(), train.label, reading), first, last)
+
+    if tests is None:
+        return Records(start)
+    source = test or train
+    return Records(start, first_records(source.rows(), source.label, reading, tests))
 
 
-def _stream(part: Part, reading: Reading) -> Iterator[dict[str, Any]]:
-    tally = Tally(part.label, reading.skip_bad_rows, at_once=True)
-    yield from _records(part.rows(), reading, tally)
-    tally.close()
+def _whole_number(spec: DatasetSpec, key: str) -> int | None:
+    value = getattr(spec, key)
+    if isinstance(value, float):
+        raise ConfigError(f'dataset "{spec}": a stream has no known length; give {key} as a number of rows')
+    return value

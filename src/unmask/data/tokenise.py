@@ -15,7 +15,7 @@ from datasets import Dataset, Features, List, Value
 
 from unmask.data.chat import Encoded, check_no_mask_token, encode_conversation, encode_conversations
 from unmask.data.packing import ROW_FEATURES, TOKEN_FEATURES, tokenise_texts
-from unmask.data.scratch import map_batches
+from unmask.data.scratch import columns_in_batches, map_batches
 from unmask.errors import DataError
 
 SFT_FEATURES = Features({"input_ids": List(Value("int32")), "may_noise": List(Value("bool"))})
@@ -107,7 +107,7 @@ def _without_problems(table: Dataset, label: str, skip: bool) -> tuple[Dataset, 
 def _trainable(table: Dataset, encoding: Encoding, label: str) -> tuple[Dataset, list[str]]:
     """The rows with something left to learn, and notes on what was cut or left out."""
     lengths = np.array(table["length"][:], np.int64)
-    learns = np.concatenate([_any_per_row(part) for part in table.with_format("arrow").iter(1000)] or [np.zeros(0)])
+    learns = np.concatenate([_any_per_row(flags) for flags in columns_in_batches(table, "may_noise")] or [np.zeros(0)])
     too_long = lengths > encoding.max_length
     keep = learns.astype(bool) & (~too_long if encoding.truncation == "filter" else True)
     notes = _length_notes(lengths, too_long, encoding, label)
@@ -123,8 +123,7 @@ def _trainable(table: Dataset, encoding: Encoding, label: str) -> tuple[Dataset,
     return (table if keep.all() else table.select(np.flatnonzero(keep))).select_columns(columns), notes
 
 
-def _any_per_row(part: Any) -> np.ndarray:
-    flags = part["may_noise"].combine_chunks()
+def _any_per_row(flags: Any) -> np.ndarray:
     sums = np.concatenate([[0], np.cumsum(flags.flatten().to_numpy(zero_copy_only=False))])
     offsets = flags.offsets.to_numpy() - flags.offsets[0].as_py()
     return sums[offsets[1:]] > sums[offsets[:-1]]
