@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ def _plain(value: Any) -> bool:
 def save_random_states(folder: Path, rank: int) -> None:
     """Write the states of this process's generators (dropout draws from them; noise does not)."""
     version, words, gauss = random.getstate()
-    name, key, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, key, position, has_gauss, cached = cast(tuple[str, Any, int, int, float], np.random.get_state())
     tensors = {
         "python": torch.tensor(words, dtype=torch.int64),
         "numpy": torch.tensor(key.astype(np.int64)),

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from datasets import Dataset
 
 from unmask.data.collate import Visit, padded_alone
 from unmask.models.adapters import attach_lora
@@ -88,7 +88,7 @@ def _sizes(settings: Settings, parts: Ingredients) -> tuple[int, int]:
 
 
 def _rows(dataset: Any) -> int | None:
-    return len(dataset) if hasattr(dataset, "__len__") else None
+    return len(dataset) if isinstance(dataset, Dataset) else None
 
 
 def _count(rows: int | None) -> str:
@@ -100,7 +100,7 @@ def _first_batch(settings: Settings, verb: str, parts: Ingredients) -> Batch:
         collator_of(settings, verb, parts.tokenizer), objective_of(settings, verb, parts.tokenizer.mask_token_id)
     )
     rows, shares = parts.splits.train, shares_of(settings)
-    if not hasattr(rows, "__len__"):
+    if not isinstance(rows, Dataset):
         return noiser(list(_from_stream(rows, shares))).batch
     order = Order(row_lengths(rows), seed=settings.trainer.get("seed", 42), update=shares.update)
     return noiser(VisitedRows(rows).__getitems__(order.visits(0)[: shares.micro])).batch
@@ -112,7 +112,7 @@ def _from_stream(rows: Any, shares: Shares) -> Any:
         yield Visit(number, number, 0, length, padded_alone(length)), row
 
 
-def _marked(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _marked(batch: Batch, tokenizer: Any) -> list[str]:
     """Each row as text, its noisable runs between marks, padding left out."""
     rows = []
     for ids, noisable, sample in zip(batch.x0_BL, batch.may_noise_BL, batch.sample_BL, strict=True):

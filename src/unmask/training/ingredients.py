@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
 from unmask.data.build import Splits, build_pretrain, build_sft
 from unmask.data.collate import Collator
@@ -30,7 +30,7 @@ class Ingredients:
 
     source: Path
     facts: Facts
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any  # a PreTrainedTokenizerBase, whose ids its own types call lists and strings too
     splits: Splits
     from_scratch: bool
 
@@ -52,7 +52,7 @@ def gather(settings: Settings, verb: str) -> Ingredients:
     return Ingredients(source, facts, tokenizer, splits, from_scratch)
 
 
-def _splits(settings: Settings, verb: str, tokenizer: PreTrainedTokenizerBase) -> Splits:
+def _splits(settings: Settings, verb: str, tokenizer: Any) -> Splits:
     """The tokenised data; where evaluation is asked for and no rows are named for it, 1 % is held out."""
     build, seed = build_pretrain if verb == "pretrain" else build_sft, settings.trainer.get("seed", 42)
     splits = build(settings.data, tokenizer, seed=seed)
@@ -84,7 +84,7 @@ def objective_of(settings: Settings, verb: str, mask_token_id: int) -> Any:
     )
 
 
-def collator_of(settings: Settings, verb: str, tokenizer: PreTrainedTokenizerBase) -> Collator:
+def collator_of(settings: Settings, verb: str, tokenizer: Any) -> Collator:
     """The padding policy that the settings name; packed rows of a corpus need none."""
     return Collator(
         eos_token_id=tokenizer.eos_token_id,

@@ -173,8 +173,8 @@ def _evaluated(number: int, lengths: np.ndarray) -> Visit:
 
 def row_lengths(dataset: Any) -> np.ndarray:
     """Tokens of each row of a `datasets.Dataset`, without reading the tokens into Python."""
-    import pyarrow.compute as compute
+    import pyarrow.compute
 
     columns = dataset.select_columns("input_ids").with_format("arrow").iter(10_000)
-    counts = [compute.list_value_length(table["input_ids"]).to_numpy() for table in columns]
+    counts = [pyarrow.compute.call_function("list_value_length", [table["input_ids"]]).to_numpy() for table in columns]
     return np.concatenate(counts).astype(np.int64) if counts else np.zeros(0, dtype=np.int64)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from rich.console import Console
-from torch import Tensor
 from transformers import PrinterCallback
 
 from unmask.diffusion.keys import Purpose
@@ -90,7 +90,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     evaluated = parts.splits.test if settings.trainer.get("eval_strategy", "no") != "no" else None
     args = library_arguments(settings, updates=updates, evaluate=evaluated is not None)
     _recompute(model, settings)
-    output_dir = Path(args.output_dir)
+    output_dir = Path(str(args.output_dir))
     metrics = MetricsFile(output_dir)
     trainer = DiffusionTrainer(
         model,
@@ -131,7 +131,7 @@ def _train_rows(settings: Settings, parts: Ingredients, shares: Shares, noiser: 
     seed, max_steps = settings.trainer.get("seed", 42), settings.trainer.get("max_steps", -1)
     crop, how = RandomLength(settings.data.random_length_ratio, seed), _loader_options(settings)
     rows = parts.splits.train
-    if not hasattr(rows, "__len__"):
+    if not isinstance(rows, Dataset):
         if max_steps <= 0:
             raise ConfigError(
                 "a stream has no length, so max_steps must say when to stop. Set it, or streaming: false."
@@ -171,7 +171,7 @@ def _recompute(model: DiffusionModel, settings: Settings) -> None:
 
 
 def _save(
-    model: DiffusionModel, parts: Ingredients, settings: Settings, target: Path, tensors: dict[str, Tensor] | None
+    model: DiffusionModel, parts: Ingredients, settings: Settings, target: Path, tensors: dict[str, Any] | None
 ) -> None:
     """Write model or adapter, tokenizer and card."""
     if has_adapter(model):
