@@ -47,6 +47,7 @@ def settings_of(
 ) -> Callable[..., Settings]:
     """Runs a training verb with `--dry_run` in an empty folder and returns the settings it arrived at."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run(verb: str, *argv: str) -> Settings:
         assert main([verb, *argv, "--dry_run"]) == 0

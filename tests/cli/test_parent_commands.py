@@ -375,7 +375,10 @@ def test_tutorial_baseline_files(settings_of: Run, capsys: pytest.CaptureFixture
     [
         ("txt", {"dataset_args": "data/*.txt", "overwrite_cache": True, "output_dir": "./output"}),
         ("hub", {"dataset_args": "wikitext/wikitext-2-v1", "text_field": "text", "overwrite_cache": True}),
-        ("example", {"per_device_train_batch_size": 4, "num_train_epochs": 1.0, "max_length": 512}),
+        (
+            "example",
+            {"overwrite_cache": True, "per_device_train_batch_size": 4, "num_train_epochs": 1.0, "max_length": 512},
+        ),
         ("pretrain", {"learning_rate": 5e-5, "gradient_checkpointing": True, "bf16": True, "max_length": 2048}),
         ("sft", {"dataset_args": "data/conversations.json", "checkpointing_strategy": "one_in_four"}),
     ],

@@ -129,6 +129,12 @@ def test_rows_named_for_evaluation_are_used(settings_of: Run, argv: list[str], e
         (["--mode", "pretrain"], '--mode is "pretrain" but the command is sft. Use: unmask pretrain'),
         (["--dataset_args", "d[tran:5]"], "tran"),
         (["--output_dir", ""], "--output_dir is empty"),
+        (["--report_to", "tensorbord"], 'Did you mean "tensorboard"?'),
+        (["--report_to", "wandb", "x"], '--report_to: "x" is not one of none, all,'),
+        (["--metric_for_best_model", "accuracy"], '"accuracy" is not one of loss, nll, unscaled_loss.'),
+        (["--lr_scheduler_type", "warmup_stable_decay"], "needs num_decay_steps in lr_scheduler_kwargs"),
+        (["--lr_scheduler_type", "cosine_with_min_lr"], "needs min_lr or min_lr_rate in lr_scheduler_kwargs"),
+        (["--create_example_data"], "--create_example_data and --dataset_args both name data; give one."),
         (["--push_to_hub"], "--push_to_hub is not supported: nothing is uploaded by a training run"),
         (["--label_smoothing_factor", "0.1"], "is not supported: a smoothed loss is no bound on the likelihood."),
         (["--neftune_noise_alpha", "5"], "is not supported: noise on embeddings"),
@@ -197,3 +203,29 @@ def test_a_job_has_its_folder_below_the_output_folder(settings_of: Run) -> None:
     assert (trainer["output_dir"], trainer["run_name"]) == ("a/j", "j")
     trainer = settings_of("sft", *BASE, "--job_name", "j", "--run_name", "n").trainer
     assert (trainer["output_dir"], trainer["run_name"]) == ("o/j", "n")
+
+
+def test_a_tracker_that_is_absent(refusal: Refusal, settings_of: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmask.cli.rules.find_spec", lambda name: None)
+    told = refusal("sft", *BASE, "--report_to", "wandb")
+    assert told == "--report_to: wandb is not installed. Install it: pip install wandb"
+    assert settings_of("sft", *BASE, "--report_to", "wandb").trainer["report_to"] == "wandb"
+
+
+@pytest.mark.parametrize(("argv", "expected"), [([], False), (["--greater_is_better", "True"], True)])
+def test_less_is_better(settings_of: Run, argv: list[str], expected: bool) -> None:
+    # transformers takes every metric whose name does not end in "loss" for one of which more is better.
+    trainer = settings_of("sft", *BASE, "--metric_for_best_model", "nll", *argv).trainer
+    assert trainer["greater_is_better"] is expected
+
+
+@pytest.mark.parametrize("verb", ["sft", "pretrain"])
+def test_example_data_is_made_once(settings_of: Run, verb: str, tmp_path: Path) -> None:
+    argv = (verb, "--model", "m", "--create_example_data")
+    file = Path(settings_of(*argv).data.dataset_args or "")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 2000 and all(("messages" in row) == (verb == "sft") for row in rows)
+    assert file.is_relative_to(tmp_path / "cache")
+    before = file.stat().st_mtime_ns
+    assert settings_of(*argv).data.dataset_args == str(file)
+    assert [each.stat().st_mtime_ns for each in file.parent.iterdir()] == [before]

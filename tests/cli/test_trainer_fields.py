@@ -11,7 +11,7 @@ from unmask.cli.main import main
 from unmask.cli.train import table
 from unmask.training.arguments import Settings
 from unmask.training.defaults import DEFAULTS, EVALUATION
-from unmask.training.fields import HONOURED, NO_EFFECT, REFUSED, TRANSLATED, trainer_fields
+from unmask.training.fields import HONOURED, NO_EFFECT, REFUSED, TRANSLATED, trackers, trainer_fields
 
 BASE = ("--model_name_or_path", "m", "--dataset_args", "d.jsonl", "--output_dir", "o")
 
@@ -102,3 +102,9 @@ def test_our_defaults_are_options_and_differ_with_a_reason() -> None:
         "num_train_epochs",
         "report_to",
     }
+
+
+def test_trackers_are_those_of_transformers() -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    assert set(trackers()) == set(INTEGRATION_TO_CALLBACK)

@@ -36,10 +36,6 @@ def _sampling(text: Any) -> str:
     return "group_by_length" if _truth(text) else "random"
 
 
-def _examples(text: Any) -> str | None:
-    return "example" if _truth(text) else None
-
-
 ALIASES: dict[str, Alias] = {
     "model": Alias("model_name_or_path"),
     "model_name": Alias("model_name_or_path"),
@@ -49,7 +45,6 @@ ALIASES: dict[str, Alias] = {
     "txt_files": Alias("dataset_args"),
     "sft_json": Alias("dataset_args"),
     "hf_dataset": Alias("dataset_args"),
-    "create_example_data": Alias("dataset_args", _examples, "the built-in example data", training_only=True),
     "hf_text_column": Alias("text_field"),
     "process_data": Alias("overwrite_cache"),
     "max_seq_length": Alias("max_length"),

@@ -109,6 +109,9 @@ def _split(argv: list[str], table: OptionTable) -> tuple[list[Given], list[str],
 
 
 def _flag_value(name: str, rest: list[str], table: OptionTable) -> Any:
+    told = _unknown(Given(name, None), table)
+    if told:
+        raise ConfigError(told)
     alias = _known(Given(name, None), table)
     option = alias.target if alias else name
     if not option or table.is_bool(option) or (alias and alias.value):
@@ -152,6 +155,9 @@ def _merge(parsed: Parsed, layer: list[Given]) -> Parsed:
     """Add the settings of one file, or of all flags, which win over what came before."""
     added: Layer = {}
     notes = []
+    unknown = [told for given in layer if (told := _unknown(given, parsed.table))]
+    if unknown:
+        raise ConfigError(" ".join(unknown))
     for given in layer:
         alias = _known(given, parsed.table)
         if alias:
@@ -178,18 +184,19 @@ def _agree(option: str, value: Any, given: Given, added: Layer) -> None:
 
 
 def _known(given: Given, table: OptionTable) -> Alias | None:
-    """The alias behind a name, None for an option's own name; anything else is the user's mistake."""
-    options = table.types
-    alias = meaning(given.typed, options)
-    if alias or given.typed in options:
-        return alias
-    names = [*options, *CONFIG_NAMES[:1], *(name for name in ALIASES if meaning(name, options))]
-    guess = nearest(given.typed.replace("-", "_"), names)
-    if given.where:
-        hint = f' Did you mean "{guess}"?' if guess else f" See unmask {table.verb} --help."
-        raise ConfigError(f'{given.where} unknown key "{given.typed}".{hint}')
-    hint = f' Did you mean "--{guess}"?' if guess else f" See unmask {table.verb} --help."
-    raise ConfigError(f'unknown option "--{given.typed}".{hint}')
+    """The alias behind a name; None for an option's own name, and for an unknown one."""
+    return meaning(given.typed, table.types)
+
+
+def _unknown(given: Given, table: OptionTable) -> str:
+    """What to say of a name that is neither an option nor another spelling; empty where it is one."""
+    if given.typed in table.types or _known(given, table):
+        return ""
+    names = [*table.types, *CONFIG_NAMES[:1], *(name for name in ALIASES if meaning(name, table.types))]
+    guess, mark = nearest(given.typed.replace("-", "_"), names), "" if given.where else "--"
+    hint = f'Did you mean "{mark}{guess}"?' if guess else f"See unmask {table.verb} --help."
+    kind = f'{given.where} unknown key "{given.typed}".' if given.where else f'unknown option "--{given.typed}".'
+    return f"{kind} {hint}"
 
 
 # What a file may hold that describes an adapter and nothing else.

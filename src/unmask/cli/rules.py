@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from unmask.cli.config import Parsed
-from unmask.errors import ConfigError, did_you_mean
+from unmask.errors import ConfigError, ResourceError, did_you_mean
 from unmask.registry import NOISE_SCHEDULES
-from unmask.training.fields import REFUSED_OPTIMIZERS
+from unmask.training.fields import REFUSED_OPTIMIZERS, trackers
 
 INFINITY = math.inf
 
@@ -55,6 +56,18 @@ ONLY_FOR = {
     "sft": ("truncation", "mask_prompt_loss", "train_turns", "padding", "packing"),
     "pretrain": ("text_field", "insert_eos", "drop_tail", "random_length_ratio"),
 }
+# What evaluation reports.
+METRICS = ("loss", "nll", "unscaled_loss")
+
+# Trackers whose package has their name; the others say themselves what they need.
+PACKAGES = ("wandb", "swanlab", "tensorboard", "trackio", "mlflow", "clearml", "comet_ml")
+
+# learning-rate schedule -> settings of which it needs one.
+SCHEDULE_NEEDS = {
+    "warmup_stable_decay": ("num_decay_steps",),
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
+}
 USUAL_LEARNING_RATE = 1e-3
 LARGEST_SENSIBLE_LEARNING_RATE = 0.1
 
@@ -65,7 +78,19 @@ def check(parsed: Parsed, verb: str) -> Parsed:
     Raises:
         ConfigError: a setting is missing, out of range, or at odds with another.
     """
-    for rule in (_present, _ranges, _names, _adapter, _blocks, _precision, _evaluation, _loader, _folder):
+    for rule in (
+        _present,
+        _ranges,
+        _names,
+        _trackers,
+        _learning_rate_schedule,
+        _adapter,
+        _blocks,
+        _precision,
+        _evaluation,
+        _loader,
+        _folder,
+    ):
         rule(parsed)
     for name in ONLY_FOR["pretrain" if verb == "sft" else "sft"]:
         if name in parsed:
@@ -107,6 +132,22 @@ def _names(parsed: Parsed) -> None:
         )
 
 
+def _trackers(parsed: Parsed) -> None:
+    asked = parsed["report_to"] or "none"
+    known = ("none", "all", *trackers())
+    names = [asked] if isinstance(asked, str) else asked
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f'{parsed.label("report_to")}: "{name}" is not one of {", ".join(known)}.{did_you_mean(name, known)}'
+            )
+    absent = [name for name in names if name in PACKAGES and find_spec(name) is None]
+    if absent and not parsed["dry_run"]:
+        raise ResourceError(
+            f"{parsed.label('report_to')}: {absent[0]} is not installed. Install it: pip install {absent[0]}"
+        )
+
+
 def _adapter(parsed: Parsed) -> None:
     idle = [name for name in ADAPTER_ONLY if name in parsed]
     on = parsed["lora"] or parsed["adapter"] is not None
@@ -119,6 +160,16 @@ def _adapter(parsed: Parsed) -> None:
     for name in ("load_in_4bit", "load_in_8bit"):
         if parsed[name] and not on:
             raise ConfigError(f"{parsed.label(name)}: quantised weights cannot be trained. Add --lora.")
+
+
+def _learning_rate_schedule(parsed: Parsed) -> None:
+    kind, given = parsed["lr_scheduler_type"], parsed["lr_scheduler_kwargs"] or {}
+    needed = SCHEDULE_NEEDS.get(kind, ())
+    if needed and isinstance(given, dict) and not set(needed) & set(given):
+        raise ConfigError(
+            f"lr_scheduler_type {kind} needs {' or '.join(needed)} in lr_scheduler_kwargs. "
+            f"Example: lr_scheduler_kwargs: {{{needed[0]}: {'1e-6' if 'lr' in needed[0] else '100'}}}"
+        )
 
 
 def _blocks(parsed: Parsed) -> None:
@@ -140,6 +191,12 @@ def _precision(parsed: Parsed) -> None:
 
 
 def _evaluation(parsed: Parsed) -> None:
+    metric = parsed["metric_for_best_model"]
+    if metric is not None and metric.removeprefix("eval_") not in METRICS:
+        raise ConfigError(
+            f'{parsed.label("metric_for_best_model")}: "{metric}" is not one of {", ".join(METRICS)}.'
+            f"{did_you_mean(metric, METRICS)}"
+        )
     evaluation, save = parsed["eval_strategy"], parsed["save_strategy"]
     if not parsed["load_best_model_at_end"]:
         return

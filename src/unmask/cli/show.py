@@ -56,7 +56,11 @@ def run(argv: list[str]) -> int:
 def rows(kind: str) -> list[dict[str, str]]:
     """One record per name: `name`, `what`, and `paper` where there is one."""
     if kind == "aliases":
-        spellings = dict.fromkeys(CONFIG_NAMES[1:], "config") | {"job_name": "run_name, and OUTPUT_DIR/JOB_NAME"}
+        spellings = dict.fromkeys(CONFIG_NAMES[1:], "config") | {
+            "job_name": "run_name, and OUTPUT_DIR/JOB_NAME",
+            "create_example_data": "dataset_args: made-up rows, kept in the user's cache",
+            "mode": "no effect: the command says it",
+        }
         spellings |= {name: alias.target or f"no effect: {alias.why}" for name, alias in ALIASES.items()}
         return [{"name": name, "what": what} for name, what in spellings.items()]
     if kind == "launch":

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from unmask.cli.config import Parsed, parse, say
+from unmask.cli.example_data import example_file
 from unmask.cli.options import Option, OptionTable
 from unmask.cli.rules import check
 from unmask.cli.yaml_file import Given
@@ -31,6 +32,7 @@ _COMMAND = (
     Option("json", bool, False, "Print the result as one JSON object."),
     Option("job_name", str | None, None, argparse.SUPPRESS),
     Option("mode", str | None, None, argparse.SUPPRESS),
+    Option("create_example_data", bool, False, argparse.SUPPRESS),
 )
 _OURS = (ModelArguments, DataArguments, ObjectiveArguments, RunArguments)
 
@@ -72,7 +74,7 @@ def settings_from(parsed: Parsed, verb: str) -> Settings:
 
 def resolve(parsed: Parsed, verb: str) -> Parsed:
     """Say what the user's settings mean together: job names, evaluation data, warmup, settings without effect."""
-    for step in (_mode, _job_name, _transformers_fields, _evaluation, _warmup):
+    for step in (_mode, _example_data, _job_name, _transformers_fields, _evaluation, _warmup):
         parsed = step(parsed, verb)
     return parsed
 
@@ -118,6 +120,18 @@ def _mode(parsed: Parsed, verb: str) -> Parsed:
     return parsed.noted(f"note: mode has no effect (the command says it: unmask {verb})")
 
 
+def _example_data(parsed: Parsed, verb: str) -> Parsed:
+    if not parsed["create_example_data"]:
+        return parsed
+    if "dataset_args" in parsed:
+        raise ConfigError(
+            f"{parsed.label('create_example_data')} and {parsed.label('dataset_args')} both name data; give one."
+        )
+    file = str(example_file(verb))
+    given = parsed.given["create_example_data"][1]
+    return parsed.put("dataset_args", file, given).noted(f"note: create_example_data is read as dataset_args {file}")
+
+
 def _job_name(parsed: Parsed, verb: str) -> Parsed:
     job = parsed["job_name"]
     if job is None:
@@ -150,7 +164,9 @@ def _transformers_fields(parsed: Parsed, verb: str) -> Parsed:
 
 
 def _evaluation(parsed: Parsed, verb: str) -> Parsed:
-    """Evaluate by default where rows for evaluation are named."""
+    """Evaluate by default where rows for evaluation are named; less is better in every metric there is."""
+    if parsed["metric_for_best_model"] is not None and "greater_is_better" not in parsed:
+        parsed = parsed.put("greater_is_better", False, Given("greater_is_better", None))
     specs = parse_dataset_args(parsed["dataset_args"]) if parsed["dataset_args"] else []
     named = parsed["eval_dataset_args"] is not None or any(spec.test is not None for spec in specs)
     if not named or "eval_strategy" in parsed:

@@ -126,6 +126,18 @@ def trainer_fields(folder: str | None = None) -> tuple[TrainerField, ...]:
     )
 
 
+@cache
+def trackers() -> tuple[str, ...]:
+    """The names that `report_to` takes in the installed transformers."""
+    source = ast.parse((_installed() / "integrations" / "integration_utils.py").read_text(encoding="utf-8"))
+    tables = [
+        node.value
+        for node in source.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "INTEGRATION_TO_CALLBACK"
+    ]
+    return tuple(ast.literal_eval(key) for table in tables if isinstance(table, ast.Dict) for key in table.keys if key)
+
+
 def _installed() -> Path:
     spec = find_spec("transformers")
     assert spec is not None and spec.submodule_search_locations, "transformers is a dependency"
