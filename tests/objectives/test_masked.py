@@ -1,0 +1,131 @@
+"""The objective against hand-written sums, and the head run at noised positions against the head run everywhere."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from unmask.data.collate import Collator, Visit
+from unmask.models.checkpoints import initialise
+from unmask.models.facts import facts_of
+from unmask.models.families.llada import FAMILY
+from unmask.models.shell import DiffusionModel
+from unmask.objectives.masked import MaskedDiffusion
+from unmask.types import Batch, DenoiserOutput
+
+MASK = 63
+
+
+def batch_of(lengths: list[int], prompt: int = 2, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for index, length in enumerate(lengths):
+        ids = torch.randint(0, 60, (length,), generator=generator).tolist()
+        record = {"input_ids": ids, "may_noise": [position >= prompt for position in range(length)]}
+        rows.append((Visit(index, index, 0, length, max(lengths)), record))
+    return Collator(eos_token_id=61, pad_token_id=62, padding="none")(rows)
+
+
+def tiny() -> DiffusionModel:
+    model = DiffusionModel(facts_of(FAMILY.tiny_config))
+    initialise(model.trunk, model.head, torch.Generator().manual_seed(0))
+    return model
+
+
+def test_the_loss_is_the_sum_written_out_over_full_logits() -> None:
+    """Values and gradients of the head at noised positions equal those of the head at all positions."""
+    batch, objective, model = batch_of([9, 14, 5]), MaskedDiffusion(MASK, normalization="sequence", seed=4), tiny()
+    t_S = torch.tensor([0.9, 0.5, 0.7])
+    masked_BL = torch.rand(batch.x0_BL.shape, generator=torch.Generator().manual_seed(1)) < 0.6
+    masked_BL &= batch.may_noise_BL
+    sums = objective(model, batch, objective.noise_at(batch, t_S, masked_BL))
+    sums.loss.backward()
+    ours = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    model.zero_grad()
+
+    xt_BL = torch.where(masked_BL, MASK, batch.x0_BL)
+    logits_BLV = model(xt_BL, attention=batch.attention).logits
+    total = torch.zeros(())
+    for row in range(3):
+        nll_L = F.cross_entropy(logits_BLV[row], batch.x0_BL[row], reduction="none")
+        total = total + (nll_L * masked_BL[row]).sum() / t_S[row] / batch.may_noise_BL[row].sum()
+    total.backward()
+    assert sums.loss.item() == pytest.approx(total.item(), rel=1e-5)
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(ours[name], weight.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_counts() -> None:
+    batch = batch_of([9, 14, 2])
+    assert MaskedDiffusion(MASK, normalization="token").count(batch) == 7 + 12
+    # the third row is all prompt: nothing of it is learned
+    assert MaskedDiffusion(MASK, normalization="sequence").count(batch) == 2
+    assert MaskedDiffusion(MASK, normalization="batch").count(batch) == 2
+
+
+def test_only_noisable_tokens_are_masked_and_the_rest_is_given() -> None:
+    batch, objective = batch_of([20, 30, 25]), MaskedDiffusion(MASK, seed=1)
+    noise = objective.noise(batch)
+    changed_BL = noise.xt_BL != batch.x0_BL
+    assert changed_BL.any()
+    assert not (changed_BL & ~batch.may_noise_BL).any()
+    assert (noise.xt_BL[changed_BL] == MASK).all()
+    assert noise.targets.equal(batch.x0_BL.flatten()[noise.masked_at])
+
+
+def test_noise_is_a_function_of_the_sample_not_of_its_batch() -> None:
+    whole, objective = batch_of([20, 30, 25]), MaskedDiffusion(MASK, seed=1)
+    noise = objective.noise(whole)
+    row = {"input_ids": whole.x0_BL[1], "may_noise": whole.may_noise_BL[1]}
+    alone = Collator(eos_token_id=61, pad_token_id=62, padding="none")([(Visit(1, 1, 0, 30, 30), row)])
+    assert objective.noise(alone).xt_BL[0].equal(noise.xt_BL[1])
+
+
+def test_a_batch_without_a_masked_token_gives_zero_and_a_gradient_of_zeros() -> None:
+    batch, objective, model = batch_of([5, 6]), MaskedDiffusion(MASK), tiny()
+    nothing = torch.zeros_like(batch.may_noise_BL)
+    sums = objective(model, batch, objective.noise_at(batch, torch.tensor([0.1, 0.1]), nothing))
+    sums.loss.backward()
+    assert sums.loss.item() == 0.0
+    assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
+    assert model.head.weight.grad is not None
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "maskgit_cosine", "polynomial"])
+def test_a_denoiser_that_knows_nothing_pays_the_uniform_bound(schedule: str) -> None:
+    """With uniform predictions over V ids the bound is log V nats per token, whatever the schedule."""
+    from unmask.registry import NOISE_SCHEDULES
+
+    def ignorant(tokens_BL: torch.Tensor, *, targets: torch.Tensor, **_: object) -> DenoiserOutput:
+        return DenoiserOutput(nll=torch.full(targets.shape, math.log(50.0)))
+
+    objective = MaskedDiffusion(MASK, schedule=NOISE_SCHEDULES.get(schedule)())
+    total = count = 0.0
+    for start in range(0, 4000, 8):
+        rows = []
+        for index in range(start, start + 8):
+            record = {"input_ids": [1] * 64, "may_noise": [True] * 64}
+            rows.append((Visit(index, index, 0, 64, 64), record))
+        batch = Collator(eos_token_id=61, pad_token_id=62)(rows)
+        nll, tokens = objective(ignorant, batch, objective.noise(batch)).metrics["nll"]
+        total, count = total + float(nll), count + float(tokens)
+    assert total / count == pytest.approx(math.log(50.0), rel=0.05)
+
+
+def test_loss_weights() -> None:
+    batch = batch_of([12, 12])
+    masked_BL = batch.may_noise_BL.clone()
+    masked_BL[:, 5] = False
+    t_S = torch.tensor([0.25, 0.5])
+    elbo = MaskedDiffusion(MASK).noise_at(batch, t_S, masked_BL)
+    assert elbo.loss_weight.tolist() == [4.0] * 9 + [2.0] * 9
+    uniform = MaskedDiffusion(MASK, loss_weight="uniform").noise_at(batch, t_S, masked_BL)
+    assert uniform.loss_weight.tolist() == [1.0] * 18
+    assert uniform.elbo_weight.equal(elbo.elbo_weight)
+    cart = MaskedDiffusion(MASK, loss_weight="cart", cart_p=0.3).noise_at(batch, t_S, masked_BL)
+    # masked tokens at 2, 3, 4, 6, 7, ...: the prompt stands before 2, the one given answer token at 5
+    at_2, _, at_4, at_6, at_7, *_ = cart.loss_weight[:9].tolist()
+    assert at_2 > at_4 > at_6 > at_7
