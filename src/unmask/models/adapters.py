@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,17 @@ from unmask.models.families import ModelFamily
 from unmask.models.shell import DiffusionModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BIASES = ("none", "all", "lora_only")
 _PREFIX = "base_model.model."
+# settings of PEFT that change the forward pass, with the values under which they do not
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "alpha_pattern": (None, {}),
+    "fan_in_fan_out": (None, False),
+    "lora_bias": (None, False),
+    "rank_pattern": (None, {}),
+    "use_dora": (None, False),
+    "use_rslora": (None, False),
+}
 
 
 @dataclass(frozen=True)
@@ -37,13 +48,27 @@ def attach_lora(model: DiffusionModel, settings: LoraSettings) -> None:
     """Put a new adapter into `model` in place and freeze everything else.
 
     Raises:
-        ConfigError: a target names no layer of the model, or the rank is not positive.
+        ConfigError: a target names no layer of the model, or a number is out of its range.
     """
-    if settings.r < 1:
-        raise ConfigError(f"r must be at least 1; got {settings.r}. Usual: 8 to 64.")
+    _check(settings)
     targets = _target_paths(model, settings.target_modules)
     saved = _paths_of(model, _names(settings.modules_to_save or ())) if settings.modules_to_save else None
     _inject(model, targets, settings, saved)
+
+
+def _check(settings: LoraSettings) -> None:
+    if settings.r < 1:
+        raise ConfigError(f"r must be at least 1; got {settings.r}. Usual: 8 to 64.")
+    if not settings.lora_alpha > 0:
+        raise ConfigError(f"lora_alpha must be above 0; got {settings.lora_alpha}. Usual: r, or twice that.")
+    if not 0 <= settings.lora_dropout < 1:
+        raise ConfigError(f"lora_dropout must lie in 0..1, 1 excluded; got {settings.lora_dropout}. Usual: 0 to 0.1.")
+    if settings.bias not in BIASES:
+        raise ConfigError(
+            f'bias "{settings.bias}" is not one of {", ".join(BIASES)}.{did_you_mean(settings.bias, BIASES)}'
+        )
+    if not _names(settings.target_modules):
+        raise ConfigError("target_modules is empty. Name layers, or all-linear.")
 
 
 def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, trainable: bool = False) -> None:
@@ -63,11 +88,25 @@ def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, train
     unknown = [path for path in targets if path not in dict(model.named_modules())]
     if unknown:
         raise ModelError(f"{source} adapts {unknown[0]}, which this {model.family.name} model lacks: another base.")
-    keys = ("r", "lora_alpha", "lora_dropout", "bias")
-    _inject(model, targets, LoraSettings(**{key: config[key] for key in keys if key in config}), None)
+    # whole modules trained beside the adapter; PEFT's list of them may name none, or name them in another way
+    saved = sorted({name.removesuffix(".weight") for name in ours if ".lora_" not in name and name.endswith(".weight")})
+    _inject(model, targets, _settings_of(config, source), saved or None)
     _fill(model, ours, source)
     if not trainable:
         model.requires_grad_(False)
+
+
+def _settings_of(config: dict[str, Any], source: Path) -> LoraSettings:
+    for key, allowed in _FIXED.items():
+        if config.get(key) not in allowed:
+            raise ModelError(f"{source / CONFIG}: {key}={config[key]!r} is not supported; supported: {allowed[-1]!r}.")
+    keys = ("r", "lora_alpha", "lora_dropout", "bias")
+    try:
+        settings = LoraSettings(**{key: config[key] for key in keys if key in config})
+        _check(settings)
+    except (ConfigError, TypeError) as error:
+        raise ModelError(f"{source / CONFIG}: {error}") from None
+    return settings
 
 
 def read_adapter(model: DiffusionModel, folder: str | os.PathLike[str]) -> None:
@@ -88,6 +127,11 @@ def _named_as_ours(model: DiffusionModel, source: Path) -> tuple[dict[str, Any],
 def _fill(model: DiffusionModel, tensors: dict[str, Tensor], source: Path) -> None:
     from peft import set_peft_model_state_dict
 
+    wanted = {name.removeprefix(_PREFIX) for name in _state(model)}
+    if missing := sorted(wanted - set(tensors)):
+        raise ModelError(f"{source} lacks {len(missing)} tensors (first: {missing[0]}). Save the adapter again.")
+    if surplus := sorted(set(tensors) - wanted):
+        raise ModelError(f"{source} has {len(surplus)} tensors too many (first: {surplus[0]}): another adapter.")
     try:
         set_peft_model_state_dict(model, tensors)
     except RuntimeError as error:
@@ -104,12 +148,8 @@ def save_adapter(
         folder: created if need be.
         tensors: our name -> tensor, where the weights live elsewhere; None: the model's own.
     """
-    from peft import get_peft_model_state_dict
-
-    target = Path(folder)
-    state = get_peft_model_state_dict(model, state_dict=tensors)
-    named = {_PREFIX + name.removeprefix(_PREFIX): value for name, value in state.items()}
-    official = {_rename(name, model.family, to_ours=False, where=target): value for name, value in named.items()}
+    target, state = Path(folder), _state(model, tensors)
+    official = {_rename(name, model.family, to_ours=False, where=target): value for name, value in state.items()}
     chunk = {name: value.detach().to("cpu").contiguous() for name, value in official.items()}
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -118,6 +158,13 @@ def save_adapter(
         (target / CONFIG).write_text(text + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise ResourceError(f"cannot save to {target}: {error}. Free space or choose another folder.") from None
+
+
+def _state(model: DiffusionModel, tensors: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    from peft import get_peft_model_state_dict
+
+    # PEFT would otherwise look up the base's configuration, on the Hub if need be, to see whether its vocabulary grew
+    return get_peft_model_state_dict(model, state_dict=tensors, save_embedding_layers=False)
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -194,12 +241,13 @@ def _rename(name: str, family: ModelFamily, *, to_ours: bool, where: Path) -> st
 
 
 def _official_config(model: DiffusionModel) -> dict[str, Any]:
-    """PEFT's configuration with the targets as one pattern of full official paths, since leaf names are ambiguous."""
+    """PEFT's configuration with full official paths, since leaf names are ambiguous: targets as one pattern."""
     config = next(iter(model.peft_config.values())).to_dict()  # type: ignore[union-attr]
-    paths = sorted(model.family.keys.to_official(path) or path for path in config["target_modules"])
-    layers = sorted({path.rpartition(".")[2] for path in paths})
-    stem = next(official for official, _ in model.family.keys.pairs if "{}" in official).rpartition(".")[0]
-    config["target_modules"] = stem.replace(".", r"\.").replace("{}", r"\d+") + rf"\.({'|'.join(layers)})"
+    paths = {model.family.keys.to_official(path) or path for path in config["target_modules"]}
+    patterns = {re.sub(r"\d+", r"\\d+", re.escape(path)) for path in paths}
+    config["target_modules"] = "|".join(sorted(patterns))
+    if config["modules_to_save"]:
+        config["modules_to_save"] = [model.family.keys.to_official(path) or path for path in config["modules_to_save"]]
     config["inference_mode"] = True
     return {key: value for key, value in config.items() if _is_json(value)}
 
@@ -210,11 +258,14 @@ def _is_json(value: Any) -> bool:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} is no adapter: it holds no {CONFIG}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{folder / CONFIG} is not valid JSON: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{folder / CONFIG} is not valid JSON: {error}. Save the adapter again.") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / CONFIG} holds a {type(config).__name__}, no settings. Save the adapter again.")
+    return config
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

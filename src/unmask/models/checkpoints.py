@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unmask.errors import ModelError, ResourceError
+from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
 from unmask.models.dense import initialise
 from unmask.models.facts import read_facts
 from unmask.models.families import ModelFamily
@@ -27,6 +28,7 @@ from unmask.models.shell import DiffusionModel
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # where a finished run leaves its model: the run's folder is a model too
 FINISHED = "checkpoint-final"
 _WANTED_FROM_HUB = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "tokenizer*"]
@@ -42,12 +44,11 @@ def resolve_folder(name_or_path: str | os.PathLike[str], *, weights: bool = True
     Raises:
         ModelError: there is no such folder, and no such model can be had from the Hub.
     """
-    folder = Path(name_or_path)
-    if folder.is_dir():
+    name, folder = os.fspath(name_or_path), Path(name_or_path)
+    if os.path.isdir(name):  # unlike Path.is_dir, False for names that no file can have
         finished = folder / FINISHED
         return finished if finished.is_dir() and not (folder / "config.json").exists() else folder
-    name = os.fspath(name_or_path)
-    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if os.path.exists(name) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(f'no folder "{name}". Give a folder with a config.json, or a Hub id such as owner/name.')
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -87,21 +88,27 @@ def load_model(
 
     Raises:
         ModelError: the folder is no checkpoint of a known family, or its weights are missing, damaged or do not fit.
+        ConfigError: `dtype` is none of those.
     """
+    wanted = _dtype(dtype)
     folder = resolve_folder(name_or_path, weights=not from_scratch)
     facts = read_facts(folder)
     with torch.device("meta"):
         model = DiffusionModel(facts)
     model.config._name_or_path = os.fspath(name_or_path)
     if from_scratch:
-        _fill_from_scratch(model, None if dtype == "auto" else getattr(torch, dtype), torch.device(device), seed)
-    elif holds_weights(folder):
-        fill_from_files(
-            model, folder, dtype=None if dtype == "auto" else getattr(torch, dtype), device=torch.device(device)
-        )
+        _fill_from_scratch(model, wanted, torch.device(device), seed)
     else:
-        raise ModelError(_no_weights(folder))
+        fill_from_files(model, folder, dtype=wanted, device=torch.device(device))
     return model.eval()
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    if name not in get_args(Dtype):
+        raise ConfigError(
+            f'dtype "{name}" is not one of {", ".join(get_args(Dtype))}.{did_you_mean(name, get_args(Dtype))}'
+        )
+    return None if name == "auto" else getattr(torch, name)
 
 
 def _no_weights(folder: Path) -> str:
@@ -113,7 +120,9 @@ def _no_weights(folder: Path) -> str:
             f"{folder} holds its weights as {unsafe[0]}, a pickle, which can run code when opened. "
             "Convert it to safetensors first."
         )
-    return f"{folder} holds a configuration but no weights. Start from scratch: unmask pretrain, or --from_scratch true."
+    return (
+        f"{folder} holds a configuration but no weights. Start from scratch: unmask pretrain, or --from_scratch true."
+    )
 
 
 def _fill_from_scratch(model: DiffusionModel, dtype: torch.dtype | None, device: torch.device, seed: int) -> None:
@@ -122,7 +131,7 @@ def _fill_from_scratch(model: DiffusionModel, dtype: torch.dtype | None, device:
     generator = torch.Generator(device=device).manual_seed(seed)
     initialise(model.trunk, None if model.facts.shape.tied else model.head, generator)
     if dtype is not None:
-        model.to(dtype)
+        model.to(dtype=dtype)  # type: ignore[reportCallIssue]
 
 
 def fill_from_files(
@@ -148,6 +157,10 @@ def fill_from_files(
                 raise ModelError(
                     f"{folder / file}: {name} has shape {list(stored.shape)}, config.json asks for "
                     f"{list(expected[ours])}. The two do not belong together."
+                )
+            if not stored.is_floating_point():
+                raise ModelError(
+                    f"{folder / file}: {name} is of type {stored.dtype}. Give weights that are not quantized."
                 )
             _place(model, ours, stored, device, dtype)
             missing.discard(ours)
@@ -181,24 +194,26 @@ def _place(model: nn.Module, name: str, value: Tensor, device: torch.device | No
             held.copy_(value)
         return
     path, _, leaf = name.rpartition(".")
-    made = nn.Parameter(value.to(device=device, dtype=dtype or value.dtype), requires_grad=value.is_floating_point())
+    made = nn.Parameter(value.to(device=device, dtype=dtype or value.dtype))
     setattr(model.get_submodule(path), leaf, made)
 
 
 def _files(folder: Path) -> dict[str, list[str] | None]:
-    """Shard file -> the tensors to take from it (None: all)."""
+    """Shard file -> tensors to take from it (None: all). Of one file and an index, transformers too takes the file."""
+    if (folder / WEIGHTS).is_file():
+        return {WEIGHTS: None}
     index = folder / INDEX
     if not index.is_file():
-        return {WEIGHTS: None}
+        raise ModelError(_no_weights(folder))
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards: dict[str, list[str] | None] = {}
         for name, file in sorted(weight_map.items()):
             shards.setdefault(file, []).append(name)  # type: ignore[union-attr]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} is not an index of shards ({error}). Download it again.") from None
     for file in shards:
-        if Path(file).name != file:
+        if not isinstance(file, str) or Path(file).name != file:
             raise ModelError(f'{index} points outside its folder ("{file}"). Do not use this checkpoint.')
         if not (folder / file).is_file():
             raise ModelError(f"{folder} lacks the shard {file} that its index names. Download it again.")
@@ -231,7 +246,13 @@ def to_official_name(family: ModelFamily, ours: str) -> str:
 
 
 def official_tensors(model: DiffusionModel) -> dict[str, Tensor]:
-    """All weights under their official names; a tied head is left out, as the official code does."""
+    """All weights under their official names; a tied head is left out, as the official code does.
+
+    Raises:
+        ModelError: the model holds an adapter, which has a file format of its own.
+    """
+    if getattr(model, "peft_config", None):
+        raise ModelError("the model holds an adapter. Save that with save_adapter, or merge it into the model first.")
     tensors = model.state_dict()
     if model.facts.shape.tied:
         tensors.pop("head.weight")
@@ -261,29 +282,47 @@ def save_model(
         target.mkdir(parents=True, exist_ok=True)
         for file, names in split.filename_to_tensors.items():
             chunk = {name: tensors[name].detach().to("cpu").contiguous() for name in names}
-            save_file(chunk, target / file, metadata={"format": "pt"})
+            # the model may live in the very file that is replaced: its pages stay valid only while the file does
+            save_file(chunk, target / f"{file}.part", metadata={"format": "pt"})
+            os.replace(target / f"{file}.part", target / file)
         if split.is_sharded:
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
             (target / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        _remove_stale(target, {*split.filename_to_tensors, *([INDEX] if split.is_sharded else [])})
         write_config(model, target, dtype=next(iter(tensors.values())).dtype)
         _copy_official_code(model, target)
     except (OSError, SafetensorError) as error:
         raise ResourceError(f"cannot save to {target}: {error}. Free space or choose another folder.") from None
 
 
+def _remove_stale(folder: Path, written: set[str]) -> None:
+    """Weights of an earlier save in other shards: whoever opens the folder would take them for these."""
+    for path in folder.iterdir():
+        if path.name not in written and (path.name in (WEIGHTS, INDEX) or _SHARD.fullmatch(path.name)):
+            path.unlink()
+
+
 def write_config(model: DiffusionModel, folder: Path, *, dtype: torch.dtype) -> None:
     """Write `config.json`: the official one, with the type of the weights and the mask token."""
-    config = model.facts.config_with(dtype=str(dtype).removeprefix("torch."), mask_token_id=model.mask_token_id)
+    config = model.facts.config_with(dtype=str(dtype).removeprefix("torch."))
+    if model.mask_token_id < model.facts.shape.vocab_size:
+        config["mask_token_id"] = model.mask_token_id
     config.pop("torch_dtype", None)
+    source, references = model.config._name_or_path, config.get("auto_map")
+    if source and not os.path.isdir(source) and isinstance(references, dict):
+        # the way of transformers to say that the code stays in its repository on the Hub
+        config["auto_map"] = {
+            key: value if "--" in str(value) else f"{source}--{value}" for key, value in references.items()
+        }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _copy_official_code(model: DiffusionModel, target: Path) -> None:
     """Keep the Python files that `auto_map` names beside the weights: others open the folder with them, we never do."""
-    source = Path(model.config._name_or_path)
-    references = model.facts.config.get("auto_map") or {}
-    if not source.is_dir() or source.resolve() == target.resolve():
+    name = model.config._name_or_path
+    if not name or not os.path.isdir(name) or not model.facts.config.get("auto_map"):
         return
-    if references:
+    source = resolve_folder(name)
+    if source.resolve() != target.resolve():
         for path in source.glob("*.py"):
             shutil.copyfile(path, target / path.name)

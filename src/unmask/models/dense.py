@@ -29,7 +29,7 @@ class DenseShape:
         vocab_size: rows of the embedding and of the head, V.
         width: D. layers: number of them. heads: H. kv_heads: G. mlp_width: inner width of the gated MLP.
         tied: the head is the embedding.
-        bias, qkv_bias: biases of all projections, or of query, key and value only.
+        qkv_bias: query, key and value projections have biases.
         embedding_scale, logit_scale: factors on the embeddings and on the logits.
         init_fn, init_std, init_cutoff: rule for the first weights, its scale, where to cut its tails (in stds).
     """
@@ -44,7 +44,6 @@ class DenseShape:
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     tied: bool = False
-    bias: bool = False
     qkv_bias: bool = False
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
@@ -65,11 +64,11 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_width = shape.head_width
-        bias, kv_width = shape.bias or shape.qkv_bias, shape.kv_heads * shape.head_width
-        self.q_proj = nn.Linear(shape.width, shape.width, bias=bias)
-        self.k_proj = nn.Linear(shape.width, kv_width, bias=bias)
-        self.v_proj = nn.Linear(shape.width, kv_width, bias=bias)
-        self.o_proj = nn.Linear(shape.width, shape.width, bias=shape.bias)
+        kv_width = shape.kv_heads * shape.head_width
+        self.q_proj = nn.Linear(shape.width, shape.width, bias=shape.qkv_bias)
+        self.k_proj = nn.Linear(shape.width, kv_width, bias=shape.qkv_bias)
+        self.v_proj = nn.Linear(shape.width, kv_width, bias=shape.qkv_bias)
+        self.o_proj = nn.Linear(shape.width, shape.width, bias=False)
 
     def forward(
         self, x_BLD: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, eager: bool
@@ -91,7 +90,7 @@ class Layer(nn.Module):
         self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
         self.attention = Attention(shape, layer)
         self.mlp_norm = RMSNorm(shape.width, shape.norm_eps)
-        self.mlp = GatedMLP(shape.width, shape.mlp_width, bias=shape.bias)
+        self.mlp = GatedMLP(shape.width, shape.mlp_width)
 
     def forward(
         self, x_BLD: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, eager: bool
@@ -169,6 +168,7 @@ def initialise(trunk: DenseTrunk, head: nn.Linear | None, generator: torch.Gener
     embedding_factor = 0.5 * math.sqrt(shape.width) if shape.logit_scale != 1.0 else 1.0
     fill(trunk.embed.weight, "embedding", factor=embedding_factor)
     for index, layer in enumerate(trunk.layers):
+        assert isinstance(layer, Layer)
         attention, mlp = layer.attention, layer.mlp
         for inward in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
             fill(inward.weight, "in")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ _EVERYWHERE = frozenset(
 )
 
 
+# far above any model, far below what a hostile file would have us build
+_MOST_LAYERS, _LARGEST = 4096, 2**24
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a folder's `config.json` says, and the family it belongs to.
@@ -70,7 +75,7 @@ def read_facts(folder: Path) -> Facts:
         raise ModelError(f"{folder} holds no config.json, so it is no checkpoint. Give a folder or a Hub id that does.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of a million digits, nested too deep
         raise ModelError(f"{path} is not valid JSON: {error}. Download or write it again.") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds a {type(config).__name__}, not a configuration. Download or write it again.")
@@ -98,6 +103,7 @@ def facts_of(config: Mapping[str, Any], *, where: str = "config.json") -> Facts:
                 f"{where}: {key}={complete[key]!r} is not supported for {family.name}; "
                 f"supported: {', '.join(map(repr, allowed))}."
             )
+    _check_types(family, complete, where)
     shape = _checked_shape(family, complete, where)
     return Facts(family, dict(config), shape, _mask_token_id(config, shape.vocab_size, where))
 
@@ -105,7 +111,7 @@ def facts_of(config: Mapping[str, Any], *, where: str = "config.json") -> Facts:
 def _family_of(config: Mapping[str, Any], where: str) -> ModelFamily:
     model_type = config.get("model_type")
     families = {FAMILIES.get(name).model_type: FAMILIES.get(name) for name in FAMILIES.names()}
-    if model_type not in families:
+    if not isinstance(model_type, str) or model_type not in families:
         raise ModelError(
             f'{where}: model_type "{model_type}" is not supported; supported: {", ".join(sorted(families))}.'
             f"{did_you_mean(str(model_type), families)}"
@@ -113,15 +119,31 @@ def _family_of(config: Mapping[str, Any], where: str) -> ModelFamily:
     return families[model_type]
 
 
+def _check_types(family: ModelFamily, config: Mapping[str, Any], where: str) -> None:
+    """A value is of the type of its key's default: `"false"` is no boolean and `"1e-5"` no number."""
+    for key, default in family.reader.defaults.items():
+        value, is_flag = config[key], isinstance(default, bool)
+        if is_flag and not isinstance(value, bool):
+            raise ModelError(f"{where}: {key} is {value!r}; it must be true or false.")
+        if isinstance(default, int | float) and not is_flag and not _is_number(value):
+            raise ModelError(f"{where}: {key} is {value!r}; it must be a number of at least 0.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 def _checked_shape(family: ModelFamily, config: Mapping[str, Any], where: str) -> Any:
     try:
         shape = family.reader.shape(config)
     except TypeError as error:
-        raise ModelError(f"{where}: a value has the wrong type ({error}).") from None
+        raise ModelError(f"{where}: a value has the wrong type ({error}). Compare it with the original.") from None
+    except ValueError as error:
+        raise ModelError(f"{where}: {error}. Compare it with the original.") from None
     for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "mlp_width", "max_length"):
-        value = getattr(shape, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelError(f"{where}: the model's {name} is {value!r}; it must be a whole number of at least 1.")
+        value, most = getattr(shape, name), _MOST_LAYERS if name == "layers" else _LARGEST
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ModelError(f"{where}: the model's {name} is {value!r}; it must be a whole number from 1 to {most:,}.")
     if shape.width % shape.heads or shape.heads % shape.kv_heads or shape.head_width % 2:
         raise ModelError(
             f"{where}: width {shape.width} must divide into {shape.heads} heads of even width, and these into "
@@ -134,6 +156,6 @@ def _mask_token_id(config: Mapping[str, Any], vocab_size: int, where: str) -> in
     mask_token_id = config.get("mask_token_id")
     if mask_token_id is None:
         return None
-    if not isinstance(mask_token_id, int) or not 0 <= mask_token_id < vocab_size:
+    if not isinstance(mask_token_id, int) or isinstance(mask_token_id, bool) or not 0 <= mask_token_id < vocab_size:
         raise ModelError(f"{where}: mask_token_id {mask_token_id!r} must lie in 0..{vocab_size - 1}.")
     return mask_token_id

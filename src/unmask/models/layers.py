@@ -33,11 +33,11 @@ class RMSNorm(nn.Module):
 class GatedMLP(nn.Module):
     """SwiGLU: `down(silu(gate(x)) * up(x))` (Shazeer 2020)."""
 
-    def __init__(self, width: int, inner: int, *, bias: bool = False) -> None:
+    def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, inner, bias=bias)
-        self.up_proj = nn.Linear(width, inner, bias=bias)
-        self.down_proj = nn.Linear(inner, width, bias=bias)
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x_BLD)) * self.up_proj(x_BLD))
@@ -107,7 +107,7 @@ def _pattern(spec: AttentionSpec, query_L1: Tensor, key_1L: Tensor) -> Tensor | 
     elif spec.kind in ("block_causal", "two_stream"):
         allowed = _by_block(spec, query_L1.squeeze(1))
     if spec.window is not None:
-        near = ((query_L1 - key_1L).abs() < spec.window).unsqueeze(0)
+        near = ((query_L1 - key_1L).abs() <= spec.window).unsqueeze(0)
         allowed = near if allowed is None else allowed & near
     return allowed
 

@@ -15,11 +15,14 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from unmask.errors import ModelError
 from unmask.models.facts import Facts
 from unmask.types import AttentionSpec, DenoiserOutput
 
 # rows of the head computed at once where only the likelihood is wanted: 512 x 126k float32 logits are 260 MB
 HEAD_ROWS = 512
+# what callers of transformers' save_pretrained pass without meaning anything by it
+_NEUTRAL = {"is_main_process": True, "state_dict": None, "safe_serialization": True, "push_to_hub": False}
 
 
 class ShellConfig(PreTrainedConfig):
@@ -29,7 +32,7 @@ class ShellConfig(PreTrainedConfig):
         super().__init__(**rest)
         self.official: dict[str, Any] = dict(facts.config) if facts else {}
         if facts is not None:
-            self.model_type = facts.family.model_type
+            self.model_type = facts.family.model_type  # type: ignore[reportAttributeAccessIssue]
             self.vocab_size = facts.shape.vocab_size
             self.hidden_size = facts.shape.width
             self.num_hidden_layers = facts.shape.layers
@@ -126,9 +129,7 @@ class DiffusionModel(PreTrainedModel):
         return torch.cat([checkpoint(self._chunk_nll, rows, wanted, use_reentrant=False) for rows, wanted in chunks])
 
     def _chunk_nll(self, hidden_nD: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast(hidden_nD.device.type, enabled=torch.is_autocast_enabled(hidden_nD.device.type)):
-            logits = self._logits(hidden_nD)
-        return F.cross_entropy(logits.float(), targets, reduction="none")
+        return F.cross_entropy(self._logits(hidden_nD).float(), targets, reduction="none")
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The embedding."""
@@ -154,6 +155,28 @@ class DiffusionModel(PreTrainedModel):
     def gradient_checkpointing_disable(self) -> None:
         """Keep all activations."""
         self.trunk.recompute_every = 0
+
+    def save_pretrained(self, save_directory: Any, *, max_shard_size: str = "5GB", **others: Any) -> None:  # type: ignore[override]
+        """Write the checkpoint in the family's own layout: `checkpoints.save_model`.
+
+        Raises:
+            ModelError: an option of transformers' own method is given that has no counterpart here.
+        """
+        from unmask.models.checkpoints import save_model
+
+        refused = [name for name, value in others.items() if value != _NEUTRAL.get(name, ...)]
+        if refused:
+            raise ModelError(f"save_pretrained takes a folder and max_shard_size; got {', '.join(refused)} too.")
+        save_model(self, save_directory, max_shard_size=max_shard_size)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> DiffusionModel:
+        """Refused: transformers would read names and configuration in its own way."""
+        raise ModelError("DiffusionModel.from_pretrained does not exist. Use unmask.load(folder).model.")
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Refused: the configuration would no longer describe the weights."""
+        raise ModelError("the vocabulary of a loaded model is fixed. Set vocab_size in config.json for a new model.")
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: `checkpoints.py` fills the weights, from a file or by the family's rule."""

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeGuard, cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging
@@ -53,11 +54,10 @@ def load_tokenizer(
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model: DiffusionModel) -> tuple[int, ...]:
     """Ids that end an answer: the tokenizer's end token, the configuration's, and the family's, where they exist."""
-    ids = {tokenizer.eos_token_id}
     declared = model.facts.config.get("eos_token_id")
-    ids.update(declared if isinstance(declared, list) else [declared])
-    ids.update(_id(tokenizer, token) for token in model.family.stop_tokens)
-    return tuple(sorted(token_id for token_id in ids if token_id is not None and token_id < len(tokenizer)))
+    ids = [tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])]
+    ids += [_id(tokenizer, token) for token in model.family.stop_tokens]
+    return tuple(sorted({token_id for token_id in ids if _is_id(token_id, tokenizer)}))
 
 
 def _read(folder: Path) -> PreTrainedTokenizerBase:
@@ -69,7 +69,7 @@ def _read(folder: Path) -> PreTrainedTokenizerBase:
                 # not AutoTokenizer: that would follow `auto_map` to the folder's own code
                 return PreTrainedTokenizerFast.from_pretrained(folder)
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder}: the tokenizer cannot be read: {error}. Download or copy it again.") from None
 
 
@@ -89,6 +89,10 @@ def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
     return found if found is None else int(found)
 
 
+def _is_id(value: Any, tokenizer: PreTrainedTokenizerBase) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(tokenizer)
+
+
 def _holds(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
     return _id(tokenizer, token) is not None
 
@@ -98,7 +102,7 @@ def _set_end(tokenizer: PreTrainedTokenizerBase, facts: Facts, folder: Path) -> 
         return
     declared = facts.config.get("eos_token_id")
     first = declared[0] if isinstance(declared, list) and declared else declared
-    if isinstance(first, int) and first < len(tokenizer):
+    if _is_id(first, tokenizer):
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(first)
     elif _holds(tokenizer, facts.family.eos_token):
         tokenizer.eos_token = facts.family.eos_token
@@ -110,7 +114,7 @@ def _set_mask(tokenizer: PreTrainedTokenizerBase, facts: Facts, folder: Path, *,
     """Make `tokenizer.mask_token_id` the checkpoint's mask id, adding the token where its id is the next free one."""
     mask_id = facts.mask_token_id
     if mask_id is None:
-        mask_id = tokenizer.mask_token_id
+        mask_id = cast("int | None", tokenizer.mask_token_id)
     if mask_id is None:
         mask_id = _id(tokenizer, facts.family.mask_token)
     if mask_id is None and add and len(tokenizer) < facts.shape.vocab_size:
@@ -128,4 +132,9 @@ def _set_mask(tokenizer: PreTrainedTokenizerBase, facts: Facts, folder: Path, *,
         raise ModelError(
             f"{folder}: mask_token_id is {mask_id}, but the tokenizer has only {len(tokenizer):,} ids. "
             f"Set it to one of them, or to {len(tokenizer)} to have the token added."
+        )
+    if tokenizer.mask_token_id != mask_id:
+        raise ModelError(
+            f"{folder}: mask_token_id is {mask_id}, but the tokenizer gives its mask token the id "
+            f"{tokenizer.mask_token_id}. Set mask_token_id in config.json to an id that the tokenizer has."
         )

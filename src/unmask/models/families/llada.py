@@ -30,21 +30,26 @@ KEYS = KeyMap(
 
 def _shape(config: Mapping[str, Any]) -> DenseShape:
     """Rules of the official ModelConfig; `mlp_ratio` counts only where `mlp_hidden_size` is not given."""
-    width, heads = config["d_model"], config["n_heads"]
-    kv_heads = 1 if config["multi_query_attention"] else config["n_kv_heads"] or heads
+    width, heads, vocab_size = config["d_model"], config["n_heads"], config["vocab_size"]
+    rows = vocab_size if config["embedding_size"] is None else config["embedding_size"]
+    if rows < vocab_size:
+        raise ValueError(f"embedding_size {rows} is smaller than vocab_size {vocab_size}")
+    if not config["rope_theta"] > 0:
+        raise ValueError(f"rope_theta is {config['rope_theta']}; it must be above 0")
+    kv_heads = heads if config["n_kv_heads"] is None else config["n_kv_heads"]
+    inner = config["mlp_ratio"] * width if config["mlp_hidden_size"] is None else config["mlp_hidden_size"]
     return DenseShape(
-        vocab_size=config["embedding_size"] or config["vocab_size"],
+        vocab_size=rows,
         width=width,
         layers=config["n_layers"],
         heads=heads,
-        kv_heads=kv_heads,
-        mlp_width=config["mlp_hidden_size"] or config["mlp_ratio"] * width,
+        kv_heads=1 if config["multi_query_attention"] else kv_heads,
+        mlp_width=inner,
         max_length=config["max_sequence_length"],
         norm_eps=config["rms_norm_eps"],
         rope_theta=config["rope_theta"],
         tied=config["weight_tying"],
-        bias=config["include_bias"],
-        qkv_bias=bool(config["include_qkv_bias"]),
+        qkv_bias=config["include_qkv_bias"],
         embedding_scale=width**0.5 if config["input_emb_norm"] else 1.0,
         logit_scale=width**-0.5 if config["scale_logits"] else 1.0,
         init_fn=config["init_fn"],
@@ -97,9 +102,11 @@ READER = ConfigReader(
         "block_group_size": (1,),
         "block_type": ("llama",),
         "embedding_dropout": (0.0,),
+        "include_bias": (False,),
         "init_fn": ("mitchell", "normal", "full_megatron", "fan_in", "kaiming_normal"),
         "layer_norm_type": ("rms",),
         "layer_norm_with_affine": (True,),
+        "multi_query_attention": (None, False, True),
         "residual_dropout": (0.0,),
         "rope": (True,),
         "rope_full_precision": (True,),
