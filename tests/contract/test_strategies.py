@@ -119,6 +119,12 @@ def test_ties_go_to_the_earlier_position() -> None:
     assert [row.nonzero()[:, 0].tolist() for row in sure.write_BL] == [[0], [4]]
 
 
+def test_ties_go_to_the_earlier_position_in_long_rows_too() -> None:
+    # Short rows hide an unstable sort.
+    _, transfer = chosen("confidence", *tied(quota=100, length=1000))
+    assert transfer.write_BL[0].nonzero()[:, 0].tolist() == list(range(100))
+
+
 def test_exactly_the_threshold_is_enough() -> None:
     canvas, logits, step = tied(quota=1)
     logits[..., 2:] = -torch.inf  # two tokens of probability one half each

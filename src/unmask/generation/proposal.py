@@ -98,10 +98,8 @@ def inverse_cdf(
     # Subtracting the maximum before dividing keeps temperatures near zero finite.
     weight_nV = ((logits_nV - best_n.values[:, None]) / temperature).exp()
     cdf_nV = weight_nV.cumsum(-1)
-    total_n = cdf_nV[:, -1]
-    # A float64 uniform next to 1 rounds to 1 in float32 and would fall behind the last token.
-    below_n = torch.minimum(uniform_n.to(total_n.dtype) * total_n, total_n.nextafter(torch.zeros_like(total_n)))
-    token_n = torch.searchsorted(cdf_nV, below_n[:, None], right=True)[:, 0].clamp(max=logits_nV.shape[1] - 1)
-    # A parallel cumulative sum may wobble by a rounding, so a token of no weight can be hit.
+    target_n = uniform_n.to(cdf_nV.dtype) * cdf_nV[:, -1]
+    token_n = torch.searchsorted(cdf_nV, target_n[:, None], right=True)[:, 0].clamp(max=logits_nV.shape[1] - 1)
+    # Rounding (of a number next to 1, of a parallel cumulative sum) can hit a token that has no probability at all.
     is_possible_n = weight_nV.gather(1, token_n[:, None])[:, 0] > 0
     return torch.where(is_possible_n, token_n, best_n.indices)

@@ -12,10 +12,10 @@ from unmask.generation.canvas import Canvas
 def finished_B(canvas: Canvas, stop_token_ids: tuple[int, ...]) -> Bool[Tensor, " B"]:
     """Rows in which a stop token was written and nothing before it is masked: what follows cannot matter.
 
-    A stop token in the given text does not count.
+    A stop token in the given text does not count; padding holds none (it is filled with the mask token).
     """
     stops = torch.tensor(stop_token_ids, dtype=torch.int64, device=canvas.tokens_BL.device)
-    is_written_BL = ~canvas.is_masked_BL & ~canvas.given_BL & _inside_BL(canvas)
+    is_written_BL = ~canvas.is_masked_BL & ~canvas.given_BL
     is_stop_BL = torch.isin(canvas.tokens_BL, stops) & is_written_BL
     has_gap_before_BL = canvas.is_masked_BL.cumsum(1) > 0
     return (is_stop_BL & ~has_gap_before_BL).any(1)
@@ -27,8 +27,3 @@ def cut(token_ids: list[int], stop_token_ids: tuple[int, ...]) -> tuple[list[int
         if token_id in stop_token_ids:
             return token_ids[:index], True
     return token_ids, False
-
-
-def _inside_BL(canvas: Canvas) -> Bool[Tensor, "B L"]:
-    position_L = torch.arange(canvas.tokens_BL.shape[1], device=canvas.tokens_BL.device)
-    return position_L < canvas.column(canvas.ends)[:, None]
