@@ -28,12 +28,10 @@ class Alias:
     training_only: bool = False
 
 
-def _truth(text: Any) -> bool:
-    return str(text).strip().lower() in ("true", "yes", "on", "1")
-
-
-def _sampling(text: Any) -> str:
-    return "group_by_length" if _truth(text) else "random"
+def _sampling(text: Any) -> Any:
+    """`group_by_length: true`; what is no truth stays, to be refused with the option's values."""
+    truths = {"true": "group_by_length", "yes": "group_by_length", "false": "random", "no": "random"}
+    return truths.get(str(text).strip().lower(), text)
 
 
 ALIASES: dict[str, Alias] = {
@@ -68,6 +66,7 @@ ALIASES: dict[str, Alias] = {
     "cfg": Alias("guidance_scale"),
     "cfg_scale": Alias("guidance_scale"),
     "gen_length": Alias("max_new_tokens"),
+    "max_length": Alias("max_new_tokens", why="in training verbs it is the longest row"),
     "block_length": Alias("block_size"),
     "remasking": Alias("strategy"),
     "alg": Alias("strategy"),

@@ -1,0 +1,197 @@
+"""`unmask chat`: turns of a conversation, from a terminal or from piped lines. The answers come from `DiffusionLM`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from io import TextIOWrapper
+from typing import TYPE_CHECKING
+
+from unmask.cli import sampling
+from unmask.cli.aliases import meaning, value_meaning
+from unmask.cli.options import Option, OptionTable
+from unmask.cli.yaml_file import Given
+from unmask.errors import ConfigError, UnmaskError, did_you_mean
+
+if TYPE_CHECKING:
+    from unmask.generation.options import GenerationOptions
+    from unmask.lm import DiffusionLM, Generation
+
+DOES = (
+    "Talk to a model. Type a turn and Enter; /help lists the commands, ctrl-D leaves. "
+    "Where the input is no terminal, each line is a turn and only the answers are printed."
+)
+OWN = (
+    Option("chat_template", bool, True, "Put the conversation through the chat template; false continues each text."),
+    Option("system", str | None, None, "System message at the start of the conversation."),
+)
+HELP = """\
+/bye              leave (so does ctrl-D)
+/clear            forget the conversation
+/set NAME VALUE   change an option of generation, for example: /set temperature 0.7
+/show             list the options; /show canvas turns the canvas on or off
+/help             this list"""
+LEAVE = ("/bye", "/exit", "/quit")
+
+
+def table() -> OptionTable:
+    """The options of the verb."""
+    return sampling.sampling_table("chat", DOES, "[MODEL]", OWN)
+
+
+def run(argv: list[str]) -> int:
+    """Run `unmask chat`."""
+    from unmask.cli.config import parse, say
+
+    parsed = parse(argv, table())
+    if parsed is None:
+        return 0
+    say(parsed.notes)
+    if len(parsed.words) > 1 or (parsed.words and parsed["model_name_or_path"]):
+        raise ConfigError(f'"{parsed.words[-1]}" is one model too many. Use: unmask chat MODEL --option value')
+    if parsed.words:
+        parsed = parsed.put("model_name_or_path", parsed.words[0], Given("model_name_or_path", parsed.words[0]))
+    if sys.stdin is None or sys.stdin.closed:
+        raise ConfigError("there is no terminal and no input to read turns from. Use: unmask generate --prompt TEXT")
+    options = sampling.options_from(parsed)
+    lm = sampling.load_model(parsed)
+    chat = Chat(lm, options, parsed.table, parsed["chat_template"], parsed["show"], parsed["system"])
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        print(f"{parsed['model_name_or_path']}: /help lists the commands, ctrl-D leaves", file=sys.stderr)
+    return chat.loop(typed_turns() if is_terminal else piped_turns(), talkative=is_terminal)
+
+
+def typed_turns() -> Iterator[str]:
+    """Lines from a terminal, edited with readline where there is one; ctrl-C drops the line, ctrl-D ends."""
+    with suppress(ImportError):
+        import readline  # noqa: F401  (importing it is what makes `input` editable)
+    while True:
+        try:
+            yield input("> ")
+        except KeyboardInterrupt:
+            print("\n(ctrl-D or /bye leaves)", file=sys.stderr)
+        except EOFError:
+            print(file=sys.stderr)
+            return
+
+
+def piped_turns() -> Iterator[str]:
+    """Lines of stdin; what is not UTF-8 becomes replacement characters."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    yield from sys.stdin
+
+
+@dataclass
+class Chat:
+    """A conversation and its settings.
+
+    Attributes:
+        table: knows the types of the options that `/set` changes.
+        template: whether turns are messages; otherwise each is a text to be continued, on its own.
+        show: whether the canvas is shown.
+        system: first message, or None.
+    """
+
+    lm: DiffusionLM
+    options: GenerationOptions
+    table: OptionTable
+    template: bool = True
+    show: bool = False
+    system: str | None = None
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.clear()
+
+    def loop(self, turns: Iterator[str], *, talkative: bool) -> int:
+        """Answer turn after turn; the exit code."""
+        for turn in turns:
+            text = turn.strip()
+            if text in LEAVE:
+                break
+            if text.startswith("/"):
+                print(self.command(text), file=sys.stderr)
+            elif text:
+                self._answer_aloud(text, talkative)
+        return 0
+
+    def clear(self) -> None:
+        """Forget the conversation, but not the system message."""
+        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+
+    def answer(self, text: str) -> tuple[Generation, float]:
+        """The model's next turn, and seconds; a turn that fails leaves no trace in the conversation.
+
+        Raises:
+            UnmaskError: the conversation is too long for the model, or the model fails.
+        """
+        asked = [*self.messages, {"role": "user", "content": text}]
+        stream = self.lm.stream([asked] if self.template else [text], self.options)
+        results, seconds = sampling.drain(stream, self.lm, 1, self.show, whole=not self.template)
+        if self.template:
+            self.messages = [*asked, {"role": "assistant", "content": results[0].text}]
+        return results[0], seconds
+
+    def command(self, text: str) -> str:
+        """Obey a line that begins with a slash; what to say about it."""
+        name, *rest = text.split(maxsplit=2)
+        commands: dict[str, Callable[[list[str]], str]] = {
+            "/clear": self._clear,
+            "/set": self._set,
+            "/show": self._show,
+            "/help": lambda rest: HELP,
+            "/?": lambda rest: HELP,
+        }
+        if name not in commands:
+            return f"no command {name}.{did_you_mean(name, [*commands, *LEAVE])} /help lists them."
+        return commands[name](rest)
+
+    def _answer_aloud(self, text: str, talkative: bool) -> None:
+        try:
+            result, seconds = self.answer(text)
+        except UnmaskError as error:
+            hint = " /clear forgets the conversation." if len(self.messages) > 1 else ""
+            print(f"{error}{hint}", file=sys.stderr)
+            return
+        except KeyboardInterrupt:
+            if not talkative:
+                raise
+            print("\n(stopped)", file=sys.stderr)
+            return
+        print(result.text.strip() if self.template else result.text, flush=True)
+        if talkative:
+            print(f"({sampling.summary([result], seconds)})", file=sys.stderr)
+
+    def _clear(self, rest: list[str]) -> str:
+        self.clear()
+        return "The conversation is forgotten."
+
+    def _set(self, rest: list[str]) -> str:
+        names = [entry.name for entry in fields(self.options) if entry.name not in sampling.OWN_MEANING]
+        if len(rest) != 2:
+            return f"Use: /set NAME VALUE. Names: {', '.join(names)}."
+        typed, text = rest
+        alias = meaning(typed, names)
+        name = alias.target if alias else typed
+        if name not in names:
+            return f'no option "{typed}".{did_you_mean(typed, names)} Names: {", ".join(names)}.'
+        try:
+            value = self.table.convert(name, Given(typed, value_meaning(name, text)))
+            self.options = replace(self.options, **{name: value})
+        except ConfigError as error:
+            return str(error).removeprefix("--")
+        return f"{name} is {getattr(self.options, name)}"
+
+    def _show(self, rest: list[str]) -> str:
+        if rest == ["canvas"]:
+            self.show = not self.show
+            return f"The canvas is {'shown' if self.show else 'hidden'}."
+        return "\n".join(
+            f"{entry.name:<24}{getattr(self.options, entry.name)}"
+            for entry in fields(self.options)
+            if entry.name not in sampling.OWN_MEANING
+        )

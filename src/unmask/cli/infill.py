@@ -1,0 +1,43 @@
+"""`unmask infill`: fill the blanks of a text. Parsing and printing; the work is `DiffusionLM.stream_infill`."""
+
+from __future__ import annotations
+
+import sys
+
+from unmask.cli import sampling
+from unmask.cli.options import Option, OptionTable
+from unmask.errors import ConfigError
+
+DOES = "Fill the blanks of a text: each [MASK] is one token. Nothing else changes."
+OWN = (
+    Option("text", str | None, None, "Text with blanks; may be given several times, or stand beside the options."),
+    Option("text_file", str | None, None, "File with one text per line."),
+    Option("trace", str | None, None, "Write what was committed where and when to FILE.json."),
+    Option("json", bool, False, "Print the results as one JSON object."),
+)
+
+
+def table() -> OptionTable:
+    """The options of the verb."""
+    return sampling.sampling_table("infill", DOES, "[TEXT ...]", OWN, block_size=None)
+
+
+def run(argv: list[str]) -> int:
+    """Run `unmask infill`."""
+    parsed = sampling.read_arguments(argv, table(), "text")
+    if parsed is None:
+        return 0
+    sampling.check_trace(parsed["trace"])
+    options = sampling.options_from(parsed, trace=parsed["trace"] is not None)
+    texts = sampling.texts_from(parsed, "text")
+    if not texts:
+        raise ConfigError('no text is given. For example: unmask infill "The capital of [MASK] is Paris." --model DIR')
+    lm = sampling.load_model(parsed)
+    results, seconds = sampling.drain(lm.stream_infill(texts, options), lm, len(texts), parsed["show"])
+    sampling.write_trace(parsed["trace"], texts, results, lm)
+    if parsed["json"]:
+        print(sampling.as_json(texts, results, seconds))
+    else:
+        print("\n".join(result.text for result in results))
+        print(sampling.summary(results, seconds), file=sys.stderr)
+    return 0

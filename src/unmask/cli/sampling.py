@@ -1,0 +1,259 @@
+"""What `generate`, `infill` and `chat` share: options, the model, prompts, showing and writing results."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from unmask.cli.config import Parsed, parse, say
+from unmask.cli.options import Option, OptionTable
+from unmask.errors import ConfigError
+from unmask.generation.options import GenerationOptions
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unmask.lm import DiffusionLM, Generation, TextStream
+
+# `--trace` names a file here; in Python it is a boolean.
+OWN_MEANING = ("trace",)
+LATER = (".html", ".gif")
+
+
+@dataclass(frozen=True)
+class SamplerArguments:
+    """Which model, and how it is held."""
+
+    model_name_or_path: str | None = None
+    """Folder or Hub id of a checkpoint or an adapter; --model for short."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter to put on top."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    dtype: str = "auto"
+    """auto (as stored), float32, bfloat16, float16 or float64."""
+    show: bool = False
+    """Show the canvas while it fills; on stderr, animated on a terminal."""
+
+
+def sampling_table(verb: str, does: str, words: str, own: Sequence[Option], **defaults: Any) -> OptionTable:
+    """The options of a sampling verb: the model, its own ones, and all fields of `GenerationOptions`."""
+    extra = (("The text", tuple(own)), ("How to generate", generation_options()))
+    return OptionTable(verb, does, (SamplerArguments,), extra, tuple(defaults.items()), words)
+
+
+def generation_options() -> tuple[Option, ...]:
+    """One option per field of `GenerationOptions`, the docstring below the field being its help."""
+    from docstring_parser import parse_from_object
+
+    helps = {entry.arg_name: entry.description or "" for entry in parse_from_object(GenerationOptions).params}
+    types = get_type_hints(GenerationOptions)
+    return tuple(
+        Option(entry.name, types[entry.name], entry.default, helps.get(entry.name, ""))
+        for entry in fields(GenerationOptions)
+        if entry.name not in OWN_MEANING
+    )
+
+
+def read_arguments(argv: list[str], table: OptionTable, repeated: str) -> Parsed | None:
+    """Parse; every `--{repeated} TEXT` counts, and joins the words that stand beside the options.
+
+    A text may begin with dashes and may be empty, which no word may.
+    """
+    texts: list[str] = []
+    rest: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            texts += words
+            break
+        if word == f"--{repeated}" and words:
+            texts.append(words.pop(0))
+        elif word.startswith(f"--{repeated}="):
+            texts.append(word.partition("=")[2])
+        else:
+            rest.append(word)
+    parsed = parse(rest, table)
+    if parsed is None:
+        return None
+    say(parsed.notes)
+    return replace(parsed, words=(*parsed.words, *texts))
+
+
+def options_from(parsed: Parsed, *, trace: bool = False) -> GenerationOptions:
+    """The generation options that the user asked for.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+    names = [entry.name for entry in fields(GenerationOptions) if entry.name not in OWN_MEANING]
+    settings = {name: parsed[name] for name in names}
+    for name in ("guidance_keep", "suppress_tokens", "begin_suppress_tokens"):
+        settings[name] = tuple(settings[name] or ())
+    return GenerationOptions(**settings, trace=trace)
+
+
+def one_block(options: GenerationOptions, parsed: Parsed) -> GenerationOptions:
+    """The options for filling blanks: the whole text is one block, unless the user gave a size."""
+    return options if "block_size" in parsed else replace(options, block_size=None)
+
+
+def load_model(parsed: Parsed) -> DiffusionLM:
+    """Load the model that the options name.
+
+    Raises:
+        ConfigError: none is named.
+        ModelError: it cannot be loaded.
+    """
+    name = parsed["model_name_or_path"]
+    if not name:
+        raise ConfigError(
+            "no model is named. Give --model_name_or_path FOLDER_OR_HUB_ID; "
+            "unmask demo trains a small one to play with, in unmask-demo/pretrain."
+        )
+    quieten()
+    from unmask.lm import load
+
+    return load(name, dtype=parsed["dtype"], device=parsed["device"], adapter=parsed["adapter"])
+
+
+def quieten() -> None:
+    """transformers' progress bars and advice are not for the readers of a completion."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def texts_from(parsed: Parsed, own: str) -> list[str]:
+    """The texts typed, those of a file (one per line), or else all of a piped stdin; empty where there is none.
+
+    Args:
+        parsed: the verb's arguments.
+        own: the option that holds a text; with `_file` behind it, the one that names a file.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds nothing.
+    """
+    texts = [*parsed.words, *([parsed[own]] if parsed[own] is not None else [])]
+    file = parsed[f"{own}_file"]
+    if file is not None:
+        lines = [line for line in read_file(file).splitlines() if line.strip()]
+        if not lines:
+            raise ConfigError(f"{file} holds no text. Write one text per line.")
+        texts += lines
+    if not texts and sys.stdin is not None and not sys.stdin.isatty():
+        piped = sys.stdin.read().rstrip("\n")
+        texts = [piped] if piped.strip() else []
+    return texts
+
+
+def read_file(file: str) -> str:
+    """A file's text, or the reason why not as a `ConfigError`."""
+    try:
+        return Path(file).expanduser().read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: byte {error.start} is not UTF-8. Convert the file to UTF-8.") from None
+
+
+def check_trace(file: str | None) -> None:
+    """Refuse a trace file that cannot be written, before anything is loaded."""
+    if file is None:
+        return
+    suffix = Path(file).suffix.lower()
+    if suffix in LATER:
+        raise ConfigError(f"--trace {file}: {suffix} players are not built yet. Write the trace as JSON: FILE.json")
+    if suffix != ".json":
+        raise ConfigError(f'--trace {file}: the name must end in .json; got "{suffix or file}".')
+    if not Path(file).expanduser().absolute().parent.is_dir():
+        raise ConfigError(f"--trace {file}: there is no folder {Path(file).parent}. Create it first.")
+
+
+def drain(
+    stream: TextStream, lm: DiffusionLM, rows: int, show: bool, *, whole: bool = True
+) -> tuple[list[Generation], float]:
+    """Run a generation to its end; the results and the seconds it took.
+
+    Args:
+        stream: the generation.
+        lm: whose it is.
+        rows: how many.
+        show: show the canvas on stderr.
+        whole: show the given text too, not only what follows it.
+    """
+    began = time.perf_counter()
+    if show:
+        from unmask.cli.canvas_view import tokenizer_look, watch
+
+        starts = [stream.canvas(row).index(None) for row in range(rows)]
+        watch(stream, tokenizer_look(lm.tokenizer), stderr(), firsts=[0] * rows if whole else starts)
+    else:
+        for _ in stream:
+            pass
+    return stream.generations(), time.perf_counter() - began
+
+
+def stderr() -> Console:
+    """A console for everything that is no result."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def as_json(prompts: Sequence[Any], results: Sequence[Generation], seconds: float) -> str:
+    """One JSON object with every result and its figures."""
+    rows = [
+        {
+            "prompt": prompt,
+            "text": result.text,
+            "token_ids": result.token_ids,
+            "finish_reason": result.finish_reason,
+            "emitted": result.stats.emitted,
+            "forwards": asdict(result.stats.forwards),
+            "positions": result.stats.positions,
+        }
+        for prompt, result in zip(prompts, results, strict=True)
+    ]
+    return json.dumps({"results": rows, "seconds": seconds}, ensure_ascii=False)
+
+
+def write_trace(file: str | None, prompts: Sequence[Any], results: Sequence[Generation], lm: DiffusionLM) -> None:
+    """The commits of every row, and the text of every token in them, as one JSON file.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    if file is None:
+        return
+    traces = [asdict(result.trace) for result in results if result.trace is not None]
+    used = {token for result in results if result.trace for token in _tokens(result)}
+    tokens = {token: lm.tokenizer.convert_ids_to_tokens(token) for token in sorted(used)}
+    rows = [
+        {"prompt": prompt, "text": result.text, **trace}
+        for prompt, result, trace in zip(prompts, results, traces, strict=True)
+    ]
+    try:
+        text = json.dumps({"mask_token": lm.tokenizer.mask_token, "tokens": tokens, "rows": rows}, ensure_ascii=False)
+        Path(file).expanduser().write_text(text, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"--trace {file} cannot be written: {error.strerror}.") from None
+
+
+def _tokens(result: Generation) -> set[int]:
+    assert result.trace is not None
+    return {*result.trace.token_ids, *(token for commit in result.trace.commits for token in commit.token_ids)}
+
+
+def summary(results: Sequence[Generation], seconds: float) -> str:
+    """One line of figures."""
+    tokens = sum(result.stats.emitted for result in results)
+    forwards = max((result.stats.forwards.total for result in results), default=0)
+    return f"{tokens} tokens, {forwards} forwards, {seconds:.1f} s, {tokens / max(seconds, 1e-9):.0f} tokens/s"

@@ -1,0 +1,236 @@
+"""`generate`, `infill`, `chat` end to end on a tiny model with random weights: flags, inputs, outputs, refusals."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from tests.tiny import write_checkpoint
+
+from unmask.cli import chat as chat_verb
+from unmask.cli import generate as generate_verb
+from unmask.cli.chat import Chat
+from unmask.cli.main import main
+from unmask.generation.options import GenerationOptions
+from unmask.lm import load
+
+SHORT = ("--max_new_tokens", "6", "--steps", "3", "--block_size", "6")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_checkpoint(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def lm(model):
+    return load(model, device="cpu")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs a verb with a given stdin; its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str, stdin: str | bytes = ""):
+        raw = stdin if isinstance(stdin, bytes) else stdin.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
+        code = main(list(argv))
+        told = capsys.readouterr()
+        return SimpleNamespace(code=code, out=told.out, err=told.err)
+
+    return call
+
+
+def texts(result) -> list[str]:
+    return [row["text"] for row in json.loads(result.out)["results"]]
+
+
+def wanted(lm, prompts, **settings) -> list[str]:
+    options = {"max_new_tokens": 6, "steps": 3, "block_size": 6, **settings}
+    return [result.text for result in lm.generate(prompts, **options)]
+
+
+def test_every_way_to_give_a_prompt_is_the_same(model, lm, run, tmp_path) -> None:
+    (tmp_path / "prompts.txt").write_text("one, two\n\n--three\n", "utf-8")
+    expected = wanted(lm, ["one, two", "--three"])
+    base = ("generate", "--model_name_or_path", model, *SHORT, "--json")
+    ways = (
+        ("--prompt", "one, two", "--prompt", "--three"),
+        ("--prompt=one, two", "--", "--three"),
+        ("one, two", "--prompt", "--three"),
+        ("--prompt_file", "prompts.txt"),
+    )
+    for way in ways:
+        assert texts(run(*base, *way)) == expected, way
+    assert texts(run(*base, stdin="one, two\n")) == wanted(lm, ["one, two"])
+
+
+def test_a_text_and_its_continuation_are_printed_as_one(model, lm, run) -> None:
+    result = run("generate", "--model_name_or_path", model, *SHORT, "ab", "cd")
+    first, second = wanted(lm, ["ab", "cd"])
+    assert result.out == f"ab{first}\n\ncd{second}\n"
+    assert "tokens, 3 forwards" in result.err
+
+
+def test_conversations_and_templates(model, lm, run, tmp_path) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    expected = wanted(lm, [messages])
+    assert expected != wanted(lm, ["hello"])
+    (tmp_path / "talk.json").write_text(json.dumps({"messages": messages}), "utf-8")
+    base = ("generate", "--model_name_or_path", model, *SHORT, "--json")
+    assert texts(run(*base, "--messages", json.dumps(messages))) == expected
+    assert texts(run(*base, "--messages", "talk.json")) == expected
+    assert texts(run(*base, "--chat_template", "true", "hello")) == expected
+    assert texts(run(*base, "--chat_template", "False", "hello")) == wanted(lm, ["hello"])
+
+
+def test_spellings_of_the_parents(model, lm, run) -> None:
+    parents = ("--steps", "3", "--max_length", "6", "--block_length", "6", "--remasking", "low_confidence")
+    result = run("generate", "--model", model, *parents, "--cfg_scale", "0.5", "--visualize", "True", "--json", "hi")
+    assert texts(result) == wanted(lm, ["hi"], guidance_scale=0.5)
+    assert "-- step 0, 0/6 tokens" in result.err
+
+
+def test_without_a_prompt_both_tasks_are_shown(model, run) -> None:
+    result = run("generate", "--model_name_or_path", model, *SHORT)
+    assert all(prompt in result.out for prompt in generate_verb.BUILT_IN_PROMPTS)
+    assert all(prompt in result.out for prompt in generate_verb.BUILT_IN_BLANKS)
+    as_json = run("generate", "--model_name_or_path", model, *SHORT, "--json")
+    rows = json.loads(as_json.out)["results"]
+    assert [row["prompt"] for row in rows] == [*generate_verb.BUILT_IN_PROMPTS, *generate_verb.BUILT_IN_BLANKS]
+    assert rows[2]["text"].startswith("The capital of France is") and "[MASK]" not in rows[2]["text"]
+
+
+def test_the_seed_counts_when_sampling(model, run) -> None:
+    base = ("generate", "--model_name_or_path", model, *SHORT, "--json", "--temperature", "1", "ab", "--seed")
+    assert texts(run(*base, "1")) == texts(run(*base, "1")) != texts(run(*base, "2"))
+
+
+def test_figures_in_json(model, run) -> None:
+    (row,) = json.loads(run("generate", "--model_name_or_path", model, *SHORT, "--json", "abcd").out)["results"]
+    assert row["forwards"] == {"denoise": 3, "commit": 0, "refresh": 0}
+    assert row["positions"] == 3 * 10
+    assert row["prompt"] == "abcd" and row["finish_reason"] in ("stop", "length")
+
+
+def test_a_trace_replays_to_the_result(model, run, tmp_path) -> None:
+    result = run("infill", "--model_name_or_path", model, "a[MASK]b[MASK]", "--trace", "t.json", "--json")
+    trace = json.loads((tmp_path / "t.json").read_text("utf-8"))
+    (row,) = trace["rows"]
+    tokens = list(row["token_ids"])
+    assert [trace["tokens"][str(tokens[place])] for place in row["masked"]] == [trace["mask_token"]] * 2
+    for commit in row["commits"]:
+        for place, token in zip(commit["positions"], commit["token_ids"], strict=True):
+            tokens[place] = token
+    assert tokens == json.loads(result.out)["results"][0]["token_ids"]
+
+
+def test_infill_changes_blanks_only(model, lm, run) -> None:
+    result = run("infill", "--model_name_or_path", model, "the [MASK][MASK] end", "--text", "[MASK]x")
+    first, second = result.out.splitlines()
+    assert first.startswith("the ") and first.endswith(" end") and "[MASK]" not in first
+    assert second.endswith("x")
+    expected = [done.text for done in lm.infill(["the [MASK][MASK] end", "[MASK]x"])]
+    assert [first, second] == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "phrase"),
+    [
+        (["generate", "hi"], "no model is named. Give --model_name_or_path"),
+        (["infill", "--model", "."], "no text is given"),
+        (["generate", "--model", ".", "--trace", "a.html", "hi"], ".html players are not built yet"),
+        (["generate", "--model", ".", "--trace", "a.txt", "hi"], "must end in .json"),
+        (["generate", "--model", ".", "--trace", "no/a.json", "hi"], "there is no folder no"),
+        (["generate", "--model", ".", "--messages", "[1]"], "--messages must be a list such as"),
+        (["generate", "--model", ".", "--messages", "[{"], "--messages is no JSON"),
+        (["generate", "--model", ".", "--messages", "[]", "hi"], "Give one of them"),
+        (["generate", "--model", ".", "--prompt_file", "none.txt"], "none.txt cannot be read: No such file"),
+        (["generate", "--model", ".", "--temprature", "1", "hi"], 'Did you mean "--temperature"?'),
+        (["generate", "--model", ".", "--strategy", "confidnce", "hi"], 'Did you mean "confidence"?'),
+        (["generate", "--model", ".", "--steps", "0", "hi"], "steps is 0; it must be a whole number"),
+        (["generate", "--model", "nowhere/at/all", "hi"], 'no folder "nowhere/at/all"'),
+        (["chat", "a", "b"], "one model too many"),
+    ],
+)
+def test_mistakes_are_told_in_a_paragraph(run, argv, phrase) -> None:
+    result = run(*argv)
+    assert result.code == 2
+    assert phrase in result.err
+    assert "Traceback" not in result.err and result.out == ""
+
+
+def test_a_text_without_blanks_is_told(model, run) -> None:
+    result = run("infill", "--model_name_or_path", model, "no blank")
+    assert result.code == 2 and "has no blank to fill in" in result.err
+
+
+def test_chat_answers_piped_lines_and_remembers(model, lm, run) -> None:
+    result = run("chat", model, *SHORT, stdin="hello\n\nand now?\n/bye\nnot read\n")
+    talk = [{"role": "user", "content": "hello"}]
+    answers = wanted(lm, [talk])
+    talk += [{"role": "assistant", "content": answers[0]}, {"role": "user", "content": "and now?"}]
+    answers += wanted(lm, [talk])
+    assert result.code == 0
+    assert result.out == "".join(f"{answer.strip()}\n" for answer in answers)
+
+
+def test_chat_as_the_parents_call_it(model, lm, run) -> None:
+    flags = ("--steps", "3", "--max_length", "6", "--block_length", "6", "--chat_template", "False")
+    result = run("chat", "--model_name_or_path", model, *flags, stdin="hello")
+    assert result.out == f"{wanted(lm, ['hello'])[0]}\n"
+
+
+def test_chat_survives_every_mistake(model, run) -> None:
+    lines = ["/set temperature hot", "/set temperature", "/set temprature 1", "/set steps 0", "/clera", "x" * 400]
+    result = run("chat", model, *SHORT, stdin="\n".join([*lines, "/clear", "/help"]))
+    assert result.code == 0 and result.out == ""
+    for phrase in (
+        '"hot" is not a number',
+        "Use: /set NAME VALUE",
+        'Did you mean "temperature"?',
+        "steps is 0; it must be",
+        'Did you mean "/clear"?',
+        "the model was made for 256",
+        "The conversation is forgotten",
+        "ctrl-D",
+    ):
+        assert phrase in result.err
+    assert "Traceback" not in result.err
+
+
+def test_chat_reads_what_is_not_utf8(model, run) -> None:
+    result = run("chat", model, *SHORT, stdin=b"caf\xe9\n")
+    assert result.code == 0 and result.out.endswith("\n")
+
+
+def test_a_closed_stdin_is_told(model, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["chat", model]) == 2
+    assert "Use: unmask generate" in capsys.readouterr().err
+
+
+def test_commands_of_the_chat(lm) -> None:
+    chat = Chat(lm, GenerationOptions(max_new_tokens=4, steps=2), chat_verb.table(), system="Be brief.")
+    assert chat.command("/set temperature 0.5") == "temperature is 0.5"
+    assert chat.command("/set remasking low_confidence") == "strategy is confidence"
+    assert chat.command("/set max_length 5") == "max_new_tokens is 5"
+    assert (chat.options.temperature, chat.options.max_new_tokens) == (0.5, 5)
+    assert "temperature             0.5" in chat.command("/show")
+    assert chat.command("/show canvas") == "The canvas is shown." and chat.show
+    chat.answer("hello")
+    assert [message["role"] for message in chat.messages] == ["system", "user", "assistant"]
+    chat.command("/clear")
+    assert chat.messages == [{"role": "system", "content": "Be brief."}]
+
+
+def test_help_names_every_option(run) -> None:
+    for verb in ("generate", "infill", "chat"):
+        result = run(verb, "--help")
+        assert result.code == 0
+        assert all(f"--{name}" in result.out for name in ("model_name_or_path", "temperature", "steps", "show", "seed"))
+        assert "hotter is more varied" in result.out
