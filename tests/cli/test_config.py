@@ -60,6 +60,14 @@ def test_lists(settings_of: Run, argv: list[str], expected: object) -> None:
     assert settings_of("sft", *BASE, "--lora", *argv).model.target_modules == expected
 
 
+@pytest.mark.parametrize("argv", [["--task_type", "CAUSAL_LM"], ["--task_type=CAUSAL_LM"], ["--disable_caching"]])
+def test_names_without_effect_take_their_value(
+    settings_of: Run, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert settings_of("sft", *argv, *BASE) == settings_of("sft", *BASE)
+    assert "has no effect" in capsys.readouterr().err
+
+
 def test_text_stays_as_typed(settings_of: Run) -> None:
     for text in ("no", "1e-4", "a[train:10,test:2]", "{x}", "[a]", "x=y", "-1", "null,null", "模型"):
         settings = settings_of("sft", *BASE, f"--run_name={text}", "--output_dir", text)
@@ -91,6 +99,10 @@ def test_several_text_files_are_joined(settings_of: Run) -> None:
         (["--lr"], "--lr needs a value."),
         (["--max_length", "--lora"], "--max_length needs a value."),
         (["--model", "x", "--model_name", "y"], "--model_name and --model both mean model_name_or_path"),
+        (
+            ["--group_by_length", "maybe"],
+            '--group_by_length: "maybe" is not one of random, sequential, group_by_length.',
+        ),
         (["--cfg", "1"], 'unknown option "--cfg"'),
         (["--lr_scheduler_type", "cosin"], 'Did you mean "cosine"?'),
     ],

@@ -64,6 +64,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b]\nd:
         ("evaluation_stratgy: 'no'\n", 'Did you mean "evaluation_strategy"?'),
         ("lora_rnak: 1\nqqqq: 1\n", 'sft.yaml:1:1 unknown key "lora_rnak".'),
         ("lora_rnak: 1\nqqqq: 1\n", 'sft.yaml:2:1 unknown key "qqqq".'),
+        ("config: a.yaml\n", 'sft.yaml:1:1 unknown key "config".'),
         ("qqqq: 1\n", 'sft.yaml:1:1 unknown key "qqqq". See unmask sft --help.'),
         ("\n\nx:\n  lr: 1e-4x\n", 'sft.yaml:4:3 lr: "1e-4x" is not a number. Example: 1e-4'),
         ("max_length: 10.5\n", 'sft.yaml:1:1 max_length: "10.5" is not a whole number. Example: 8'),

@@ -114,21 +114,20 @@ def _flag_value(name: str, rest: list[str], table: OptionTable) -> Any:
         raise ConfigError(told)
     alias = _known(Given(name, None), table)
     option = alias.target if alias else name
-    if not option or table.is_bool(option) or (alias and alias.value):
-        return rest.pop(0) if rest and _is_truth(rest[0]) else _bare(option, rest, table)
+    if not option:
+        return rest.pop(0) if rest and not rest[0].startswith("--") else None
+    if table.is_bool(option) or (alias and alias.value):
+        return _truth(rest, table)
     found = _values(rest, several=table.is_list(option) or option == "dataset_args", flag=name)
     return found[0] if len(found) == 1 else _joined(option, found)
 
 
-def _is_truth(word: str) -> bool:
-    return word.lower() in ("true", "false", "yes", "no", "on", "off", "0", "1", "null")
-
-
-def _bare(option: str, rest: list[str], table: OptionTable) -> str:
-    """The value of a flag that stands alone; one that takes no words may not be followed by any."""
-    if rest and not rest[0].startswith("--") and not table.words and option and rest[0]:
-        return rest.pop(0)
-    return "true"
+def _truth(rest: list[str], table: OptionTable) -> str:
+    """The value of a flag that may stand alone; where words may follow, only one that reads as a truth is its value."""
+    if not rest or not rest[0] or rest[0].startswith("--"):
+        return "true"
+    is_value = rest[0].lower() in ("true", "false", "yes", "no", "on", "off", "0", "1", "null")
+    return rest.pop(0) if is_value or not table.words else "true"
 
 
 def _values(rest: list[str], *, several: bool, flag: str) -> list[str]:
@@ -164,7 +163,7 @@ def _merge(parsed: Parsed, layer: list[Given]) -> Parsed:
             notes.append(note(given.typed, alias))
         option = alias.target if alias else given.typed
         text = alias.value(given.value) if alias and alias.value else given.value
-        if not option or (alias and alias.value and text is None):
+        if not option:
             continue
         value = parsed.table.convert(option, replace(given, value=value_meaning(option, text)))
         _agree(option, value, given, added)
@@ -192,7 +191,8 @@ def _unknown(given: Given, table: OptionTable) -> str:
     """What to say of a name that is neither an option nor another spelling; empty where it is one."""
     if given.typed in table.types or _known(given, table):
         return ""
-    names = [*table.types, *CONFIG_NAMES[:1], *(name for name in ALIASES if meaning(name, table.types))]
+    names = [*table.types, *(name for name in ALIASES if meaning(name, table.types))]
+    names += [] if given.where else CONFIG_NAMES[:1]
     guess, mark = nearest(given.typed.replace("-", "_"), names), "" if given.where else "--"
     hint = f'Did you mean "{mark}{guess}"?' if guess else f"See unmask {table.verb} --help."
     kind = f'{given.where} unknown key "{given.typed}".' if given.where else f'unknown option "--{given.typed}".'

@@ -21,6 +21,7 @@ COMMON = {
     "logging_steps": Default(10, "the 1/t weight makes single losses noisy, so the curve needs points"),
     "save_total_limit": Default(2, "a checkpoint holds the optimizer, three times the weights; one is always complete"),
     "report_to": Default("none", "metrics go to a file; nothing is sent anywhere unasked"),
+    "ddp_find_unused_parameters": Default(False, "every trained weight is used in every forward; looking costs a pass"),
     "seed": Default(42, "transformers' own, written down because masks and order follow it too"),
 }
 
