@@ -15,6 +15,7 @@ from unmask.errors import ConfigError, DataError
 from unmask.training.arguments import DataArguments
 
 Write = Callable[..., Path]
+MASK = object()
 
 
 def _pairs(count: int, answer: str = "the answer is {}") -> list[dict[str, str]]:
@@ -99,6 +100,21 @@ def test_hub_data_is_streamed_by_default_in_pretraining_only(monkeypatch: Any, b
     _sft(bpe_tokenizer, "x/y")
     build_pretrain(DataArguments("x/y", max_length=8), bpe_tokenizer, seed=0, stream_hub_by_default=False)
     assert asked == [True, False, False, False]
+
+
+def test_a_few_hub_rows_for_evaluation_are_streamed_where_the_run_streams(monkeypatch: Any, bpe_tokenizer: Any) -> None:
+    asked = {}
+
+    def load(path: str, name: str | None, *, streaming: bool) -> Any:
+        asked[path] = streaming
+        table = Dataset.from_list([{"text": f"hello there {path} " * 9}] * 9)
+        return {"train": table.to_iterable_dataset()} if streaming else DatasetDict({"train": table})
+
+    monkeypatch.setattr("unmask.data.sources.load_dataset", load)
+    for evaluated in ("x/few[test:2]", "x/all"):
+        splits = _pretrain(bpe_tokenizer, "x/train[test:1]", eval_dataset_args=evaluated, max_length=16)
+        assert evaluated.split("[")[0] in bpe_tokenizer.decode(splits.test[0]["input_ids"])
+    assert asked == {"x/train": True, "x/few": True, "x/all": False}
 
 
 def test_several_datasets_are_joined(write: Write, bpe_tokenizer: Any) -> None:
@@ -200,7 +216,7 @@ def test_settings_that_contradict(write: Write, bpe_tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("named", ["labels", "prompt_len", "may_noise"])
 def test_tokenised_rows_are_used_as_they_are(tmp_path: Path, bpe_tokenizer: Any, named: str) -> None:
-    ids, start = [5, 6, 7, 8, 9], 3
+    ids, start = [15, 16, 17, 18, 19], 3
     extra = {
         "labels": [-100] * start + ids[start:],
         "prompt_len": start,
@@ -224,10 +240,12 @@ def test_tokenised_rows_are_used_as_they_are(tmp_path: Path, bpe_tokenizer: Any,
         ({"input_ids": [5, 6], "labels": [-100, 7]}, r"row 0 labels\[1\] is 7, but input_ids\[1\] is 6"),
         ({"input_ids": [5, 6], "labels": [6]}, r"has 2 input_ids but 1 labels"),
         ({"input_ids": [5, 99_999], "prompt_len": 1}, r"holds the id 99999, but the tokenizer has"),
+        ({"input_ids": [5, MASK], "prompt_len": 1}, r"contains the mask token \(id \d+\); the model would see it"),
         ({"input_ids": [5, 6], "prompt_len": 2}, r"no trainable token"),
     ],
 )
 def test_tokenised_rows_that_cannot_be_used(tmp_path: Path, bpe_tokenizer: Any, row: Any, phrase: str) -> None:
+    row = {**row, "input_ids": [bpe_tokenizer.mask_token_id if id is MASK else id for id in row["input_ids"]]}
     Dataset.from_list([row]).save_to_disk(tmp_path / "d")
     with pytest.raises(DataError, match=phrase):
         _sft(bpe_tokenizer, tmp_path / "d", load_preprocessed_data=True)

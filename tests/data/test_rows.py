@@ -108,6 +108,7 @@ def test_a_truncated_archive(write: Write) -> None:
         ('[{"a": 1},\n]', r"a\.json:1:\d+ invalid JSON: illegal trailing comma"),
         ('[{"a": 1},\n {"a"', r"a\.json ends in the middle of a record"),
         ('[{"a": 1},', r"a\.json ends in the middle of a record"),
+        ("[" * 100_000, r"a\.json invalid JSON: .*recursion"),
         ('[{"a": 1}]\n[]', r'a\.json:2 has text after the closing "\]"'),
     ],
 )

@@ -132,7 +132,7 @@ def build_pretrain(data: DataSettings, tokenizer: Any, *, seed: int = 0, stream_
 
     def tokenised(records: Dataset, label: str) -> tuple[Dataset, list[str]]:
         if "input_ids" in records.column_names:
-            return use_rows(records, data.max_length, len(tokenizer), label)
+            return use_rows(records, tokenizer, data.max_length, label)
         return tokenise_documents(records, tokenizer, label, data.num_proc, data.skip_bad_rows)
 
     with _quiet_unless_seen():
@@ -166,7 +166,7 @@ def _gather(data: DataSettings, want: Any, *, stream_hub: bool) -> _Parts:
     reading = Reading(want, data.text_field, data.skip_bad_rows, data.load_preprocessed_data)
     streaming = _streams(data, specs, stream_hub)
     found = [load_records(spec, reading, streaming=streaming) for spec in specs]
-    held_out = [_held_out(load_records(spec, reading)) for spec in evaluated]
+    held_out = [_held_out(spec, reading, streaming) for spec in evaluated]
     parts = _Parts(notes=[note for records in [*found, *held_out] for note in records.notes])
     parts.notes += _same_files(specs, evaluated)
     parts.tests = [records.test for records in (held_out or found) if records.test is not None]
@@ -182,10 +182,17 @@ def _chain(starts: list[Callable[[], Iterator[dict[str, Any]]]]) -> Iterator[dic
     return itertools.chain.from_iterable(start() for start in starts)
 
 
-def _held_out(records: Records) -> Records:
-    """A dataset named for evaluation: its test part, or all of it where it has none."""
+def _held_out(spec: DatasetSpec, reading: Reading, streaming: bool) -> Records:
+    """A dataset named for evaluation: its test part, or all of it where it has none.
+
+    A few rows of a Hub dataset are streamed, too, where the run streams.
+    """
+    few = isinstance(spec.test, int) and not is_local(spec)
+    records = load_records(spec, reading, streaming=streaming and few)
+    if records.test is not None:
+        return records
     assert isinstance(records.train, Dataset)
-    return records if records.test is not None else Records(records.train, records.train, records.notes)
+    return Records(records.train, records.train, records.notes)
 
 
 def _streams(data: DataSettings, specs: list[DatasetSpec], stream_hub: bool) -> bool:

@@ -20,6 +20,7 @@ from unmask.errors import DataError
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"\s*")
+_DECODER = json.JSONDecoder()
 
 
 class BadRow(DataError):
@@ -49,8 +50,14 @@ def read_rows(path: Path) -> Iterator[Row | BadRow]:
     Raises:
         DataError: the file cannot be read further: cut off while compressed, or a broken array.
     """
+    rows = _READERS[file_kind(path)](path)
+    while (row := _next(rows, path)) is not None:
+        yield row
+
+
+def _next(rows: Iterator[Row | BadRow], path: Path) -> Row | BadRow | None:
     try:
-        yield from _READERS[file_kind(path)](path)
+        return next(rows, None)
     except (EOFError, zlib.error) as problem:
         raise DataError(f"{path} ends in the middle of its compressed data; the file may be cut off") from problem
     except gzip.BadGzipFile as problem:
@@ -87,12 +94,17 @@ def _decoded(line: bytes, where: str) -> str:
 
 def _json_lines(path: Path) -> Iterator[Row | BadRow]:
     for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            yield _json_row(line, path, number)
-        except BadRow as problem:
-            yield _one_object(path) or problem if number == 1 and problem.kind == "json" else problem
+        if line.strip():
+            row = _json_row_or_problem(line, path, number)
+            first_is_broken = number == 1 and isinstance(row, BadRow) and row.kind == "json"
+            yield _one_object(path) or row if first_is_broken else row
+
+
+def _json_row_or_problem(line: bytes, path: Path, number: int) -> Row | BadRow:
+    try:
+        return _json_row(line, path, number)
+    except BadRow as problem:
+        return problem
 
 
 def _json_row(line: bytes, path: Path, number: int) -> Row:
@@ -149,28 +161,45 @@ def _json_file(path: Path) -> Iterator[Row | BadRow]:
 def _json_array(path: Path) -> Iterator[Row | BadRow]:
     """Decode element by element, so that each row has its line; after broken syntax no later row can be told apart."""
     text = "".join(_decoded(line, f"{path}:{number}") for number, line in _lines(path))
-    decode = json.JSONDecoder().raw_decode
     place, counted, line = text.index("[") + 1, 0, 1
+    while (element := _element(path, text, place)) is not None:
+        start, value, place = element
+        line, counted = line + text.count("\n", counted, start), start
+        where = f"{path}:{line}"
+        if isinstance(value, dict):
+            yield Row(where, value)
+        else:
+            yield BadRow(where, f"expected an object, got {json_type(value)}", "object")
+
+
+def _element(path: Path, text: str, place: int) -> tuple[int, Any, int] | None:
+    """Start, value and the place after its comma of the array's element at `place`; None at the end of the array.
+
+    Raises:
+        DataError: the syntax is broken, or there is more after the array.
+    """
     try:
-        while text[(place := _SPACE.match(text, place).end())] != "]":  # type: ignore[union-attr]
-            line, counted = line + text.count("\n", counted, place), place
-            value, place = decode(text, place)
-            try:
-                yield Row(f"{path}:{line}", _object(value, f"{path}:{line}"))
-            except BadRow as problem:
-                yield problem
-            place = _after_comma(text, place)
-    except (json.JSONDecodeError, IndexError) as problem:
+        start = _skip_space(text, place)
+        if text[start] != "]":
+            value, stop = _DECODER.raw_decode(text, start)
+            return start, value, _after_comma(text, stop)
+    except (ValueError, IndexError, RecursionError) as problem:
         raise _array_problem(path, text, problem) from problem
-    after = _SPACE.match(text, place + 1).end()  # type: ignore[union-attr]
+    after = _skip_space(text, start + 1)
     if after < len(text):
         raise DataError(f'{path}:{text.count(chr(10), 0, after) + 1} has text after the closing "]" of its array')
+    return None
+
+
+def _skip_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    return found.end() if found else place
 
 
 def _after_comma(text: str, place: int) -> int:
-    place = _SPACE.match(text, place).end()  # type: ignore[union-attr]
+    place = _skip_space(text, place)
     if text[place] == ",":
-        after = _SPACE.match(text, place + 1).end()  # type: ignore[union-attr]
+        after = _skip_space(text, place + 1)
         if text[after] == "]":
             raise json.JSONDecodeError("Illegal trailing comma before end of array", text, place)
         return after
@@ -180,7 +209,11 @@ def _after_comma(text: str, place: int) -> int:
 
 
 def _array_problem(path: Path, text: str, problem: Exception) -> DataError:
-    if not isinstance(problem, json.JSONDecodeError) or problem.pos >= len(text.rstrip()):
+    if isinstance(problem, IndexError):
+        return DataError(f"{path} ends in the middle of a record; the file may be cut off")
+    if not isinstance(problem, json.JSONDecodeError):
+        return DataError(f"{path} invalid JSON: {_problem(str(problem))}")
+    if problem.pos >= len(text.rstrip()):
         return DataError(f"{path} ends in the middle of a record; the file may be cut off")
     return DataError(
         f"{path}:{problem.lineno}:{problem.colno} invalid JSON: {_problem(problem.msg)}. "
@@ -192,10 +225,9 @@ def _text_file(path: Path) -> Iterator[Row | BadRow]:
     parts: list[str] = []
     start, separated = 1, False
     for number, line in _lines(path):
-        try:
-            text = _decoded(line, f"{path}:{number}").replace("\r\n", "\n")
-        except BadRow as problem:
-            yield problem
+        text = _text_or_problem(line, f"{path}:{number}")
+        if isinstance(text, BadRow):
+            yield text
             continue
         head, *others = text.split(DOCUMENT_SEPARATOR)
         parts.append(head)
@@ -205,6 +237,13 @@ def _text_file(path: Path) -> Iterator[Row | BadRow]:
             parts, start = [other], number
     text = "".join(parts)
     yield from _document(path, start, text.strip("\n") if separated else text)
+
+
+def _text_or_problem(line: bytes, where: str) -> str | BadRow:
+    try:
+        return _decoded(line, where).replace("\r\n", "\n")
+    except BadRow as problem:
+        return problem
 
 
 def _document(path: Path, line: int, text: str) -> Iterator[Row]:

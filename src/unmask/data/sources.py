@@ -172,8 +172,10 @@ def _tables(kind: str, names: list[str], options: dict[str, Any]) -> Dataset:
 def _table_part(table: Dataset, label: str, index: np.ndarray | None = None) -> Part:
     def rows() -> Iterator[Row | BadRow]:
         chosen = table if index is None else table.select(index)
-        for place, fields in enumerate(chosen):
-            yield Row(f"{label} row {place if index is None else index[place]}", dict(fields))
+        places = itertools.count() if index is None else iter(index)
+        for batch in chosen.iter(batch_size=1000):
+            for values in zip(*dict(batch).values(), strict=True):
+                yield Row(f"{label} row {next(places)}", dict(zip(batch, values, strict=True)))
 
     return Part(label, rows, table)
 

@@ -226,7 +226,8 @@ def use_labels(rows: Dataset, encoding: Encoding, label: str) -> tuple[Dataset, 
     What may be noised is said by `may_noise`, else by `labels` (-100: not), else by `prompt_len` (not before it).
 
     Raises:
-        DataError: none of the three is there, a label is not its own token, an id is none of the tokenizer's.
+        DataError: none of the three is there, a label is not its own token, an id is the mask's or none of the
+            tokenizer's.
     """
     names = set(rows.column_names)
     if encoding.mask_prompt_loss and not names & {"may_noise", "labels", "prompt_len"}:
@@ -234,11 +235,14 @@ def use_labels(rows: Dataset, encoding: Encoding, label: str) -> tuple[Dataset, 
             f"the tokenised rows of the {label} part have no labels and no prompt_len (found: "
             f"{', '.join(rows.column_names)}), so the answer is unknown. To learn all: --mask_prompt_loss false"
         )
-    count = len(encoding.tokenizer)
 
     def change(batch: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
         encoded = [_from_labels(batch, index, encoding.mask_prompt_loss) for index in range(len(places))]
-        problems = [_row_problem(batch, index, f"{label} row {place}", count) for index, place in enumerate(places)]
+        problems = []
+        for index, place in enumerate(places):
+            labels = batch["labels"][index] if "labels" in batch else []
+            ids, where = batch["input_ids"][index], f"{label} row {place}"
+            problems.append(_ids_problem(ids, where, encoding.tokenizer) or _label_problem(ids, labels, where))
         return _columns(encoded, problems, encoding)
 
     table, _ = _without_problems(map_batches(rows, change, _CHECKED, with_indices=True), label, False)
@@ -257,26 +261,32 @@ def _from_labels(batch: dict[str, list[Any]], index: int, mask_prompt_loss: bool
     return Encoded(ids, [place >= batch["prompt_len"][index] for place in range(len(ids))])
 
 
-def _row_problem(batch: dict[str, list[Any]], index: int, where: str, count: int) -> str:
-    ids = batch["input_ids"][index]
+def _ids_problem(ids: list[int], where: str, tokenizer: Any) -> str:
+    count = len(tokenizer)
     beyond = next((token for token in ids if not 0 <= token < count), None)
     if beyond is not None:
         return f"{where} holds the id {beyond}, but the tokenizer has {count:,}: it was made with another tokenizer"
-    labels = batch["labels"][index] if "labels" in batch else ids
-    if len(labels) != len(ids):
-        return f"{where} has {len(ids)} input_ids but {len(labels)} labels"
-    place = next((at for at, pair in enumerate(zip(ids, labels, strict=True)) if pair[1] not in (pair[0], -100)), None)
-    if place is not None:
-        both = f"labels[{place}] is {labels[place]}, but input_ids[{place}] is {ids[place]}"
-        return f"{where} {both}; a label must be its own token, or -100"
+    if tokenizer.mask_token_id is not None and tokenizer.mask_token_id in ids:
+        return f"{where} contains the mask token (id {tokenizer.mask_token_id}); the model would see it as noise"
     return ""
 
 
-def use_rows(rows: Dataset, max_length: int, count: int, label: str) -> tuple[Dataset, list[str]]:
+def _label_problem(ids: list[int], labels: list[int], where: str) -> str:
+    if labels and len(labels) != len(ids):
+        return f"{where} has {len(ids)} input_ids but {len(labels)} labels"
+    wrong = (at for at, label in enumerate(labels) if label not in (ids[at], _IGNORED_LABEL))
+    place = next(wrong, None)
+    if place is None:
+        return ""
+    both = f"labels[{place}] is {labels[place]}, but input_ids[{place}] is {ids[place]}"
+    return f"{where} {both}; a label must be its own token, or {_IGNORED_LABEL}"
+
+
+def use_rows(rows: Dataset, tokenizer: Any, max_length: int, label: str) -> tuple[Dataset, list[str]]:
     """Columns `input_ids` and `document` of pretraining rows that were packed elsewhere, and a note.
 
     Raises:
-        DataError: a row is longer than `max_length`, or an id is none of the tokenizer's.
+        DataError: a row is longer than `max_length`, or an id is the mask's or none of the tokenizer's.
     """
 
     def change(batch: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
@@ -285,7 +295,7 @@ def use_rows(rows: Dataset, max_length: int, count: int, label: str) -> tuple[Da
         for place, ids in zip(places, rows, strict=True):
             where = f"{label} row {place}"
             long = f"{where} has {len(ids):,} tokens; max_length is {max_length:,}" if len(ids) > max_length else ""
-            problems.append(long or _row_problem({"input_ids": [ids]}, 0, where, count))
+            problems.append(long or _ids_problem(ids, where, tokenizer))
         document = batch.get("document", [[0] * len(ids) for ids in rows])
         return {"input_ids": rows, "document": document, "problem": problems}
 
