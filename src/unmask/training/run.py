@@ -76,7 +76,6 @@ def train(settings: Settings, *, verb: str, console: Console | None = None) -> R
     parts = gather(settings, verb)
     for note in (*parts.splits.notes, *standing.notes, start_note(parts)):
         console.print(note, highlight=False, markup=False)
-    folder.claim(output_dir, settings, verb, fresh=settings.run.fresh, first=_first_process())
     return _run(settings, verb, parts, standing.resume_from, console)
 
 
@@ -91,6 +90,8 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     args = library_arguments(settings, updates=updates, evaluate=evaluated is not None)
     _recompute(model, settings)
     output_dir = Path(str(args.output_dir))
+    # the first thing written: every mistake in the settings has been found by now
+    folder.claim(output_dir, settings, verb, fresh=settings.run.fresh, first=_first_process())
     metrics = MetricsFile(output_dir)
     trainer = DiffusionTrainer(
         model,
