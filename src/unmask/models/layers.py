@@ -85,6 +85,9 @@ def prepare_attention(
         queries: number of query rows.
         keys: number of key columns.
         device: where the mask is needed, if one is.
+
+    Raises:
+        ValueError: the pattern lacks the ids that its kind needs, or limits the distance between two streams.
     """
     if spec is None:
         return PreparedAttention()
@@ -107,6 +110,8 @@ def _pattern(spec: AttentionSpec, query_L1: Tensor, key_1L: Tensor) -> Tensor | 
     elif spec.kind in ("block_causal", "two_stream"):
         allowed = _by_block(spec, query_L1.squeeze(1))
     if spec.window is not None:
+        if spec.kind == "two_stream":
+            raise ValueError("a window has no meaning between two streams")
         near = ((query_L1 - key_1L).abs() <= spec.window).unsqueeze(0)
         allowed = near if allowed is None else allowed & near
     return allowed
@@ -114,11 +119,12 @@ def _pattern(spec: AttentionSpec, query_L1: Tensor, key_1L: Tensor) -> Tensor | 
 
 def _by_block(spec: AttentionSpec, rows: Tensor) -> Tensor:
     """Block-causal, or the two streams of block diffusion (BD3-LM, arXiv 2503.09573, appendix B)."""
-    assert spec.block_BL is not None, "block ids are needed for this kind"
+    if spec.block_BL is None or (spec.kind == "two_stream" and spec.stream_BL is None):
+        raise ValueError(f"a {spec.kind} pattern needs block_BL" + (", stream_BL" * (spec.kind == "two_stream")))
     query, key = spec.block_BL[:, rows, None], spec.block_BL[:, None, :]
     if spec.kind == "block_causal":
         return query >= key
-    assert spec.stream_BL is not None, "stream ids are needed for two streams"
+    assert spec.stream_BL is not None
     clean_query, clean_key = spec.stream_BL[:, rows, None] == 1, spec.stream_BL[:, None, :] == 1
     noisy_pair = ~clean_query & ~clean_key & (query == key)
     to_earlier_clean = ~clean_query & clean_key & (query > key)

@@ -1,0 +1,290 @@
+"""Every model family that a user can name keeps the promises of a checkpoint kind and of a `Denoiser`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.models.tiny import build, checkpoint, on_meta, tokens, write_config
+from unmask.models import shell
+from unmask.models.adapters import LoraSettings, attach_lora, load_adapter, save_adapter
+from unmask.models.checkpoints import load_model, save_model, to_official_name, to_our_name
+from unmask.models.facts import facts_of
+from unmask.models.families import ModelFamily
+from unmask.models.shell import DiffusionModel
+from unmask.registry import FAMILIES
+from unmask.types import AttentionSpec
+
+VARIANTS = {"plain": {}, "tied": {"weight_tying": True}, "biased": {"include_qkv_bias": True}}
+
+
+@pytest.fixture(params=FAMILIES.names(), scope="module")
+def family(request: pytest.FixtureRequest) -> ModelFamily:
+    return FAMILIES.get(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(family: ModelFamily, tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
+    return build(tmp_path_factory.mktemp("model"), family)
+
+
+def same(left: torch.Tensor, right: torch.Tensor, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(left, right, atol=atol, rtol=1e-5)
+
+
+def gradients(model: DiffusionModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def same_gradients(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys() and left
+    for name, gradient in left.items():
+        same(gradient, right[name])
+
+
+def test_the_record_is_complete(family: ModelFamily):
+    assert FAMILIES.names().count(family.name) == 1
+    assert family.tiny_config["model_type"] == family.model_type
+    assert family.paper and family.chat_template and family.mask_token and family.eos_token in family.stop_tokens
+    facts = facts_of(family.tiny_config)
+    assert facts.family is family and facts.mask_token_id == family.tiny_config["mask_token_id"]
+
+
+def test_the_key_map_is_a_bijection_over_modules_with_weights(family: ModelFamily):
+    model = on_meta(dict(family.tiny_config))
+    ours = [path for path, module in model.named_modules() if list(module.parameters(recurse=False))]
+    official = [family.keys.to_official(path) for path in ours]
+    assert None not in official and len(set(official)) == len(ours)
+    assert [family.keys.to_ours(path) for path in official] == ours
+    assert family.keys.to_ours("model.no.such.module") is None and family.keys.to_official("trunk") is None
+    for name in model.state_dict():
+        assert to_our_name(family, to_official_name(family, name)) == name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("max_shard_size", ["5GB", "4KB"])
+def test_saving_and_loading_keeps_every_bit(family, tmp_path: Path, variant: str, max_shard_size: str):
+    model = build(tmp_path / "config", family, **VARIANTS[variant])
+    save_model(model, tmp_path / "saved", max_shard_size=max_shard_size)
+    again = load_model(tmp_path / "saved")
+    assert len(list((tmp_path / "saved").glob("*.safetensors"))) == 1 or max_shard_size == "4KB"
+    assert again.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert torch.equal(again(tokens()).logits, model(tokens()).logits)
+    assert (again.head.weight is again.trunk.embed.weight) == (variant == "tied")
+
+
+@torch.no_grad()
+def test_later_tokens_influence_earlier_logits(model):
+    changed_BL = tokens()
+    changed_BL[:, -1] = (changed_BL[:, -1] + 1) % 60
+    moved_BL = (model(tokens()).logits - model(changed_BL).logits).abs().amax(-1)
+    assert (moved_BL > 1e-3).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("filler", [0, 59])
+def test_padding_changes_nothing_at_real_positions(model, side: str, filler: int):
+    pads, length = 3, 12
+    padding_BL = torch.full((2, pads), filler)
+    parts = (padding_BL, tokens()) if side == "left" else (tokens(), padding_BL)
+    first = pads if side == "left" else 0
+    mask_BL = torch.zeros(2, pads + length, dtype=torch.long)
+    mask_BL[:, first : first + length] = 1
+    out = model(torch.cat(parts, 1), mask_BL).logits
+    assert out.isfinite().all()
+    same(out[:, first : first + length], model(tokens()).logits)
+
+
+@torch.no_grad()
+def test_rotary_positions_are_relative_and_given_ones_are_used(model):
+    positions_BL = torch.arange(12).expand(2, 12)
+    plain = model(tokens()).logits
+    same(model(tokens(), positions=positions_BL).logits, plain)
+    same(model(tokens(), positions=positions_BL + 7).logits, plain, atol=1e-4)
+    assert (model(tokens(), positions=positions_BL * 2).logits - plain).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_a_batch_row_equals_the_row_alone(model):
+    together = model(tokens(4)).logits
+    for row in range(4):
+        same(together[row : row + 1], model(tokens(4)[row : row + 1]).logits)
+
+
+@torch.no_grad()
+def test_packed_documents_equal_documents_alone(model):
+    document_BL = torch.tensor([[0] * 5 + [1] * 7])
+    positions_BL = torch.tensor([[*range(5), *range(7)]])
+    packed = model(tokens(1), attention=AttentionSpec(document_BL=document_BL), positions=positions_BL).logits
+    same(packed[:, :5], model(tokens(1)[:, :5]).logits)
+    same(packed[:, 5:], model(tokens(1)[:, 5:]).logits)
+
+
+@torch.no_grad()
+def test_a_cache_filled_in_one_pass_gives_the_same_logits(model):
+    cache = model.trunk.new_cache(2, 12)
+    same(model(tokens(), cache=cache).logits, model(tokens()).logits)
+    assert (cache.start, cache.length) == (12, 12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 4])
+def test_overwriting_a_range_with_all_else_cached_equals_a_full_forward(model, rows: int):
+    """Exact where the fed rows did not change; where they did, what the layers see elsewhere is by definition old."""
+    cache = model.trunk.new_cache(2, 12)
+    full = model(tokens(), cache=cache).logits
+    cache.overwrite_from(5)
+    same(model(tokens()[:, 5 : 5 + rows], cache=cache).logits, full[:, 5 : 5 + rows])
+    assert (cache.start, cache.length) == (12, 12)
+
+
+@torch.no_grad()
+def test_overwriting_hides_padding_as_a_full_forward_does(model):
+    mask_BL = torch.ones(2, 12, dtype=torch.long)
+    mask_BL[0, :3] = mask_BL[1, 10:] = 0
+    cache = model.trunk.new_cache(2, 12)
+    full = model(tokens(), mask_BL, cache=cache).logits
+    cache.overwrite_from(4)
+    same(model(tokens()[:, 4:8], mask_BL, cache=cache).logits, full[:, 4:8])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cuts", [[4, 8], [1, 2, 3], [11]])
+@pytest.mark.parametrize("document", [False, True])
+def test_appending_under_a_causal_pattern_equals_the_full_causal_forward(model, cuts: list[int], document: bool):
+    document_BL = torch.tensor([[0] * 12, [-1, -1, *[0] * 10]])
+    spec = AttentionSpec("causal", document_BL=document_BL if document else None)
+    full = model(tokens(), attention=spec).logits
+    cache, pieces = model.trunk.new_cache(2, 16), []
+    for piece in tokens().tensor_split(cuts, dim=1):
+        seen = cache.length + piece.shape[1]
+        part = AttentionSpec("causal", document_BL=document_BL[:, :seen] if document else None)
+        pieces.append(model(piece, attention=part, cache=cache).logits)
+    real_BL = (document_BL >= 0) | (not document)
+    same(torch.cat(pieces, 1)[real_BL], full[real_BL])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("at", [[0], [3, 3, 1], list(range(24)), []])
+def test_the_head_where_asked_is_a_slice_of_the_full_logits(model, at: list[int]):
+    where = torch.tensor(at, dtype=torch.long)
+    out = model(tokens(), logits_at=where)
+    assert out.logits.shape == (len(at), facts_of(model.family.tiny_config).shape.vocab_size) and out.nll is None
+    same(out.logits, model(tokens()).logits.flatten(0, 1)[where])
+    assert out.hidden.shape[:2] == (2, 12)
+
+
+@pytest.mark.parametrize("head_rows", [512, 7, 1])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_likelihoods_equal_the_cross_entropy_of_the_full_logits(model, monkeypatch, head_rows: int, autocast: bool):
+    monkeypatch.setattr(shell, "HEAD_ROWS", head_rows)
+    where = torch.tensor([1, 23, 4, 4, *range(10, 20)])
+    wanted = tokens(1, len(where), seed=5)[0]
+    weight = torch.linspace(0.5, 2, len(where))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        out = model(tokens(), logits_at=where, targets=wanted)
+        full = model(tokens()).logits.flatten(0, 1)[where]
+    nll = F.cross_entropy(full.float(), wanted, reduction="none")
+    assert out.logits is None and out.nll.dtype == torch.float32
+    if not autocast:
+        same(out.nll, nll)
+        same_gradients(gradients(model, (out.nll * weight).sum()), gradients(model, (nll * weight).sum()))
+        return
+    # bfloat16 rounds sums of different lengths differently: as close to the full head as its own eight bits
+    torch.testing.assert_close(out.nll, nll, atol=0.05, rtol=0.02)
+    left, right = gradients(model, (out.nll * weight).sum()), gradients(model, (nll * weight).sum())
+    for name, gradient in left.items():
+        assert F.cosine_similarity(gradient.flatten(), right[name].flatten(), dim=0) > 0.999, name
+
+
+@pytest.mark.parametrize("head_rows", [512, 1])
+def test_nothing_masked_is_a_loss_of_zero(model, monkeypatch, head_rows: int):
+    monkeypatch.setattr(shell, "HEAD_ROWS", head_rows)
+    nothing = torch.zeros(0, dtype=torch.long)
+    out = model(tokens(), logits_at=nothing, targets=nothing)
+    assert out.nll.shape == (0,) and out.nll.sum() == 0
+    found = gradients(model, out.nll.sum())
+    assert all((gradient == 0).all() for gradient in found.values())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["bidirectional", "causal"])
+def test_eager_attention_equals_the_fused_kernel(model, kind: str):
+    spec = AttentionSpec(kind, document_BL=torch.tensor([[0] * 5 + [1] * 7, [-1] * 3 + [2] * 9]))
+    fused = [model(tokens()).logits, model(tokens(), attention=spec).logits]
+    model.trunk.eager_attention = True
+    eager = [model(tokens()).logits, model(tokens(), attention=spec).logits]
+    model.trunk.eager_attention = False
+    for left, right in zip(fused, eager, strict=True):
+        same(left, right)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_recomputed_activations_give_equal_gradients(model, every: int):
+    model.train()
+    plain = gradients(model, model(tokens()).logits.square().sum())
+    model.gradient_checkpointing_enable({"use_reentrant": False}, every=every)
+    recomputed = gradients(model, model(tokens()).logits.square().sum())
+    model.gradient_checkpointing_disable()
+    model.eval()
+    same_gradients(plain, recomputed)
+
+
+def test_recomputation_runs_the_layers_again(model):
+    calls: list[int] = []
+    handles = [layer.attention.register_forward_pre_hook(lambda *_: calls.append(1)) for layer in model.trunk.layers]
+    model.train()
+    model.gradient_checkpointing_enable()
+    model(tokens()).logits.sum().backward()
+    model.gradient_checkpointing_disable()
+    model.eval()
+    for handle in handles:
+        handle.remove()
+    model.zero_grad()
+    assert len(calls) == 2 * len(model.trunk.layers)
+
+
+def test_lora_attaches_to_every_linear_layer_but_the_head(family, tmp_path: Path):
+    folder = checkpoint(tmp_path / "base", family)
+    base, model = load_model(folder), load_model(folder)
+    linear = {path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)} - {"head"}
+    attach_lora(model, LoraSettings(r=2))
+    adapted = {path.removesuffix(".lora_A") for path, _ in model.named_modules() if path.endswith(".lora_A")}
+    assert adapted == linear
+    assert all("lora_" in name for name, p in model.named_parameters() if p.requires_grad)
+    assert torch.equal(model(tokens()).logits, base(tokens()).logits)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    save_adapter(model, tmp_path / "adapter")
+    load_adapter(base, tmp_path / "adapter")
+    assert torch.equal(model(tokens()).logits, base(tokens()).logits)
+
+
+def test_bfloat16_loading_and_casting_agree(family, tmp_path: Path):
+    folder = checkpoint(tmp_path, family)
+    loaded, cast = load_model(folder, dtype="bfloat16"), load_model(folder).to(torch.bfloat16)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    for name, tensor in cast.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    assert torch.equal(loaded(tokens()).logits, cast(tokens()).logits)
+    assert loaded(tokens()).logits.isfinite().all()
+
+
+def test_the_same_seed_builds_the_same_model(family, tmp_path: Path):
+    folder = write_config(tmp_path, family)
+    first, second, other = (load_model(folder, from_scratch=True, seed=seed) for seed in (3, 3, 4))
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], tensor)
+    assert not torch.equal(first.head.weight, other.head.weight)
