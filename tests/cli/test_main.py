@@ -104,6 +104,14 @@ def test_exit_code_of_the_process() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: unmask {verb}")
+    assert main([verb, "--no_such_option"]) == 2
+    assert 'unknown option "--no_such_option"' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["sft", "pretrain"])
 def test_help_shows_defaults_in_groups(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
