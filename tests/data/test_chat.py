@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.data.conftest import CHATML, make_tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from unmask.data.chat import encode_conversation, encode_conversations
 from unmask.errors import DataError
@@ -264,6 +266,20 @@ def test_a_space_glued_to_the_first_word_does_not_cost_the_word() -> None:
     first = encoded.may_noise.index(True)
     assert tokenizer.decode(encoded.input_ids[first : first + 1]).startswith(" ")
     assert _answers(encoded, tokenizer) == [" there</s>"]
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_tokenizers_that_write_spaces_as_letters(scheme: Any) -> None:
+    backend = Tokenizer(models.BPE(unk_token="</s>", byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    special = [AddedToken(token, special=True, normalized=False) for token in ("<s>", "</s>")]
+    letters = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=[*special, *letters], show_progress=False)
+    backend.train_from_iterator(["the answer is hello [INST] and [/INST]"] * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template=INST)
+    encoded = encode_conversation(TALK, tokenizer)
+    assert [answer.strip() for answer in _answers(encoded, tokenizer)] == ["the answer is hello</s>", "hello 你好</s>"]
 
 
 def test_the_template_alone_writes_the_beginning_of_text() -> None:

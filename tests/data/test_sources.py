@@ -131,6 +131,20 @@ def test_files_named_after_splits(write: Write, tmp_path: Path) -> None:
     assert (len(records.train), _texts(records.test)) == (5, ["b0", "b1", "c0", "c1"])
 
 
+def test_files_below_a_folder_are_found_where_it_has_none(write: Write, tmp_path: Path) -> None:
+    write("hub/data/train-00000-of-00001.jsonl", _rows(3))
+    write("hub/data/test-00000-of-00001.jsonl", _rows(2))
+    write("hub/README.md", "about")
+    records = _load(tmp_path / "hub")
+    assert (len(records.train), len(records.test)) == (3, 2)
+
+
+def test_a_readme_beside_texts_is_no_document(write: Write, tmp_path: Path) -> None:
+    write("texts/README.txt", "about")
+    write("texts/story.txt", "once")
+    assert _texts(_load(tmp_path / "texts").train) == ["once"]
+
+
 def test_streamed_parts_are_disjoint_and_in_order(write: Write) -> None:
     path = write("a.jsonl", _rows(10))
     records = _load(f"{path}[train:5,test:3]", streaming=True)

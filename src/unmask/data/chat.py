@@ -19,8 +19,6 @@ from unmask.errors import DataError
 
 Messages = Sequence[dict[str, str]]
 Span = tuple[int, int]
-# Stand in for an answer to see where the template puts it; private-use characters that no template treats specially.
-_MARKERS = ("\ue5a1", "\uf3b7", "\ue91d")
 
 
 class Encoded(NamedTuple):
@@ -118,12 +116,17 @@ def _written_span(messages: Messages, turn: int, text: str, tokenizer: Any) -> S
     show it, since templates strip reasoning from all but the last answer. The generation prompt counts only where it
     is in fact how the text goes on: some templates write an empty <think></think> into it, whatever the answer is.
     """
-    marker = next(marker for marker in _MARKERS if marker not in text)
+    marker = _unused_character(text)
     replaced = [*messages[:turn], {**messages[turn], "content": marker}, *messages[turn + 1 :]]
     other = _render(replaced, tokenizer)
     start = _common_prefix(text, other)
     stop = len(text) - _common_prefix(text[start:][::-1], other[start:][::-1])
     return _after_prompt(messages[:turn], text, start, tokenizer), max(start, stop)
+
+
+def _unused_character(text: str) -> str:
+    # Private use: no template treats one of these specially.
+    return next(letter for letter in map(chr, range(0xE000, 0xF900)) if letter not in text)
 
 
 def _after_prompt(before: Messages, text: str, content: int, tokenizer: Any) -> int:
@@ -216,7 +219,8 @@ def _tokenise_guarded(text: str, messages: Messages, tokenizer: Any) -> tuple[li
     """Tokenise with special tokens only where the template wrote them.
 
     Special tokens cut a text into pieces that are tokenised by themselves anyway; cutting at the template's own ones
-    and reading the pieces as plain text differs from the usual reading only where a message spells out a token.
+    and reading the pieces as plain text differs from the usual reading only where a message spells out a token (and,
+    with tokenizers that put a space before the very first word, at the start of a piece).
     """
     spelled = _spelled_by_messages(text, messages, tokenizer)
     ids: list[int] = []
@@ -241,7 +245,7 @@ def _spelled_by_messages(text: str, messages: Messages, tokenizer: Any) -> set[i
     """Places in `text` of special tokens that stand inside a message: those that vanish when the message does not
     contain them."""
     special = _special_pattern(tokenizer)
-    marker = next(marker for marker in _MARKERS if marker not in text)
+    marker = _unused_character(text)
     neutral = [
         {**message, "content": special.sub(lambda found: marker * len(found[0]), message["content"])}
         for message in messages

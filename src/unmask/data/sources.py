@@ -14,7 +14,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from unmask.errors import ConfigError, DataError, did_you_mean
 
 TEST_SPLITS = ("test", "validation", "valid", "val", "dev", "eval")
 TABLE_KINDS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+_ABOUT = ("readme.txt", "license.txt", "dataset_info.json", "dataset_infos.json")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -118,20 +119,20 @@ def _files(pattern: str) -> list[Path]:
 
 
 def _folder_files(folder: Path) -> list[Path]:
-    skipped = ("dataset_infos.json", "dataset_info.json")
-    found = sorted(item for item in folder.iterdir() if item.is_file() and item.name not in skipped)
-    kinds = Counter(file_kind(item) for item in found if file_kind(item) in (*KINDS, *TABLE_KINDS))
-    names = {item.name.lower() for item in found}
-    # A README.txt beside .jsonl files describes them.
-    if len(kinds) > 1 and "readme.txt" in names:
-        found = [item for item in found if item.name.lower() != "readme.txt"]
-        kinds = Counter(file_kind(item) for item in found if file_kind(item) in (*KINDS, *TABLE_KINDS))
+    """The data files in a folder, or else in the folders below it; what describes the data is none of them."""
+    found = _data_files(folder.iterdir()) or _data_files(folder.rglob("*"))
+    kinds = Counter(map(file_kind, found))
     if not kinds:
         raise DataError(f"{folder} holds no data: expected files {_readable()}, or a folder made by save_to_disk")
     if len(kinds) > 1:
         mixed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         raise DataError(f"{folder} mixes kinds of files ({mixed}). Name one, for example {folder}/*{min(kinds)}")
-    return [item for item in found if file_kind(item) in kinds]
+    return found
+
+
+def _data_files(paths: Iterable[Path]) -> list[Path]:
+    readable = (path for path in paths if path.is_file() and file_kind(path) in (*KINDS, *TABLE_KINDS))
+    return sorted(path for path in readable if path.name.lower() not in _ABOUT)
 
 
 def _readable() -> str:
