@@ -80,7 +80,8 @@ def run_python(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["--version"], ["sft", "--help"], ["sft", "--lr", "x"], ["show", "aliases"]]
+    "argv",
+    [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS), ["sft", "--lr", "x"], ["show", "aliases"]],
 )
 def test_what_needs_no_model_loads_neither_torch_nor_transformers(argv: list[str]) -> None:
     told = run_python(

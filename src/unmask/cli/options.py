@@ -1,6 +1,6 @@
 """The options of a verb: their names, types, defaults and help, taken from dataclasses and from transformers' fields.
 
-jsonargparse reads the types and the line below each dataclass field, converts text to values and prints the help.
+jsonargparse converts text to values of these types and prints the help.
 This file knows neither files nor other spellings.
 """
 
@@ -20,7 +20,7 @@ from unmask.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Option:
-    """One option that no dataclass declares: a field of transformers' `TrainingArguments`, for instance."""
+    """One option."""
 
     name: str
     type: Any
@@ -49,21 +49,20 @@ class OptionTable:
     words: str = ""
 
     @cached_property
+    def groups(self) -> tuple[tuple[str, tuple[Option, ...]], ...]:
+        """title -> options, in the order of the help."""
+        return (*((_title(cls), declared(cls)) for cls in self.dataclasses), *self.extra)
+
+    @cached_property
     def types(self) -> dict[str, Any]:
         """name -> Python type, of every option."""
-        found: dict[str, Any] = {}
-        for cls in self.dataclasses:
-            found |= typing.get_type_hints(cls)
-        return found | {option.name: option.type for _, options in self.extra for option in options}
+        return {option.name: option.type for _, options in self.groups for option in options}
 
     @cached_property
     def default_values(self) -> dict[str, Any]:
         """name -> value where the user says nothing."""
-        found: dict[str, Any] = {}
-        for cls in self.dataclasses:
-            found |= {entry.name: _default(entry) for entry in fields(cls)}
-        found |= {option.name: option.default for _, options in self.extra for option in options}
-        return found | dict(self.defaults)
+        declared_values = {option.name: option.default for _, options in self.groups for option in options}
+        return declared_values | dict(self.defaults)
 
     @cached_property
     def dict_options(self) -> frozenset[str]:
@@ -73,15 +72,14 @@ class OptionTable:
     @cached_property
     def parser(self) -> Any:
         """The jsonargparse parser: types and help."""
-        from jsonargparse import ArgumentParser, set_parsing_settings
+        # Dataclasses are not handed to it whole: to resolve a dataclass's types it runs the imports that its file
+        # keeps for type checkers, torch's among them.
+        from jsonargparse import ArgumentParser
 
-        set_parsing_settings(docstring_parse_attribute_docstrings=True)
         words = f" {self.words}" if self.words else ""
         usage = f"unmask {self.verb}{words} [--config FILE.yaml] [--option value ...]"
         parser = ArgumentParser(prog=f"unmask {self.verb}", usage=usage, description=self.does, exit_on_error=False)
-        for cls in self.dataclasses:
-            parser.add_class_arguments(cls, as_group=True)
-        for title, options in self.extra:
+        for title, options in self.groups:
             group = parser.add_argument_group(title)
             for option in options:
                 # argparse expands % in a help text.
@@ -144,6 +142,22 @@ class OptionTable:
         if isinstance(value, float) and value.is_integer() and name.endswith("_steps"):
             return int(value)
         return value
+
+
+def declared(cls: type) -> tuple[Option, ...]:
+    """The fields of a dataclass as options; the text below a field is its help."""
+    from docstring_parser import parse_from_object
+
+    texts = {entry.arg_name: entry.description or "" for entry in parse_from_object(cls).params}
+    types = typing.get_type_hints(cls)
+    return tuple(
+        Option(entry.name, types[entry.name], _default(entry), " ".join(texts.get(entry.name, "").split()))
+        for entry in fields(cls)
+    )
+
+
+def _title(cls: type) -> str:
+    return (cls.__doc__ or cls.__name__).strip().split("\n")[0].removesuffix(".")
 
 
 def _default(entry: Any) -> Any:
