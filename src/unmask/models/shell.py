@@ -105,14 +105,15 @@ class DiffusionModel(PreTrainedModel):
             signal: self-conditioning; no family here uses it.
 
         Returns:
-            logits `[B, L, V]` or `[n, V]`, or nll float32 `[n]` in nats; hidden `[B, L, D]`.
+            logits `[B, L, V]` or `[n, V]` and hidden `[B, L, D]`, or nll float32 `[n]` in nats.
         """
         if attention is None and attention_mask is not None:
             attention = AttentionSpec(document_BL=attention_mask.long() - 1, packed=False)
         hidden_BLD = self.trunk(input_ids, attention=attention, positions=positions, cache=cache)
         wanted = hidden_BLD if logits_at is None else hidden_BLD.flatten(0, 1).index_select(0, logits_at)
         if targets is not None:
-            return DenoiserOutput(nll=self._nll(wanted, targets), hidden=hidden_BLD)
+            # not the hidden states: mixed precision would copy them to float32 for nobody
+            return DenoiserOutput(nll=self._nll(wanted, targets))
         return DenoiserOutput(logits=self._logits(wanted), hidden=hidden_BLD)
 
     def _logits(self, hidden: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class MaskedDiffusion:
         ).nll
         assert nll is not None, "a denoiser given targets returns their negative log-likelihood"
         plain = nll.detach()
-        masked = torch.tensor(float(plain.shape[0]), device=plain.device)
+        masked = plain.new_full((), float(plain.shape[0]))  # not torch.tensor: that would wait for the device
         return LossSums(
             loss=(nll * noise.loss_weight).sum(),
             metrics={

@@ -130,7 +130,7 @@ class DiffusionTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The forwards of one update and the denominator of its loss, summed over all ranks."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        count = torch.tensor(sum(batch.count for batch in batches), dtype=torch.float32, device=device)
+        count = torch.full((), sum(batch.count for batch in batches), dtype=torch.float32, device=device)
         if dist.is_initialized():
             dist.all_reduce(count)
         return batches, count.clamp(min=1.0)
