@@ -37,6 +37,8 @@ def test_later_files_then_flags_win(settings_of: Run) -> None:
         (["--lora", "false"], False),
         (["--lora", "no"], False),
         (["--lora", " "], True),
+        (["--lora", "\\ "], True),
+        (["\\", "--lora", "\n"], True),
         (["--lora", ""], True),
         (["--enable_lora"], True),
     ],

@@ -65,8 +65,8 @@ def parse(argv: list[str], table: OptionTable) -> Parsed | None:
     Raises:
         ConfigError: an unknown name, a value of another type, a contradiction, an unreadable file.
     """
-    # A backslash followed by a space ends some published commands; the shell makes it an argument " ".
-    argv = [word for word in argv if not word or word.strip()]
+    # A backslash followed by a space ends some published commands; a shell makes it an argument " ", others keep it.
+    argv = [word for word in argv if not word or word.strip(" \t\r\n\\")]
     if "-h" in argv or "--help" in argv:
         print(table.help())
         return None
