@@ -169,6 +169,12 @@ def test_the_first_bad_row_is_named_and_its_like_are_counted(write: Write) -> No
         _load(write("a.jsonl", rows))
 
 
+def test_a_single_bad_row_is_not_counted(write: Write) -> None:
+    path = write("a.jsonl", [{"text": "x"}, {"txet": "y"}])
+    with pytest.raises(DataError, match=r'Did you mean "text"\? To leave bad rows out: --skip_bad_rows true$'):
+        _load(path)
+
+
 def test_skipped_rows_are_counted_and_listed(write: Write) -> None:
     rows = [{"text": "x"}, {"text": 1}, *({"txet": str(n)} for n in range(8)), {"text": "y"}]
     records = _load(write("a.jsonl", rows), Reading("text", skip_bad_rows=True))

@@ -112,7 +112,7 @@ class _Tally:
         """Raise what was found, once all rows are known."""
         if self.first:
             alike = f" ({self.alike:,} such rows, {self.alike / self.rows:.0%})" if self.alike > 1 else ""
-            end = "" if str(self.first).endswith(".") else "."
+            end = "" if not alike and str(self.first).endswith((".", "?")) else "."
             raise DataError(f"{self.first}{alike}{end} To leave bad rows out: --skip_bad_rows true")
         if self.rows == 0:
             raise DataError(f"{self.label} holds 0 records")
