@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -20,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))]
@@ -76,50 +76,18 @@ def flags(words: list[str]) -> list[str]:
 
 @cache
 def accepted(verb: str) -> frozenset[str]:
-    """Every flag that a verb's help names, and for the training verbs the fields of TrainingArguments."""
+    """Every option that a verb's help names, for the training verbs the library's too, and their other spellings."""
+    from unmask.cli.aliases import ALIASES, CONFIG_NAMES
+
     result = subprocess.run([sys.executable, "-m", "unmask", verb, "--help"], capture_output=True, text=True)
     assert result.returncode == 0, f"unmask {verb} --help: {result.stderr}"
-    named = re.findall(r"--\w[\w-]*", result.stdout)
+    named = {flag.removeprefix("--") for flag in re.findall(r"--\w[\w-]*", result.stdout)}
     if verb in {"pretrain", "sft"}:
         from transformers import TrainingArguments
 
-        named += [f"--{field.name}" for field in dataclasses.fields(TrainingArguments)]
-    return frozenset(named) | {"--help", "--debug"}
-
-
-def stand_in(folder: Path) -> None:
-    """A checkpoint of a few thousand random weights with a tokenizer of single bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    from unmask.models.checkpoints import load_model, save_model
-    from unmask.models.families.llada import FAMILY
-
-    specials = [
-        "<|start_header_id|>",
-        "<|end_header_id|>",
-        "<|eot_id|>",
-        FAMILY.bos_token,
-        FAMILY.eos_token,
-        FAMILY.mask_token,
-    ]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(specials)
-    size = tokenizer.get_vocab_size()
-    ids = {name: tokenizer.token_to_id(getattr(FAMILY, name[:-3])) for name in ("mask_token_id", "eos_token_id")}
-    config = {
-        **FAMILY.tiny_config,
-        "vocab_size": size,
-        "embedding_size": size,
-        **ids,
-        "pad_token_id": ids["eos_token_id"],
-    }
-    folder.mkdir(parents=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "config.json").write_text(json.dumps({**config, "max_sequence_length": 1024}))
-    save_model(load_model(folder, from_scratch=True), folder)
+        named |= {field.name for field in dataclasses.fields(TrainingArguments)}
+    spellings = {name for name, alias in ALIASES.items() if alias.target in named}
+    return frozenset(f"--{name}" for name in {*named, *spellings, *CONFIG_NAMES, "help", "debug"})
 
 
 def run_python(text: str, folder: Path) -> str:
@@ -128,7 +96,7 @@ def run_python(text: str, folder: Path) -> str:
         pytest.skip("unmask.lm is not written yet")
     program = "\n".join(block.body for block in blocks(text) if block.language == "python" and block.reason is None)
     for name in set(LOADED.findall(program)):
-        stand_in(folder / name)
+        tiny.write_checkpoint(folder / name, max_sequence_length=1024)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True
