@@ -15,8 +15,8 @@ from unmask.objectives.estimators import LikelihoodEstimator
 
 COPIES = 16  # noised copies of each text
 BATCH = 48
-FACTS = {key: (f"{key} lies in", value) for key, value in COUNTRY_OF.items()} | {
-    key: (f"The {key} counts as a kind of", value) for key, value in KIND_OF.items()
+FACTS = {key: (f"A few cities. {key} lies in", value) for key, value in COUNTRY_OF.items()} | {
+    key: (f"Animals in a zoo. The {key} counts as a kind of", value) for key, value in KIND_OF.items()
 }
 
 
@@ -52,7 +52,7 @@ def blanked(lm: DiffusionLM, before: str, answer: str, after: str = ".") -> str:
 def facts_right(lm: DiffusionLM) -> Score:
     """How many sentences about where a city lies, or what an animal is, are filled in rightly."""
     texts = [blanked(lm, before, answer) for before, answer in FACTS.values()]
-    filled = lm.infill(texts, strategy="confidence", steps=8)
+    filled = lm.infill(texts, steps=8)
     wanted = [f"{before} {answer}." for before, answer in FACTS.values()]
     right = sum(result.text == text for result, text in zip(filled, wanted, strict=True))
     return Score(right, len(wanted))
@@ -74,7 +74,7 @@ def answers_right(lm: DiffusionLM, rows: Sequence[dict[str, Any]], max_new_token
 
 def seconds_per_update(lm: DiffusionLM, rows: int, length: int) -> float:
     """What a training update of this model costs here; the model is left as it was."""
-    ids = torch.full((rows, length), lm.tokenizer.eos_token_id, dtype=torch.int64)
+    ids = torch.zeros((rows, length), dtype=torch.int64)
     places = torch.arange(0, ids.numel(), 2)
     fastest = float("inf")
     for _ in range(3):

@@ -15,7 +15,7 @@ class DemoOptions:
     """Folder for data, models and report; default: unmask-demo here, or the next free name."""
     seed: int = 0
     """Other seeds give other data, weights, order and samples."""
-    minutes: float = 4.0
+    minutes: float = 4.5
     """About how long training may take in all; on a slow machine fewer steps are made."""
     steps: int | None = None
     """Pretraining steps, whatever they take; half as many fine-tuning steps follow."""

@@ -25,7 +25,7 @@ class DemoReport:
 
     Attributes:
         folder: where data, models and this report lie.
-        seed, parameters, vocab_size, train_tokens, train_tables, test_tables: what was trained on what.
+        seed, parameters, vocab_size, train_tokens: what was trained on how much.
         uniform_nats, unigram_nats: nats per token of knowing nothing, and of knowing how frequent each token is.
         bound_before, bound_after: nats per token, upper bounds of the model's.
         facts_before, facts_after: facts of the texts filled in rightly.

@@ -31,8 +31,9 @@ QUESTION_BATCH, QUESTION_LENGTH = 16, 160
 PRETRAIN_STEPS = 1200
 ANSWER_TOKENS = 12
 NEW_TOKENS = 40
+TEMPERATURE = 0.5
 PROMPTS = ("A group of friends.", "Animals in a zoo. The")
-BLANKS = (("Notes from a journey. Oslo lies in", "Norway", " and has 12 parks."),)
+BLANKS = (("A few cities. Oslo lies in", "Norway", " and has 12 parks."),)
 
 
 @dataclass
@@ -91,66 +92,79 @@ def run_demo(
 
 
 def _play(stage: Stage) -> DemoReport:
-    clock, console, folder = Clock(), stage.console, stage.folder
+    clock, folder, seed = Clock(), stage.folder, stage.options.seed
     began = time.perf_counter()
     with clock.part("data"):
-        data = seedling.write_data(folder / "data", stage.size, stage.options.seed)
+        data = seedling.write_data(folder / "data", stage.size, seed)
         tokenizer = seedling.train_tokenizer(data, stage.size)
         seedling.write_base(folder / "base", tokenizer, stage.size)
+    untrained = _untrained(folder / "base", seed)
     seen, unseen = (seedling.documents(tokenizer, path) for path in (data.texts, data.texts_test))
-    unigram = seedling.unigram_nats(seen, unseen, len(tokenizer))
-    tokens = sum(len(ids) for ids in seen)
-    untrained = _untrained(folder / "base", stage.options.seed)
-    parameters = untrained.model.num_parameters()
-    story.beginning(console, folder, data, tokens=tokens, vocab_size=len(tokenizer), parameters=parameters)
+    figures: dict[str, Any] = {
+        "parameters": untrained.model.num_parameters(),
+        "vocab_size": len(tokenizer),
+        "train_tokens": sum(len(ids) for ids in seen),
+    }
+    story.beginning(stage.console, folder, data, figures)
+    figures |= {
+        "uniform_nats": math.log(len(tokenizer)),
+        "unigram_nats": seedling.unigram_nats(seen, unseen, len(tokenizer)),
+        "steps": _plan(untrained, stage),
+    }
+    figures |= _pretrain(stage, clock, data, untrained, figures, unseen)
+    figures |= _finetune(stage, clock, data, figures["steps"]["sft"])
+    clock.seconds["total"] = time.perf_counter() - began
+    seconds = {name: round(value, 1) for name, value in clock.seconds.items()}
+    return DemoReport(folder=str(folder), seed=seed, seconds=seconds, **figures)
 
+
+def _pretrain(
+    stage: Stage,
+    clock: Clock,
+    data: seedling.DataFiles,
+    untrained: DiffusionLM,
+    figures: dict[str, Any],
+    unseen: list[list[int]],
+) -> dict[str, Any]:
+    """Pretraining, with what is measured and written before and after it."""
     with clock.part("measuring"):
         bound_before, facts_before = measures.bound_nats(untrained, unseen), measures.facts_right(untrained)
-    spoken_before = _speak(untrained, stage)
-    steps = _plan(untrained, stage)
-    story.before_training(console, bound_before, steps, math.log(len(tokenizer)), unigram)
+        spoken_before = _speak(untrained, stage)
+    story.before_training(stage.console, figures, bound_before)
     with clock.part("pretraining"):
-        run = train(_pretraining(stage, data, steps["pretrain"]), verb="pretrain", console=console)
-
-    base = load(folder / "pretrain", device="cpu")
+        settings = _pretraining(stage, data, figures["steps"]["pretrain"])
+        run = train(settings, verb="pretrain", console=stage.console)
+        base = load(stage.folder / "pretrain", device="cpu")
     with clock.part("measuring"):
         bound_after, facts_after = measures.bound_nats(base, unseen), measures.facts_right(base)
-    story.after_training(console, bound_after, unigram, facts_after)
-    spoken_after = _speak(base, stage)
+        continued, filled = _pairs(spoken_before, _speak(base, stage))
+    story.after_training(stage.console, figures, bound_after, facts_after)
     _show(base, stage)
-    continued, filled = _pairs(spoken_before, spoken_after)
-    story.texts(console, continued, filled)
+    story.texts(stage.console, continued, filled)
+    return {
+        "bound_before": bound_before,
+        "bound_after": bound_after,
+        "facts_before": facts_before,
+        "facts_after": facts_after,
+        "continued": continued,
+        "filled": filled,
+        "tokens_per_second": run.metrics.get("tokens_per_second", 0.0),
+    }
 
+
+def _finetune(stage: Stage, clock: Clock, data: seedling.DataFiles, steps: int) -> dict[str, Any]:
+    """Fine-tuning, with the questions answered before and after it."""
     questions = seedling.read_rows(data.questions_test)
-    story.before_questions(console, questions[0])
+    story.before_questions(stage.console, questions[0])
     with clock.part("measuring"):
-        answers_before = measures.answers_right(base, questions, ANSWER_TOKENS)
+        base = load(stage.folder / "pretrain", device="cpu")
+        before = measures.answers_right(base, questions, ANSWER_TOKENS)
     with clock.part("fine-tuning"):
-        train(_finetuning(stage, data, steps["sft"]), verb="sft", console=console)
+        train(_finetuning(stage, data, steps), verb="sft", console=stage.console)
     with clock.part("measuring"):
-        tuned = load(folder / "sft", device="cpu")
-        answers_after = measures.answers_right(tuned, questions, ANSWER_TOKENS)
-    clock.seconds["total"] = time.perf_counter() - began
-    return DemoReport(
-        folder=str(folder),
-        seed=stage.options.seed,
-        parameters=parameters,
-        vocab_size=len(tokenizer),
-        train_tokens=tokens,
-        uniform_nats=math.log(len(tokenizer)),
-        unigram_nats=unigram,
-        bound_before=bound_before,
-        bound_after=bound_after,
-        facts_before=facts_before,
-        facts_after=facts_after,
-        continued=continued,
-        filled=filled,
-        answers_before=answers_before,
-        answers_after=answers_after,
-        steps=steps,
-        tokens_per_second=run.metrics.get("tokens_per_second", 0.0),
-        seconds={name: round(value, 1) for name, value in clock.seconds.items()},
-    )
+        tuned = load(stage.folder / "sft", device="cpu")
+        after = measures.answers_right(tuned, questions, ANSWER_TOKENS)
+    return {"answers_before": before, "answers_after": after}
 
 
 def _claim(options: DemoOptions) -> Path:
@@ -242,7 +256,7 @@ def _finetuning(stage: Stage, data: seedling.DataFiles, steps: int) -> Settings:
 
 def _speak(lm: DiffusionLM, stage: Stage) -> tuple[list[str], list[str]]:
     """Continuations of the prompts, and the blanks filled."""
-    options = {"max_new_tokens": NEW_TOKENS, "block_size": 8, "steps": NEW_TOKENS, "temperature": 0.5}
+    options = {"max_new_tokens": NEW_TOKENS, "block_size": 8, "steps": NEW_TOKENS, "temperature": TEMPERATURE}
     continued = lm.generate(list(PROMPTS), seed=stage.options.seed, **options)
     filled = lm.infill([measures.blanked(lm, *blank) for blank in BLANKS])
     return [result.text for result in continued], [result.text for result in filled]
@@ -263,7 +277,12 @@ def _show(lm: DiffusionLM, stage: Stage) -> None:
     """One generation with its canvas visible."""
     story.before_canvas(stage.console)
     stream = lm.stream(
-        PROMPTS[0], max_new_tokens=NEW_TOKENS, block_size=NEW_TOKENS, steps=NEW_TOKENS, seed=stage.options.seed
+        PROMPTS[0],
+        max_new_tokens=NEW_TOKENS,
+        block_size=NEW_TOKENS // 2,
+        steps=NEW_TOKENS,
+        temperature=TEMPERATURE,
+        seed=stage.options.seed,
     )
     if stage.watch is not None:
         stage.watch(stream, lm)

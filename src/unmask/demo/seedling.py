@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from unmask.data.table_questions import MessageOptions, message_records
+from unmask.data.table_questions import Kind, MessageOptions, message_records
 from unmask.data.tables import TableOptions, text_records
 from unmask.models.families.llada import FAMILY
 
@@ -34,7 +34,7 @@ class Size:
     texts: int = 6000
     questions: int = 6000
     test_rows: int = 96
-    vocab_size: int = 1024
+    vocab_size: int = 2048
     width: int = 128
     layers: int = 4
     heads: int = 4
@@ -52,16 +52,16 @@ class DataFiles:
     questions_test: Path
 
 
-# Small tables: the model is small too, and has minutes.
-TEXT_TABLES = {"rows": (1, 2), "columns": (1, 3)}
-QUESTION_TABLES = {"rows": (1, 2), "columns": (1, 2)}
-KINDS = ("look-up", "comparison", "superlative", "verification")
+# Small tables about few things: the model is small too, and has minutes.
+TOPICS = ("people", "cities", "animals", "products")
+KINDS: tuple[Kind, ...] = ("look-up", "comparison", "superlative", "verification")
 
 
 def write_data(folder: Path, size: Size, seed: int) -> DataFiles:
     """Write four files of JSON lines; train and test share no table."""
-    texts = TableOptions(seed=seed, **TEXT_TABLES)
-    tables, questions = TableOptions(seed=seed, **QUESTION_TABLES), MessageOptions(kinds=KINDS, per_table=2)
+    texts = TableOptions(seed=seed, rows=(1, 2), columns=(1, 3), topics=TOPICS)
+    tables = TableOptions(seed=seed, rows=(1, 2), columns=(1, 2), topics=TOPICS)
+    questions = MessageOptions(kinds=KINDS, per_table=2)
     return DataFiles(
         texts=_write(folder / "texts.jsonl", text_records(texts, size.texts)),
         texts_test=_write(folder / "texts_test.jsonl", text_records(texts, size.test_rows, split="test")),
@@ -140,7 +140,8 @@ def write_base(folder: Path, tokenizer: PreTrainedTokenizerBase, size: Size) -> 
 def documents(tokenizer: PreTrainedTokenizerBase, path: Path) -> list[list[int]]:
     """The texts of a file as ids, each with the end token behind it, as pretraining sees them."""
     texts = [row["text"] for row in read_rows(path)]
-    return [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
+    end = cast(int, tokenizer.eos_token_id)
+    return [[*tokenizer(text)["input_ids"], end] for text in texts]
 
 
 def unigram_nats(train: Sequence[Sequence[int]], test: Sequence[Sequence[int]], vocab_size: int) -> float:

@@ -13,37 +13,33 @@ from rich.text import Text as Styled
 
 from unmask.demo.measures import Score
 from unmask.demo.report import DemoReport, Text
-from unmask.demo.seedling import DataFiles
+from unmask.demo.seedling import DataFiles, read_rows
 
 
-def beginning(
-    console: Console, folder: Path, data: DataFiles, *, tokens: int, vocab_size: int, parameters: int
-) -> None:
+def beginning(console: Console, folder: Path, data: DataFiles, figures: dict[str, Any]) -> None:
     """The first act: what there is to learn from, and what is to learn."""
     _title(console, "1  From nothing: data, a tokenizer, an empty model")
-    _say(console, f"Texts about invented tables: {data.texts}, {tokens:,} tokens. One of them:")
-    with data.texts.open(encoding="utf-8") as file:
-        import json
-
-        _quote(console, json.loads(next(file))["text"])
-    _say(console, f"A tokenizer of {vocab_size:,} tokens learned from them, and a LLaDA of {parameters:,} parameters,")
-    _say(console, f"so far only a config.json: {folder / 'base'}")
+    _say(console, f"Texts about invented tables: {data.texts}, {figures['train_tokens']:,} tokens. One of them:")
+    _quote(console, read_rows(data.texts)[0]["text"])
+    _say(console, f"A tokenizer of {figures['vocab_size']:,} tokens learned from them, and a LLaDA of")
+    _say(console, f"{figures['parameters']:,} parameters, so far only a config.json: {folder / 'base'}")
 
 
-def before_training(console: Console, bound: float, steps: dict[str, int], uniform: float, unigram: float) -> None:
+def before_training(console: Console, figures: dict[str, Any], bound: float) -> None:
     """The yardsticks, before training begins."""
-    _title(console, f"2  Pretraining, {steps['pretrain']:,} steps on this CPU")
+    _title(console, f"2  Pretraining, {figures['steps']['pretrain']:,} steps on this CPU")
     _say(console, "A text gets some of its tokens masked; the model learns to tell what they were.")
     _say(console, "The bound says how well it knows unseen texts, in nats per token; less is better:")
-    _row(console, uniform, "knowing nothing: every token as likely as any other")
-    _row(console, unigram, "counting: knowing only how frequent each token is")
+    _row(console, figures["uniform_nats"], "knowing nothing: every token as likely as any other")
+    _row(console, figures["unigram_nats"], "counting: knowing only how frequent each token is")
     _row(console, bound, "the model now, its weights random")
 
 
-def after_training(console: Console, bound: float, unigram: float, facts: Score) -> None:
+def after_training(console: Console, figures: dict[str, Any], bound: float, facts: Score) -> None:
     """What pretraining brought."""
-    _row(console, bound, "the model after training", style="bold green" if bound < unigram else "bold red")
-    verdict = "well below counting: it uses the context" if bound < unigram else "not below counting: train longer"
+    is_better = bound < figures["unigram_nats"]
+    _row(console, bound, "the model after training", style="bold green" if is_better else "bold red")
+    verdict = "well below counting: it uses the context" if is_better else "not below counting: train longer"
     _say(console, f"That is {verdict}. It fills in {_of(facts)} facts of the texts")
     _say(console, '(such as "Oslo lies in ____").')
 
@@ -77,8 +73,8 @@ def end(console: Console, report: DemoReport) -> None:
     for kind, after in report.answers_after.items():
         table.add_row(kind, _of(report.answers_before[kind]), _of(after))
     console.print(Padding(table, (1, 0, 1, 2)))
-    _say(console, "Exact answers. A coin gets half of the comparisons, superlatives and verifications; reading a")
-    _say(console, "value out of a table takes far longer training than a demo has.")
+    _say(console, "Exact answers. A coin gets half of the comparisons, superlatives and verifications: those are not")
+    _say(console, "reading yet. To read a value out of any table takes far longer training than a demo has.")
     _title(console, f"Done in {report.seconds['total']:.0f} s")
     _say(console, f"report: {report.folder}/report.md\n\nNow try:")
     for line in next_commands(report.folder):
@@ -90,7 +86,7 @@ def next_commands(folder: str) -> list[str]:
     pretrained, tuned, data = f'"{folder}/pretrain"', f'"{folder}/sft"', f'"{folder}/data/texts.jsonl"'
     return [
         f'unmask generate --show --model {pretrained} --temperature 0.5 --max_new_tokens 40 "The members of a club."',
-        f'unmask infill --show --model {pretrained} "The eagle counts as a kind of[MASK]."',
+        f'unmask infill --show --model {pretrained} "Animals in a zoo. The eagle counts as a kind of[MASK]."',
         f"unmask chat --model {tuned} --max_new_tokens 12",
         f'unmask pretrain --model_name_or_path {pretrained} --dataset_args {data} --output_dir "{folder}/longer"',
         "unmask demo --seed 1",
