@@ -1,4 +1,4 @@
-"""A configuration is read through an allow-list, value by value, and a hostile one is refused before anything is built."""
+"""A configuration is read through an allow-list, value by value; a hostile one is refused before anything is built."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 
 import pytest
-
 from tests.models.tiny import LLADA, on_meta, write_config
+
 from unmask.errors import ModelError
 from unmask.models.checkpoints import load_model
 from unmask.models.facts import facts_of, read_facts

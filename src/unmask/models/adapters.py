@@ -20,7 +20,7 @@ from unmask.models.shell import DiffusionModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BIASES = ("none", "all", "lora_only")
-_PREFIX = "base_model.model."
+_PREFIX, _WRAPPED = "base_model.model.", ".base_layer"
 # settings of PEFT that change the forward pass, with the values under which they do not
 _FIXED: dict[str, tuple[Any, ...]] = {
     "alpha_pattern": (None, {}),
@@ -52,8 +52,8 @@ def attach_lora(model: DiffusionModel, settings: LoraSettings) -> None:
     """
     _check(settings)
     targets = _target_paths(model, settings.target_modules)
-    saved = _paths_of(model, _names(settings.modules_to_save or ())) if settings.modules_to_save else None
-    _inject(model, targets, settings, saved)
+    saved = _paths_of(model, _names(settings.modules_to_save or ()), field="modules_to_save")
+    _inject(model, targets, settings, saved or None)
 
 
 def _check(settings: LoraSettings) -> None:
@@ -204,13 +204,13 @@ def _names(value: str | Sequence[str]) -> list[str]:
 
 
 def _target_paths(model: DiffusionModel, wanted: str | Sequence[str]) -> list[str]:
-    names = _names(wanted)
-    if names == ["all-linear"]:
-        names = list(model.family.lora_targets)
+    names: list[str] = []
+    for name in _names(wanted):
+        names += model.family.lora_targets if name == "all-linear" else [name]
     return _paths_of(model, names)
 
 
-def _paths_of(model: DiffusionModel, names: list[str]) -> list[str]:
+def _paths_of(model: DiffusionModel, names: list[str], *, field: str = "target_modules") -> list[str]:
     """Modules inside the layers whose last name, ours or the official one, is among `names`."""
     found: dict[str, list[str]] = {}
     for path, module in model.named_modules():
@@ -221,7 +221,7 @@ def _paths_of(model: DiffusionModel, names: list[str]) -> list[str]:
     for name in names:
         if name not in found:
             raise ConfigError(
-                f'target_modules: "{name}" is no layer of a {model.family.name} model; its layers: '
+                f'{field}: "{name}" is no layer of a {model.family.name} model; its layers: '
                 f"{', '.join(model.family.lora_targets)}, or all-linear.{did_you_mean(name, found)}"
             )
     # LLaDA calls both a layer's projection and the head ff_out: the head is adapted only under its own name
@@ -234,6 +234,8 @@ def _rename(name: str, family: ModelFamily, *, to_ours: bool, where: Path) -> st
     path, mark, rest = inner.partition(".lora_")
     if not mark:
         path, mark, rest = inner.rpartition(".")
+    if path.endswith(_WRAPPED):  # a bias of an adapted layer
+        path, mark = path.removesuffix(_WRAPPED), _WRAPPED + mark
     translated = family.keys.to_ours(path) if to_ours else family.keys.to_official(path)
     if translated is None:
         raise ModelError(f"{where}: {path} is no layer of a {family.name} model. The adapter belongs to another base.")

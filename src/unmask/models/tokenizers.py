@@ -19,6 +19,8 @@ from unmask.models.checkpoints import resolve_folder
 from unmask.models.facts import Facts, read_facts
 from unmask.models.shell import DiffusionModel
 
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+
 
 def load_tokenizer(
     name_or_path: str | os.PathLike[str], facts: Facts | None = None, *, add_mask_token: bool = False
@@ -69,7 +71,10 @@ def _read(folder: Path) -> PreTrainedTokenizerBase:
                 # not AutoTokenizer: that would follow `auto_map` to the folder's own code
                 return PreTrainedTokenizerFast.from_pretrained(folder)
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
+        # what comes out of the Rust of tokenizers is a plain Exception; any other subclass would be a mistake of ours
+        if type(error) is not Exception and not isinstance(error, _UNREADABLE):
+            raise
         raise ModelError(f"{folder}: the tokenizer cannot be read: {error}. Download or copy it again.") from None
 
 
