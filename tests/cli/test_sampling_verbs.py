@@ -93,6 +93,8 @@ def test_spellings_of_the_parents(model, lm, run) -> None:
     result = run("generate", "--model", model, *parents, "--cfg_scale", "0.5", "--visualize", "True", "--json", "hi")
     assert texts(result) == wanted(lm, ["hi"], guidance_scale=0.5)
     assert "-- step 0, 0/6 tokens" in result.err
+    # of other spellings there is a note, of our own short form there is none
+    assert "note: cfg_scale is read as guidance_scale" in result.err and "note: model " not in result.err
 
 
 def test_without_a_prompt_both_tasks_are_shown(model, run) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from unmask.cli import sampling
 from unmask.cli.aliases import meaning, value_meaning
+from unmask.cli.config import parse
 from unmask.cli.options import Option, OptionTable
 from unmask.cli.yaml_file import Given
 from unmask.errors import ConfigError, UnmaskError, did_you_mean
@@ -43,12 +44,10 @@ def table() -> OptionTable:
 
 def run(argv: list[str]) -> int:
     """Run `unmask chat`."""
-    from unmask.cli.config import parse, say
-
     parsed = parse(argv, table())
     if parsed is None:
         return 0
-    say(parsed.notes)
+    sampling.say_notes(parsed)
     if len(parsed.words) > 1 or (parsed.words and parsed["model_name_or_path"]):
         raise ConfigError(f'"{parsed.words[-1]}" is one model too many. Use: unmask chat MODEL --option value')
     if parsed.words:

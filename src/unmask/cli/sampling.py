@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from unmask.cli.aliases import ALIASES, note
 from unmask.cli.config import Parsed, parse, say
 from unmask.cli.options import Option, OptionTable
 from unmask.errors import ConfigError
@@ -82,8 +83,14 @@ def read_arguments(argv: list[str], table: OptionTable, repeated: str) -> Parsed
     parsed = parse(rest, table)
     if parsed is None:
         return None
-    say(parsed.notes)
+    say_notes(parsed)
     return replace(parsed, words=(*parsed.words, *texts))
+
+
+def say_notes(parsed: Parsed) -> None:
+    """Print the notes, but not that --model was read as --model_name_or_path: it is our own short form."""
+    usual = note("model", ALIASES["model"])
+    say(tuple(line for line in parsed.notes if line != usual))
 
 
 def options_from(parsed: Parsed, *, trace: bool = False) -> GenerationOptions:
