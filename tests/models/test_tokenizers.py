@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.models.tiny import LLADA, on_meta, write_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tests.models.tiny import LLADA, on_meta, write_config
 from unmask.errors import ModelError
 from unmask.models.tokenizers import load_tokenizer, stop_token_ids
 
@@ -73,7 +73,7 @@ def test_no_mask_is_added_where_the_model_has_no_row_for_it(tmp_path: Path):
 def test_a_mask_beyond_the_tokenizer(tmp_path: Path):
     refused(
         make(tmp_path, [*WORDS, END], {"eos_token_id": ...}),
-        "mask_token_id is 63, but the tokenizer has only 60 ids. Set it to one of them, or to 60 to have the token added",
+        "mask_token_id is 63, but the tokenizer has only 60 ids. Set it to one of them, or to 60 to have",
     )
 
 

@@ -6,8 +6,6 @@ A checkpoint's own facts come first: `config.json`, then the tokenizer, then the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
@@ -18,8 +16,6 @@ from unmask.errors import ModelError
 from unmask.models.checkpoints import resolve_folder
 from unmask.models.facts import Facts, read_facts
 from unmask.models.shell import DiffusionModel
-
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def load_tokenizer(
@@ -65,28 +61,30 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model: DiffusionModel) ->
 def _read(folder: Path) -> PreTrainedTokenizerBase:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
         raise ModelError(f"{folder} holds no tokenizer (tokenizer.json). Copy one there.")
-    try:
-        with _quiet():
-            if (folder / "tokenizer.json").is_file():
-                # not AutoTokenizer: that would follow `auto_map` to the folder's own code
-                return PreTrainedTokenizerFast.from_pretrained(folder)
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        # what comes out of the Rust of tokenizers is a plain Exception; any other subclass would be a mistake of ours
-        if type(error) is not Exception and not isinstance(error, _UNREADABLE):
-            raise
-        raise ModelError(f"{folder}: the tokenizer cannot be read: {error}. Download or copy it again.") from None
+    with _Reading(folder):
+        if (folder / "tokenizer.json").is_file():
+            # not AutoTokenizer: that would follow `auto_map` to the folder's own code
+            return PreTrainedTokenizerFast.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers warns about the model_type of every configuration that is not its own."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
+class _Reading:
+    """Silences transformers, which warns about the model_type of others, and names the folder where reading fails."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        self.level = logging.get_verbosity()
+        logging.set_verbosity_error()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        logging.set_verbosity(self.level)
+        # what comes out of the Rust of tokenizers is of the class Exception itself
+        if kind is Exception or isinstance(error, OSError | ValueError | KeyError | TypeError | AttributeError):
+            raise ModelError(
+                f"{self.folder}: the tokenizer cannot be read: {error}. Download or copy it again."
+            ) from None
 
 
 def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
