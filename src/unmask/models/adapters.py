@@ -154,7 +154,7 @@ def save_adapter(
     try:
         target.mkdir(parents=True, exist_ok=True)
         save_file(chunk, target / WEIGHTS, metadata={"format": "pt"})
-        text = json.dumps(_official_config(model), indent=2, sort_keys=True)
+        text = json.dumps(_official_config(model, official), indent=2, sort_keys=True)
         (target / CONFIG).write_text(text + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise ResourceError(f"cannot save to {target}: {error}. Free space or choose another folder.") from None
@@ -242,10 +242,11 @@ def _rename(name: str, family: ModelFamily, *, to_ours: bool, where: Path) -> st
     return f"{'' if to_ours else _PREFIX}{translated}{mark}{rest}"
 
 
-def _official_config(model: DiffusionModel) -> dict[str, Any]:
+def _official_config(model: DiffusionModel, official: dict[str, Tensor]) -> dict[str, Any]:
     """PEFT's configuration with full official paths, since leaf names are ambiguous: targets as one pattern."""
     config = next(iter(model.peft_config.values())).to_dict()  # type: ignore[union-attr]
-    paths = {model.family.keys.to_official(path) or path for path in config["target_modules"]}
+    # not from the configuration: PEFT shortens a list of 20 targets or more to our leaf names
+    paths = {name.removeprefix(_PREFIX).partition(".lora_")[0] for name in official if ".lora_" in name}
     patterns = {re.sub(r"\d+", r"\\d+", re.escape(path)) for path in paths}
     config["target_modules"] = "|".join(sorted(patterns))
     if config["modules_to_save"]:
