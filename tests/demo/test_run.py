@@ -50,6 +50,7 @@ def test_the_report_says_what_was_measured(played) -> None:
     assert report.bound_after < report.bound_before
     assert report.facts_after.asked == 54
     assert sum(score.asked for score in report.answers_after.values()) == TINY.test_rows
+    assert all(score.right <= score.fitting <= score.asked for score in report.answers_after.values())
     assert report.seconds["total"] >= report.seconds["pretraining"] + report.seconds["fine-tuning"]
     for number in (report.bound_before, report.bound_after, report.unigram_nats):
         assert f"{number:.2f}" in told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,10 +22,11 @@ FACTS = {key: (f"A few cities. {key} lies in", value) for key, value in COUNTRY_
 
 @dataclass(frozen=True)
 class Score:
-    """Right answers out of those asked for."""
+    """Right answers out of those asked for; `fitting` ones are at least of the right kind, where that was looked at."""
 
     right: int
     asked: int
+    fitting: int = 0
 
     @property
     def share(self) -> float:
@@ -58,17 +59,29 @@ def facts_right(lm: DiffusionLM) -> Score:
     return Score(right, len(wanted))
 
 
-def answers_right(lm: DiffusionLM, rows: Sequence[dict[str, Any]], max_new_tokens: int) -> dict[str, Score]:
-    """Exact answers to the questions of a file of conversations, by kind of question."""
+def answers_right(
+    lm: DiffusionLM, rows: Sequence[dict[str, Any]], learned: Sequence[dict[str, Any]], max_new_tokens: int
+) -> dict[str, Score]:
+    """Answers to the questions of a file of conversations, by kind of question.
+
+    Args:
+        lm: who is asked.
+        rows: the conversations.
+        learned: those of the training file: an answer fits that some question of the same kind has there, or that is
+            a number as the right one is.
+        max_new_tokens: longest answer.
+    """
+    known = {(row["kind"], row["messages"][-1]["content"]) for row in learned}
     scores: dict[str, Score] = {}
     for start in range(0, len(rows), BATCH):
         part = rows[start : start + BATCH]
         asked = [row["messages"][:-1] for row in part]
         answers = lm.generate(asked, max_new_tokens=max_new_tokens, block_size=max_new_tokens, steps=max_new_tokens)
         for row, answer in zip(part, answers, strict=True):
+            given, right = answer.text.strip(), row["messages"][-1]["content"]
+            fits = given.isdigit() if right.isdigit() else (row["kind"], given) in known and not given.isdigit()
             score = scores.get(row["kind"], Score(0, 0))
-            right = answer.text.strip() == row["messages"][-1]["content"]
-            scores[row["kind"]] = replace(score, right=score.right + right, asked=score.asked + 1)
+            scores[row["kind"]] = Score(score.right + (given == right), score.asked + 1, score.fitting + fits)
     return dict(sorted(scores.items()))
 
 

@@ -30,7 +30,7 @@ class DemoReport:
         bound_before, bound_after: nats per token, upper bounds of the model's.
         facts_before, facts_after: facts of the texts filled in rightly.
         continued: continuations. filled: a blank in the middle of a sentence.
-        answers_before, answers_after: kind of question -> exact answers, before and after fine-tuning.
+        answers_before, answers_after: kind of question -> answers on unseen tables, before and after fine-tuning.
         steps: of pretraining and fine-tuning. tokens_per_second: of pretraining. seconds: by part.
     """
 
@@ -85,7 +85,11 @@ class DemoReport:
             f"| facts of the texts, filled in | {_of(self.facts_before)} | {_of(self.facts_after)} |",
         ]
         for kind, after in self.answers_after.items():
-            lines.append(f"| questions: {kind} | {_of(self.answers_before[kind])} | {_of(after)} |")
+            before = self.answers_before[kind]
+            lines.append(f"| {kind}, exact | {_of(before)} | {_of(after)} |")
+            lines.append(
+                f"| {kind}, of the right kind | {before.fitting} of {before.asked} | {after.fitting} of {after.asked} |"
+            )
         for title, texts in (("Continued", self.continued), ("Filled in", self.filled)):
             lines += ["", f"## {title}"]
             for text in texts:

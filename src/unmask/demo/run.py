@@ -154,16 +154,16 @@ def _pretrain(
 
 def _finetune(stage: Stage, clock: Clock, data: seedling.DataFiles, steps: int) -> dict[str, Any]:
     """Fine-tuning, with the questions answered before and after it."""
-    questions = seedling.read_rows(data.questions_test)
+    questions, learned = (seedling.read_rows(path) for path in (data.questions_test, data.questions))
     story.before_questions(stage.console, questions[0])
     with clock.part("measuring"):
         base = load(stage.folder / "pretrain", device="cpu")
-        before = measures.answers_right(base, questions, ANSWER_TOKENS)
+        before = measures.answers_right(base, questions, learned, ANSWER_TOKENS)
     with clock.part("fine-tuning"):
         train(_finetuning(stage, data, steps), verb="sft", console=stage.console)
     with clock.part("measuring"):
         tuned = load(stage.folder / "sft", device="cpu")
-        after = measures.answers_right(tuned, questions, ANSWER_TOKENS)
+        after = measures.answers_right(tuned, questions, learned, ANSWER_TOKENS)
     return {"answers_before": before, "answers_after": after}
 
 

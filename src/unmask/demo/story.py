@@ -68,13 +68,18 @@ def before_questions(console: Console, row: dict[str, Any]) -> None:
 def end(console: Console, report: DemoReport) -> None:
     """The results, and what to try next."""
     table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for name in ("question", "before", "after"):
+    for name in ("question", "fitting before", "after", "exact before", "after"):
         table.add_column(name, justify="left" if name == "question" else "right", header_style="dim")
     for kind, after in report.answers_after.items():
-        table.add_row(kind, _of(report.answers_before[kind]), _of(after))
-    console.print(Padding(table, (1, 0, 1, 2)))
-    _say(console, "Exact answers. A coin gets half of the comparisons, superlatives and verifications: those are not")
-    _say(console, "reading yet. To read a value out of any table takes far longer training than a demo has.")
+        before = report.answers_before[kind]
+        fitting = (f"{score.fitting} of {score.asked}" for score in (before, after))
+        table.add_row(kind, *fitting, _of(before), _of(after))
+    console.print(Padding(table, (1, 0, 1, 2), expand=False))
+    _say(console, "Fitting: a name where a name is asked for, a number where a number is. Exact: the one in the table;")
+    _say(
+        console, "a coin gets half of the comparisons, superlatives and verifications. The form is learned in a minute,"
+    )
+    _say(console, "to read a value out of any table takes far longer training than a demo has.")
     _title(console, f"Done in {report.seconds['total']:.0f} s")
     _say(console, f"report: {report.folder}/report.md\n\nNow try:")
     for line in next_commands(report.folder):
