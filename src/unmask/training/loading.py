@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from unmask.data.collate import Collator, Visit, padded_alone
 from unmask.training.plan import (
@@ -71,7 +72,7 @@ class VisitedRows(Dataset[tuple[Visit, Any]]):
 
 
 class VisitedStream(IterableDataset[list[tuple[Visit, Any]]]):
-    """A stream of rows, cut into this rank's forwards; every rank and worker reads all of it and takes its share.
+    """A stream of rows, cut into this rank's forwards; every rank reads all of it and takes its share.
 
     Args:
         rows: may be iterated again and again; each pass is an epoch.
@@ -90,24 +91,12 @@ class VisitedStream(IterableDataset[list[tuple[Visit, Any]]]):
         return self.forwards
 
     def __iter__(self) -> Iterator[list[tuple[Visit, Any]]]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        wanted = self._wanted(first, step)
-        collected: list[tuple[Visit, Any]] = []
-        numbers = next(wanted, None)
-        for visit, row in self._visits():
-            if numbers is None:
-                return
-            if visit.number in numbers:
-                collected.append((visit, row))
-            if visit.number == numbers.stop - 1:
-                yield collected
-                collected, numbers = [], next(wanted, None)
-
-    def _wanted(self, first: int, step: int) -> Iterator[range]:
-        for index in range(first, self.forwards, step):
-            update, forward = divmod(index, self.shares.accumulation)
-            yield self.shares.numbers(update, forward)
+        visits, read = self._visits(), 0
+        for index in range(self.forwards):
+            numbers = self.shares.numbers(*divmod(index, self.shares.accumulation))
+            seen = list(islice(visits, numbers.stop - read))
+            read = numbers.stop
+            yield [pair for pair in seen if pair[0].number in numbers]
 
     def _visits(self) -> Iterator[tuple[Visit, Any]]:
         number = epoch = 0
@@ -156,7 +145,11 @@ def train_loader(rows: Any, order: Order, shares: Shares, updates: int, noiser: 
 
 
 def stream_loader(stream: VisitedStream, noiser: Noiser, how: LoaderOptions) -> Any:
-    """Loader over a stream: one item per forward of this rank, for the whole run."""
+    """Loader over a stream: one item per forward of this rank, for the whole run.
+
+    At most one worker reads: several would each be given other shards of the stream, in an order that depends on them.
+    """
+    how = replace(how, workers=min(how.workers, 1))
     return DataLoader(stream, batch_size=None, collate_fn=noiser, **how.keywords())
 
 
