@@ -11,8 +11,8 @@ from random import Random
 
 import pytest
 
-from unmask.data.table_topics import COUNTRY_OF, TOPICS
-from unmask.data.tables import TableOptions, describe, make_tables, serialise, text_records
+from unmask.data.table_topics import COUNTRY_OF, KIND_OF, TOPICS
+from unmask.data.tables import TableOptions, describe, fact_records, make_tables, serialise, text_records
 from unmask.errors import ConfigError
 
 DIGESTS = """
@@ -123,3 +123,17 @@ def test_text_records_are_repeatable_and_may_show_their_table() -> None:
     shown = list(text_records(TableOptions(seed=2), 40, share_with_table=1.0))
     assert all("\n\n" in row["text"] and "|" in row["text"] for row in shown)
     assert {row["text"].startswith("[TAB] col:") for row in shown} == {True, False}
+
+
+def test_facts_are_true_and_repeatable() -> None:
+    rows = list(fact_records(60, seed=1))
+    assert rows == list(fact_records(60, seed=1)) != list(fact_records(60, seed=2))
+    sentences = [part for row in rows for part in row["text"].removesuffix(".").split(". ")]
+    for part in sentences:
+        words = part.lower().split()
+        city = part.split()[0]
+        if city in COUNTRY_OF:
+            assert words[-1] == COUNTRY_OF[city].lower()
+        else:
+            assert KIND_OF[words[1]] in words
+    assert {len(row["text"].split(". ")) for row in rows} == {2, 3, 4, 5}

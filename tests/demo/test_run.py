@@ -20,7 +20,7 @@ from unmask.demo.story import next_commands
 from unmask.errors import ConfigError
 from unmask.lm import load
 
-TINY = Size(texts=120, questions=60, test_rows=8, vocab_size=384, width=32, layers=1, heads=2, mlp_width=48)
+TINY = Size(texts=120, facts=20, questions=60, test_rows=8, vocab_size=384, width=32, layers=1, heads=2, mlp_width=48)
 
 
 def play(folder: Path, seed: int = 0, watch=None):

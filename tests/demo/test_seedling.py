@@ -20,7 +20,7 @@ from unmask.demo.seedling import (
 from unmask.models.facts import read_facts
 from unmask.models.tokenizers import load_tokenizer
 
-SIZE = Size(texts=200, questions=100, test_rows=20, vocab_size=512)
+SIZE = Size(texts=200, facts=30, questions=100, test_rows=20, vocab_size=512)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def tokenizer(data):
 
 
 def test_files_hold_what_they_should_and_repeat(data, tmp_path) -> None:
-    assert [len(read_rows(path)) for path in (data.texts, data.texts_test)] == [200, 20]
+    assert [len(read_rows(path)) for path in (data.texts, data.texts_test)] == [230, 20]
     assert [len(read_rows(path)) for path in (data.questions, data.questions_test)] == [100, 20]
     train, test = ({row["table_id"] for row in read_rows(path)} for path in (data.questions, data.questions_test))
     assert not train & test

@@ -174,6 +174,25 @@ def text_records(
         yield {"text": f"{serialise(table, style)}\n\n{text}" if shown else text}
 
 
+def fact_records(count: int, *, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Rows `{"text": ...}` of a few sentences that are the same in every table: which city lies where, and the like."""
+    facts = [
+        (topic, column, key)
+        for topic in TOPICS
+        for column in topic.columns
+        if isinstance(column, Category) and column.by_key
+        for key in topic.keys
+    ]
+    for number in range(count):
+        random = Random(f"facts/{seed}/{number}")
+        chosen = random.sample(facts, random.randint(2, 5))
+        said = [
+            sentence(f"{topic.article}{key} {random.choice(column.says).format(value=BY_KEY[key])}")
+            for topic, column, key in chosen
+        ]
+        yield {"text": " ".join(said)}
+
+
 _STYLES: tuple[Style, ...] = ("markdown", "tagged")
 
 

@@ -15,8 +15,8 @@ from unmask.objectives.estimators import LikelihoodEstimator
 
 COPIES = 16  # noised copies of each text
 BATCH = 48
-FACTS = {key: (f"A few cities. {key} lies in", value) for key, value in COUNTRY_OF.items()} | {
-    key: (f"Animals in a zoo. The {key} counts as a kind of", value) for key, value in KIND_OF.items()
+FACTS = {key: (f"{key} lies in", value) for key, value in COUNTRY_OF.items()} | {
+    key: (f"The {key} counts as a kind of", value) for key, value in KIND_OF.items()
 }
 
 

@@ -26,14 +26,14 @@ from unmask.training.run import train
 
 Watch = Callable[[TextStream, DiffusionLM], None]
 MARK, REPORT = "demo.json", "report.json"
-BATCH, LENGTH = 16, 128  # rows of an update, tokens of a packed row
-QUESTION_BATCH, QUESTION_LENGTH = 16, 160
-PRETRAIN_STEPS = 1200
+BATCH, LENGTH = 8, 128  # rows of an update, tokens of a packed row
+QUESTION_BATCH, QUESTION_LENGTH = 8, 160
+PRETRAIN_STEPS = 2000
 ANSWER_TOKENS = 12
 NEW_TOKENS = 40
 TEMPERATURE = 0.5
 PROMPTS = ("A group of friends.", "Animals in a zoo. The")
-BLANKS = (("A few cities. Oslo lies in", "Norway", " and has 12 parks."),)
+BLANKS = (("Oslo lies in", "Norway", " and has 12 parks."), ("The owl counts as a kind of", "bird", "."))
 
 
 @dataclass
@@ -226,6 +226,8 @@ def _settings(stage: Stage, model: str, data: DataArguments, output: str, **trai
         "lr_scheduler_type": "cosine",
         "warmup_steps": max(1, steps // 20),
         "weight_decay": 0.1,
+        # a short run cannot wait for the second moment's usual memory of a thousand updates
+        "adam_beta2": 0.95,
         "logging_steps": max(1, steps // 8),
         "save_strategy": "steps",
         "save_steps": max(1, steps // 3),

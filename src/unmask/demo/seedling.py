@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from unmask.data.table_questions import Kind, MessageOptions, message_records
-from unmask.data.tables import TableOptions, text_records
+from unmask.data.tables import TableOptions, fact_records, text_records
 from unmask.models.families.llada import FAMILY
 
 EOT, HEADER = "<|eot_id|>", ("<|start_header_id|>", "<|end_header_id|>")
@@ -26,12 +26,13 @@ class Size:
     """How much of everything; the defaults train in a few minutes on two cores.
 
     Attributes:
-        texts, questions: rows of the training files; test_rows: of each test file.
+        texts, facts, questions: rows of the training files; test_rows: of each test file.
         vocab_size: of the tokenizer, at most.
         width, layers, heads, mlp_width, positions: of the model.
     """
 
     texts: int = 6000
+    facts: int = 2000
     questions: int = 6000
     test_rows: int = 96
     vocab_size: int = 2048
@@ -63,7 +64,7 @@ def write_data(folder: Path, size: Size, seed: int) -> DataFiles:
     tables = TableOptions(seed=seed, rows=(1, 2), columns=(1, 2), topics=TOPICS)
     questions = MessageOptions(kinds=KINDS, per_table=2)
     return DataFiles(
-        texts=_write(folder / "texts.jsonl", text_records(texts, size.texts)),
+        texts=_write(folder / "texts.jsonl", [*text_records(texts, size.texts), *fact_records(size.facts, seed=seed)]),
         texts_test=_write(folder / "texts_test.jsonl", text_records(texts, size.test_rows, split="test")),
         questions=_write(folder / "questions.jsonl", message_records(tables, size.questions, questions=questions)),
         questions_test=_write(

@@ -91,7 +91,7 @@ def next_commands(folder: str) -> list[str]:
     pretrained, tuned, data = f'"{folder}/pretrain"', f'"{folder}/sft"', f'"{folder}/data/texts.jsonl"'
     return [
         f'unmask generate --show --model {pretrained} --temperature 0.5 --max_new_tokens 40 "The members of a club."',
-        f'unmask infill --show --model {pretrained} "Animals in a zoo. The eagle counts as a kind of[MASK]."',
+        f'unmask infill --show --model {pretrained} "The eagle counts as a kind of[MASK]."',
         f"unmask chat --model {tuned} --max_new_tokens 12",
         f'unmask pretrain --model_name_or_path {pretrained} --dataset_args {data} --output_dir "{folder}/longer"',
         "unmask demo --seed 1",
