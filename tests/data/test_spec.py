@@ -12,7 +12,7 @@ from unmask.data.spec import DatasetSpec, parse_dataset_args
 from unmask.errors import ConfigError
 
 WORDS = st.text(alphabet="abcXYZ019_-./ é", min_size=1).map(str.strip).filter(bool)
-ROWS = st.none() | st.integers(0, 10**9) | st.integers(1, 100).map(lambda percent: percent / 100)
+ROWS = st.none() | st.integers(1, 10**9) | st.integers(1, 100).map(lambda percent: percent / 100)
 SPECS = st.builds(
     DatasetSpec,
     path=WORDS,
@@ -81,6 +81,11 @@ def test_a_glob_may_end_in_brackets(tmp_path: Path) -> None:
         ("x[train:many]", 'train must be a number of rows .*, got "many"'),
         ("x[train:1e3]", "train must be a number of rows"),
         ("x[train:-1]", "train must be a number of rows"),
+        ("x[train:0]", 'train must be a number of rows above 0 .*, got "0"'),
+        ("x[test:0]", "test must be a number of rows above 0"),
+        ("x[train:5", "its brackets do not match"),
+        ("x.jsonl]", "its brackets do not match"),
+        ("x[seed:4294967296]", "seed must be a whole number from 0 to 4,294,967,295"),
         ("x[test:0%]", "test must be .* or a percentage"),
         ("x[test:101%]", "or a percentage"),
         ("x[train]", 'expected key:value, got "train"'),
@@ -95,3 +100,9 @@ def test_a_glob_may_end_in_brackets(tmp_path: Path) -> None:
 def test_mistakes_are_named(text: str, phrase: str) -> None:
     with pytest.raises(ConfigError, match=phrase):
         parse_dataset_args(text)
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    specs = parse_dataset_args("~/a.jsonl[train:5]+b.jsonl", exists=lambda path: False)
+    assert [spec.path for spec in specs] == ["/home/me/a.jsonl", "b.jsonl"]

@@ -115,7 +115,7 @@ class _Tally:
             end = "" if not alike and str(self.first).endswith((".", "?")) else "."
             raise DataError(f"{self.first}{alike}{end} To leave bad rows out: --skip_bad_rows true")
         if self.rows == 0:
-            raise DataError(f"{self.label} holds 0 records")
+            raise DataError(f"{self.label} holds 0 records. Give data with at least one row")
         if self.rows == self.count:
             raise DataError(f"{self.label} holds 0 usable records: all {self.rows:,} rows are bad. {self.skipped[0]}")
 

@@ -14,6 +14,7 @@ from unmask.errors import ConfigError, did_you_mean
 
 EXAMPLE = "data/train.jsonl[train:10_000,test:5%]+user/dataset[name:default,split:train]"
 KEYS = ("train", "test", "name", "split", "seed", "weight")
+_LARGEST_SEED = 2**32 - 1  # of the generator that divides rows
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _pieces(text: str, exists: Callable[[str], bool]) -> list[str]:
     cuts = [-1, *_separators(text), len(text)]
     pieces, start = [], 0
     while start < len(cuts) - 1:
-        spans = [(end, text[cuts[start] + 1 : cuts[end]].strip()) for end in range(len(cuts) - 1, start, -1)]
+        spans = [(end, os.path.expanduser(text[cuts[start] + 1 : cuts[end]].strip())) for end in range(len(cuts) - 1, start, -1)]
         named = (span for span in spans if _names_something(span[1], exists))
         end, piece = next(named, spans[-1])
         pieces.append(piece)
@@ -110,6 +111,8 @@ def _bracket(piece: str) -> tuple[str, str | None]:
 def _parse_piece(piece: str, exists: Callable[[str], bool]) -> DatasetSpec:
     if exists(piece):
         return DatasetSpec(piece)
+    if piece.count("[") != piece.count("]"):
+        raise ConfigError(f'dataset "{piece}": its brackets do not match. Example: {EXAMPLE}')
     path, options = _bracket(piece)
     if options is None:
         return DatasetSpec(path)
@@ -142,20 +145,23 @@ def _parse_entry(entry: str, piece: str) -> tuple[str, int | float | str]:
 
 
 def _rows(value: str) -> int | float:
-    """A count with optional underscores, or a percentage."""
+    """A count above 0 with optional underscores, or a percentage."""
     if value.endswith("%"):
         share = float(value[:-1]) / 100
         if not 0 < share <= 1:
             raise ValueError(value)
         return share
-    return _count(value)
-
-
-def _count(value: str) -> int:
     count = int(value)
-    if count < 0:
+    if count < 1:
         raise ValueError(value)
     return count
+
+
+def _seed(value: str) -> int:
+    seed = int(value)
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise ValueError(value)
+    return seed
 
 
 def _weight(value: str) -> float:
@@ -170,13 +176,13 @@ _READ: dict[str, Callable[[str], int | float | str]] = {
     "test": _rows,
     "name": str,
     "split": str,
-    "seed": _count,
+    "seed": _seed,
     "weight": _weight,
 }
 _WANTED = {
-    "train": "a number of rows (10_000) or a percentage (5%)",
-    "test": "a number of rows (1_000) or a percentage (5%)",
-    "seed": "a whole number",
+    "train": "a number of rows above 0 (10_000) or a percentage (5%)",
+    "test": "a number of rows above 0 (1_000) or a percentage (5%)",
+    "seed": f"a whole number from 0 to {_LARGEST_SEED:,}",
     "weight": "a number above 0",
 }
 
