@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -79,15 +80,23 @@ def test_workers_change_nothing(settings: Callable[..., Settings], tmp_path: Pat
 def test_two_processes_equal_one(
     settings: Callable[..., Settings], tmp_path: Path, checkpoint: Path, conversations: Path
 ) -> None:
-    alone = train(settings(output_dir=str(tmp_path / "alone"), eval_strategy="no", max_steps=2, **DESCENT), verb="sft")
+    data = f"{conversations}[train:33,test:7]"
+    evaluated = {"dataset_args": data, "eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 7}
+    alone = train(settings(output_dir=str(tmp_path / "alone"), max_steps=2, **evaluated, **DESCENT), verb="sft")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
-    command += ["-m", "unmask", "sft", "--model_name_or_path", str(checkpoint), "--dataset_args", str(conversations)]
+    command += ["-m", "unmask", "sft", "--model_name_or_path", str(checkpoint), "--dataset_args", data]
     command += ["--max_length", "96", "--output_dir", str(tmp_path / "pair"), "--max_steps", "2", "--seed", "3"]
     command += ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--optim", "sgd"]
     command += ["--learning_rate", "0.1", "--max_grad_norm", "1e9", "--lr_scheduler_type", "constant"]
+    command += ["--eval_strategy", "steps", "--eval_steps", "2", "--per_device_eval_batch_size", "2"]
     command += ["--warmup_steps", "0", "--save_strategy", "no", "--logging_steps", "1"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert largest_difference(alone.folder, tmp_path / "pair" / "checkpoint-final") < 2e-6
+    told = [json.loads(line) for line in (tmp_path / "pair" / "metrics.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(alone.history, told, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() & {"step", "epoch", "loss", "nll", "unscaled_loss", "eval_nll", "eval_loss"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name

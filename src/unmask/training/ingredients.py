@@ -106,7 +106,8 @@ def load_for_training(settings: Settings, parts: Ingredients) -> DiffusionModel:
     dtype = chosen.dtype
     if dtype == "auto":
         dtype = "bfloat16" if adapted and torch.cuda.is_available() else "float32"
-    model = load_model(parts.source, dtype=dtype, from_scratch=parts.from_scratch, seed=seed)
+    device = "cpu" if parts.from_scratch else _device(settings)
+    model = load_model(parts.source, dtype=dtype, device=device, from_scratch=parts.from_scratch, seed=seed)
     model.config._name_or_path = str(chosen.model_name_or_path)
     model.mask_token_id = parts.tokenizer.mask_token_id
     model.trunk.eager_attention = chosen.attn_implementation == "eager"
@@ -116,6 +117,15 @@ def load_for_training(settings: Settings, parts: Ingredients) -> DiffusionModel:
         attach_lora(model, lora_settings(settings))
     _freeze(model, chosen.freeze)
     return model
+
+
+def _device(settings: Settings) -> str:
+    """Where the weights are read to: the GPU they will be trained on, unless they are to be divided over several."""
+    divided = settings.trainer.get("fsdp") or settings.trainer.get("deepspeed")
+    launched = any(os.environ.get(name) == "true" for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
+    if divided or launched or settings.trainer.get("use_cpu") or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def shares_of(settings: Settings) -> Shares:
