@@ -54,7 +54,7 @@ def texts(console: Console, continued: Iterable[Text], filled: Iterable[Text]) -
     for text in continued:
         _say(console, "")
         _pair(console, f"{text.given} ...", text)
-    _say(console, "\nA blank in the middle, which a left-to-right model cannot fill looking at both sides:")
+    _say(console, "\nBlanks, filled by looking at both sides of them:")
     for text in filled:
         _pair(console, text.given, text)
 
@@ -75,11 +75,10 @@ def end(console: Console, report: DemoReport) -> None:
         fitting = (f"{score.fitting} of {score.asked}" for score in (before, after))
         table.add_row(kind, *fitting, _of(before), _of(after))
     console.print(Padding(table, (1, 0, 1, 2), expand=False))
-    _say(console, "Fitting: a name where a name is asked for, a number where a number is. Exact: the one in the table;")
-    _say(
-        console, "a coin gets half of the comparisons, superlatives and verifications. The form is learned in a minute,"
-    )
-    _say(console, "to read a value out of any table takes far longer training than a demo has.")
+    _say(console, "Fitting: a name where a name is asked for, a number where a number is. Exact: the one")
+    _say(console, "in the table; a coin gets half of the comparisons, superlatives and verifications.")
+    _say(console, "The form is learned in a minute; to read a value out of any table takes far longer")
+    _say(console, "training than a demo has.")
     _title(console, f"Done in {report.seconds['total']:.0f} s")
     _say(console, f"report: {report.folder}/report.md\n\nNow try:")
     for line in next_commands(report.folder):
