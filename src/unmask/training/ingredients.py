@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import set_seed
 
 from unmask.data.build import Splits, build_pretrain, build_sft
 from unmask.data.collate import Collator
 from unmask.data.spec import parse_dataset_args
-from unmask.errors import ConfigError
-from unmask.models.adapters import LoraSettings, attach_lora, load_adapter
+from unmask.data.yardstick import unigram_nats
+from unmask.errors import ConfigError, ModelError
+from unmask.models.adapters import LoraSettings, attach_lora, base_of, is_adapter, load_adapter
 from unmask.models.checkpoints import holds_weights, load_model, resolve_folder, to_official_name
 from unmask.models.facts import Facts, read_facts
 from unmask.models.shell import DiffusionModel
@@ -40,6 +42,7 @@ def gather(settings: Settings, verb: str) -> Ingredients:
     if not settings.model.model_name_or_path:
         raise ConfigError("model_name_or_path is missing. Give a folder or a Hub id.")
     source = resolve_folder(settings.model.model_name_or_path, weights=not settings.model.from_scratch)
+    _refuse_an_adapter(source)
     from_scratch = settings.model.from_scratch or (verb == "pretrain" and not holds_weights(source))
     facts = read_facts(source)
     tokenizer = load_tokenizer(source, facts, add_mask_token=True)
@@ -49,7 +52,16 @@ def gather(settings: Settings, verb: str) -> Ingredients:
             "most. Lower max_length."
         )
     splits = _splits(settings, verb, tokenizer)
+    splits.notes.extend(_yardstick(splits, facts.shape.vocab_size))
     return Ingredients(source, facts, tokenizer, splits, from_scratch)
+
+
+def _refuse_an_adapter(source: Path) -> None:
+    if is_adapter(source) and not (source / "config.json").is_file():
+        raise ModelError(
+            f"{source} is an adapter, not a model. To train it further, give its base ({base_of(source) or 'unnamed'}) "
+            "as --model_name_or_path and this folder as --adapter."
+        )
 
 
 def _splits(settings: Settings, verb: str, tokenizer: Any) -> Splits:
@@ -64,6 +76,13 @@ def _splits(settings: Settings, verb: str, tokenizer: Any) -> Splits:
     splits = build(replace(settings.data, dataset_args=held_out), tokenizer, seed=seed)
     note = f"no rows are named for evaluation, so 1 % is held out: {held_out}"
     return replace(splits, notes=[note, *splits.notes])
+
+
+def _yardstick(splits: Splits, vocab_size: int) -> list[str]:
+    if not isinstance(splits.train, Dataset) or not splits.test or not len(splits.train):
+        return []
+    nats = unigram_nats(splits.train, splits.test, vocab_size)
+    return [f"counting tokens alone would need {nats:.2f} nats/token on the evaluation rows"]
 
 
 def objective_of(settings: Settings, verb: str, mask_token_id: int) -> Any:
