@@ -101,14 +101,16 @@ class ProgressLine(TrainerCallback):
             return
         if "eval_nll" in logs:
             self.console.print(
-                f"step {state.global_step:,}  evaluation: bound {logs['eval_nll']:.4f} nats/token", highlight=False
+                f"step {state.global_step:,}  evaluation: bound {logs['eval_nll']:.4f} nats/token",
+                highlight=False,
+                soft_wrap=True,
             )
         elif "tokens_per_second" in logs:
             text = self._line(state, logs)
             if self.status is not None:
                 self.status.update(text)
             else:
-                self.console.print(text, highlight=False)
+                self.console.print(text, highlight=False, soft_wrap=True)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args, state, control
