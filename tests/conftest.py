@@ -26,4 +26,5 @@ def shared() -> Path:
         pytest.skip(f"{folder} is absent: set UNMASK_SHARED to the folder with golden/ and data/")
     return folder
 
+
 pytest_plugins = ["tests.runs"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import tiny
 
+from tests import tiny
 from unmask.training.arguments import DataArguments, ModelArguments, ObjectiveArguments, RunArguments, Settings
 
 

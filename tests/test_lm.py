@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import write_checkpoint
 
+from tests.tiny import write_checkpoint
 from unmask.errors import ConfigError, ModelError, ResourceError
 from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM, load

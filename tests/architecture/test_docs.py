@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.models.tiny import build, checkpoint, on_meta, tokens, write_config
 from torch.nn import functional as F
 
+from tests.models.tiny import build, checkpoint, on_meta, tokens, write_config
 from unmask.models import shell
 from unmask.models.adapters import LoraSettings, attach_lora, load_adapter, save_adapter
 from unmask.models.checkpoints import load_model, save_model, to_official_name, to_our_name

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.generation.toys import Contextual
 from torch import Tensor
 
+from tests.generation.toys import Contextual
 from unmask.generation.canvas import Canvas
 from unmask.generation.loop import stream
 from unmask.generation.options import GenerationOptions

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data.conftest import CHATML, make_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tests.data.conftest import CHATML, make_tokenizer
 from unmask.data.chat import encode_conversation, encode_conversations
 from unmask.errors import DataError
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.tiny import write_checkpoint
 
+from tests.tiny import write_checkpoint
 from unmask.demo import measures
 from unmask.demo.measures import Score, answers_right, blanked, bound_nats, facts_right, seconds_per_update
 from unmask.lm import load

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import torch
-from tests.generation.toys import Contextual
 
+from tests.generation.toys import Contextual
 from unmask.generation.canvas import continuation
 from unmask.generation.guidance import hide_given, mix
 from unmask.generation.loop import generate

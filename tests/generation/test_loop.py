@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.generation.toys import Contextual, Recorder, Scripted
 
+from tests.generation.toys import Contextual, Recorder, Scripted
 from unmask.errors import ConfigError, ModelError
 from unmask.generation.loop import generate, infill, stream, stream_infill
 from unmask.generation.options import GenerationOptions

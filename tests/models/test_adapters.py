@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.models.tiny import checkpoint, tokens
 
+from tests.models.tiny import checkpoint, tokens
 from unmask.errors import ConfigError, ModelError, ResourceError
 from unmask.models.adapters import (
     LoraSettings,

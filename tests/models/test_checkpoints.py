@@ -13,8 +13,8 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from tests.models.tiny import build, checkpoint, tokens, write_config
 
+from tests.models.tiny import build, checkpoint, tokens, write_config
 from unmask.errors import ConfigError, ModelError, ResourceError
 from unmask.models.adapters import LoraSettings, attach_lora, save_adapter
 from unmask.models.checkpoints import fill_from_files, holds_weights, load_model, resolve_folder, save_model

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.models.tiny import on_meta, write_config
 
+from tests.models.tiny import on_meta, write_config
 from unmask.models.checkpoints import load_model, official_tensors
 from unmask.models.facts import facts_of
 

@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.models.tiny import LLADA, on_meta, write_config
 
+from tests.models.tiny import LLADA, on_meta, write_config
 from unmask.errors import ModelError
 from unmask.models.checkpoints import load_model
 from unmask.models.facts import facts_of, read_facts

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.models.tiny import LLADA, build, tokens
 from torch import nn
 
+from tests.models.tiny import LLADA, build, tokens
 from unmask.models.shell import DiffusionModel
 from unmask.types import AttentionSpec, Denoiser
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.models.tiny import LLADA, on_meta, write_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from tests.models.tiny import LLADA, on_meta, write_config
 from unmask.errors import ModelError
 from unmask.models.tokenizers import load_tokenizer, stop_token_ids
 

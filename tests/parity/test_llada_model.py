@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tests.models.tiny import on_meta
 
+from tests.models.tiny import on_meta
 from unmask.diffusion.schedules import Linear, MaskgitCosine
 from unmask.models.checkpoints import load_model, official_tensors, save_model, to_our_name
 from unmask.models.shell import DiffusionModel

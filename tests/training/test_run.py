@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests import tiny
 
 import unmask
+from tests import tiny
 from unmask.errors import ConfigError, DataError, ModelError, ResourceError
 from unmask.training.arguments import Settings
 from unmask.training.run import describe, train
