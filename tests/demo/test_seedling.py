@@ -7,13 +7,13 @@ import math
 
 import pytest
 
+from unmask.data.yardstick import unigram_nats
 from unmask.demo.seedling import (
     DataFiles,
     Size,
     documents,
     read_rows,
     train_tokenizer,
-    unigram_nats,
     write_base,
     write_data,
 )

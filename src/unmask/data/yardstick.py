@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,26 +11,24 @@ import numpy as np
 _ROWS = 50_000
 
 
-def unigram_nats(train: Any, test: Any, vocab_size: int) -> float:
-    """Nats per learned token that token frequencies need: those of `train`, plus one each, on the rows of `test`.
+def unigram_nats(train: Iterable[Sequence[int]], test: Iterable[Sequence[int]], vocab_size: int) -> float:
+    """Nats per token that token frequencies need: those of `train`, plus one each, on the tokens of `test`.
 
     A model whose bound is not below this has learned no context.
 
     Args:
-        train, test: tokenised `datasets.Dataset`s (`input_ids`, and `may_noise` where not all tokens are learned); of
-            larger ones the first 50,000 rows count.
+        train, test: runs of ids, lists or arrays.
         vocab_size: V.
     """
     counts = np.ones(vocab_size)
-    for ids in _learned(train):
-        counts += np.bincount(ids, minlength=vocab_size)
+    for ids in train:
+        counts += np.bincount(np.asarray(ids, dtype=np.int64), minlength=vocab_size)
     nats = -np.log(counts / counts.sum())
-    costs = [nats[ids] for ids in _learned(test)]
-    return float(np.concatenate(costs).mean())
+    return float(np.concatenate([nats[np.asarray(ids, dtype=np.int64)] for ids in test]).mean())
 
 
-def _learned(rows: Any) -> Iterator[np.ndarray]:
-    """The learned ids of a dataset, a batch of rows at a time."""
+def learned_ids(rows: Any) -> Iterator[np.ndarray]:
+    """The learned ids of a tokenised `datasets.Dataset`, many rows at a time; of its first 50,000 rows only."""
     for table in rows.select(range(min(len(rows), _ROWS))).with_format("arrow").iter(5_000):
         ids = _flat(table["input_ids"])
         yield ids[_flat(table["may_noise"])] if "may_noise" in table.column_names else ids

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from unmask.data.yardstick import unigram_nats
 from unmask.demo import measures, seedling, story
 from unmask.demo.options import DemoOptions
 from unmask.demo.report import DemoReport, Text
@@ -108,7 +109,7 @@ def _play(stage: Stage) -> DemoReport:
     story.beginning(stage.console, folder, data, figures)
     figures |= {
         "uniform_nats": math.log(len(tokenizer)),
-        "unigram_nats": seedling.unigram_nats(seen, unseen, len(tokenizer)),
+        "unigram_nats": unigram_nats(seen, unseen, len(tokenizer)),
         "steps": _plan(untrained, stage),
     }
     figures |= _pretrain(stage, clock, data, untrained, figures, unseen)

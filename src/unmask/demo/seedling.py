@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -143,17 +141,6 @@ def documents(tokenizer: PreTrainedTokenizerBase, path: Path) -> list[list[int]]
     texts = [row["text"] for row in read_rows(path)]
     end = cast(int, tokenizer.eos_token_id)
     return [[*tokenizer(text)["input_ids"], end] for text in texts]
-
-
-def unigram_nats(train: Sequence[Sequence[int]], test: Sequence[Sequence[int]], vocab_size: int) -> float:
-    """Nats per token that the frequencies of the training tokens, plus one each, need for the test tokens.
-
-    What one can reach by counting words and looking at no context: a model must do better to have learned anything.
-    """
-    counts = Counter(token for document in train for token in document)
-    total = counts.total() + vocab_size
-    tokens = [token for document in test for token in document]
-    return -sum(math.log((counts[token] + 1) / total) for token in tokens) / len(tokens)
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> Path:

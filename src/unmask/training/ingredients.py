@@ -14,7 +14,7 @@ from transformers import set_seed
 from unmask.data.build import Splits, build_pretrain, build_sft
 from unmask.data.collate import Collator
 from unmask.data.spec import parse_dataset_args
-from unmask.data.yardstick import unigram_nats
+from unmask.data.yardstick import learned_ids, unigram_nats
 from unmask.errors import ConfigError, ModelError
 from unmask.models.adapters import LoraSettings, attach_lora, base_of, is_adapter, load_adapter
 from unmask.models.checkpoints import holds_weights, load_model, resolve_folder, to_official_name
@@ -81,7 +81,7 @@ def _splits(settings: Settings, verb: str, tokenizer: Any) -> Splits:
 def _yardstick(splits: Splits, vocab_size: int) -> list[str]:
     if not isinstance(splits.train, Dataset) or not splits.test or not len(splits.train):
         return []
-    nats = unigram_nats(splits.train, splits.test, vocab_size)
+    nats = unigram_nats(learned_ids(splits.train), learned_ids(splits.test), vocab_size)
     return [f"counting tokens alone would need {nats:.2f} nats/token on the evaluation rows"]
 
 
