@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from unmask.data.chat import check_unicode, prompt_ids
 from unmask.errors import ConfigError, ResourceError, did_you_mean
 from unmask.generation.loop import Decoding, stream, stream_infill
 from unmask.generation.options import GenerationOptions
@@ -245,10 +246,7 @@ class DiffusionLM:
             for entry in prompt:
                 if "role" not in entry or "content" not in entry:
                     raise ConfigError(f'a message has the keys {sorted(entry)}; it needs "role" and "content".')
-            ids = self.tokenizer.apply_chat_template(
-                list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-            return cast("list[int]", ids)
+            return prompt_ids(prompt, self.tokenizer)
         if isinstance(prompt, Sequence) and all(_is_id(entry) for entry in prompt):
             return list(prompt)
         raise ConfigError(
@@ -257,6 +255,7 @@ class DiffusionLM:
         )
 
     def _encode(self, text: str) -> list[int]:
+        check_unicode(text)
         # Without this, transformers warns about any text longer than its guess of the model's limit.
         return list(self.tokenizer(text, verbose=False)["input_ids"])
 

@@ -190,7 +190,7 @@ def test_chat_as_the_parents_call_it(model, lm, run) -> None:
 def test_chat_survives_every_mistake(model, run) -> None:
     lines = ["/set temperature hot", "/set temperature", "/set temprature 1", "/set steps 0", "/clera", "x" * 400]
     result = run("chat", model, *SHORT, stdin="\n".join([*lines, "/clear", "/help"]))
-    assert result.code == 0 and result.out == ""
+    assert result.code == 2 and result.out == ""
     for phrase in (
         '"hot" is not a number',
         "Use: /set NAME VALUE",

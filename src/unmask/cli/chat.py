@@ -107,16 +107,20 @@ class Chat:
         self.clear()
 
     def loop(self, turns: Iterator[str], *, talkative: bool) -> int:
-        """Answer turn after turn; the exit code."""
+        """Answer turn after turn; the exit code: 2 where nobody was there to see that a turn was not answered."""
+        asked = failed = 0
         for turn in turns:
             text = turn.strip()
             if text in LEAVE:
                 break
+            asked += bool(text)
             if text.startswith("/"):
                 print(self.command(text), file=sys.stderr)
             elif text:
-                self._answer_aloud(text, talkative)
-        return 0
+                failed += not self._answer_aloud(text, talkative)
+        if not (asked or talkative):
+            print("the input is empty: there was no turn to answer", file=sys.stderr)
+        return 2 if failed and not talkative else 0
 
     def clear(self) -> None:
         """Forget the conversation, but not the system message."""
@@ -149,21 +153,23 @@ class Chat:
             return f"no command {name}.{did_you_mean(name, [*commands, *LEAVE])} /help lists them."
         return commands[name](rest)
 
-    def _answer_aloud(self, text: str, talkative: bool) -> None:
+    def _answer_aloud(self, text: str, talkative: bool) -> bool:
+        """Print the answer, or why there is none; whether there was one."""
         try:
             result, seconds = self.answer(text)
         except UnmaskError as error:
             hint = " /clear forgets the conversation." if len(self.messages) > 1 else ""
             print(f"{error}{hint}", file=sys.stderr)
-            return
+            return False
         except KeyboardInterrupt:
             if not talkative:
                 raise
             print("\n(stopped)", file=sys.stderr)
-            return
+            return False
         print(result.text.strip() if self.template else result.text, flush=True)
         if talkative:
             print(f"({sampling.summary([result], seconds)})", file=sys.stderr)
+        return True
 
     def _clear(self, rest: list[str]) -> str:
         self.clear()

@@ -84,6 +84,8 @@ def _has_value(words: list[str], place: int) -> bool:
 def _dispatch(words: list[str]) -> int:
     while words and not words[0].strip():
         words.pop(0)
+    if words[:1] == ["help"] and len(words) > 1:
+        return _entry(words[1])(["--help"])
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0

@@ -18,6 +18,8 @@ from unmask.registry import NOISE_SCHEDULES
 from unmask.training.fields import REFUSED_OPTIMIZERS, trackers
 
 INFINITY = math.inf
+# of numpy's older generators, which transformers seeds too
+LARGEST_SEED = 2**32 - 1
 
 # name -> (allowed, in words, and as a test); None is always allowed.
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -48,7 +50,7 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "save_steps": ("> 0", lambda value: 0 < value < INFINITY),
     "save_total_limit": (">= 2, so one complete checkpoint always remains", lambda value: value >= 2),
     "dataloader_num_workers": (">= 0", lambda value: value >= 0),
-    "seed": (">= 0", lambda value: value >= 0),
+    "seed": (f"from 0 to {LARGEST_SEED:,}", lambda value: 0 <= value <= LARGEST_SEED),
 }
 
 ADAPTER_ONLY = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "modules_to_save")
@@ -223,17 +225,18 @@ def _loader(parsed: Parsed) -> None:
 
 
 def _folder(parsed: Parsed) -> None:
-    """The output folder can be written; nothing is created to find out."""
-    if parsed["output_dir"] is None:
-        return
-    folder = Path(parsed["output_dir"]).expanduser()
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise ConfigError(f"{parsed.label('output_dir')}: {there} is a file, not a folder. Choose another output_dir.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"{parsed.label('output_dir')}: cannot write to {there}: permission denied. Choose another output_dir."
-        )
+    """The folders of a run can be written; nothing is created to find out."""
+    for name in ("output_dir", "logging_dir"):
+        if parsed[name] is None:
+            continue
+        folder = Path(parsed[name])
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not there.is_dir():
+            raise ConfigError(f"{parsed.label(name)}: {there} is a file, not a folder. Choose another {name}.")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{parsed.label(name)}: cannot write to {there}: permission denied. Choose another {name}."
+            )
 
 
 def _large_learning_rate(parsed: Parsed) -> Parsed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -127,7 +128,8 @@ def load_model(parsed: Parsed) -> DiffusionLM:
     quieten()
     from unmask.lm import load
 
-    return load(name, dtype=parsed["dtype"], device=parsed["device"], adapter=parsed["adapter"])
+    adapter = parsed["adapter"] and os.path.expanduser(parsed["adapter"])
+    return load(os.path.expanduser(name), dtype=parsed["dtype"], device=parsed["device"], adapter=adapter)
 
 
 def quieten() -> None:
@@ -180,8 +182,13 @@ def check_trace(file: str | None) -> None:
         raise ConfigError(f"--trace {file}: {suffix} players are not built yet. Write the trace as JSON: FILE.json")
     if suffix != ".json":
         raise ConfigError(f'--trace {file}: the name must end in .json; got "{suffix or file}".')
-    if not Path(file).expanduser().absolute().parent.is_dir():
+    target = Path(file).expanduser().absolute()
+    if not target.parent.is_dir():
         raise ConfigError(f"--trace {file}: there is no folder {Path(file).parent}. Create it first.")
+    if target.is_dir():
+        raise ConfigError(f"--trace {file} is a folder. Name a file in it: {Path(file) / 'trace.json'}")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise ConfigError(f"--trace {file} cannot be written: permission denied. Choose another place.")
 
 
 def drain(

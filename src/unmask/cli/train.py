@@ -74,7 +74,7 @@ def settings_from(parsed: Parsed, verb: str) -> Settings:
 
 def resolve(parsed: Parsed, verb: str) -> Parsed:
     """Say what the user's settings mean together: job names, evaluation data, warmup, settings without effect."""
-    for step in (_mode, _example_data, _job_name, _transformers_fields, _evaluation, _warmup):
+    for step in (_mode, _example_data, _job_name, _home, _transformers_fields, _evaluation, _warmup):
         parsed = step(parsed, verb)
     return parsed
 
@@ -142,6 +142,14 @@ def _job_name(parsed: Parsed, verb: str) -> Parsed:
         parsed = parsed.put("run_name", job, given)
     typed = parsed.given["output_dir"][1] if "output_dir" in parsed else given
     return parsed.put("output_dir", folder, typed).noted(f"note: job_name is read as run_name; output_dir is {folder}")
+
+
+def _home(parsed: Parsed, verb: str) -> Parsed:
+    """`~` in a path, which a shell leaves alone behind `=` and which a file never expands."""
+    for name in ("model_name_or_path", "output_dir", "adapter", "logging_dir", "resume_from_checkpoint"):
+        if parsed[name] and name in parsed:
+            parsed = parsed.put(name, os.path.expanduser(parsed[name]), parsed.given[name][1])
+    return parsed
 
 
 def _transformers_fields(parsed: Parsed, verb: str) -> Parsed:

@@ -90,6 +90,29 @@ def check_no_mask_token(texts: Any, tokenizer: Any) -> None:
         )
 
 
+def prompt_ids(messages: Messages, tokenizer: Any) -> list[int]:
+    """The ids of a conversation that the model is to answer: up to the end of the generation prompt.
+
+    Raises:
+        DataError: the template refuses the conversation, or a message is no Unicode text.
+    """
+    for message in messages:
+        check_unicode(message["content"])
+    return _applied(tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+
+
+def check_unicode(text: Any) -> None:
+    """Refuse a text with half of a surrogate pair: what a command line makes of bytes that are not UTF-8.
+
+    Raises:
+        DataError: it is one.
+    """
+    try:
+        str(text).encode()
+    except UnicodeEncodeError as problem:
+        raise DataError(f"character {problem.start + 1} of a prompt is no Unicode. Write the prompt as UTF-8") from None
+
+
 # Where the answers are
 
 

@@ -76,7 +76,10 @@ def _pieces(text: str, exists: Callable[[str], bool]) -> list[str]:
     cuts = [-1, *_separators(text), len(text)]
     pieces, start = [], 0
     while start < len(cuts) - 1:
-        spans = [(end, os.path.expanduser(text[cuts[start] + 1 : cuts[end]].strip())) for end in range(len(cuts) - 1, start, -1)]
+        spans = [
+            (end, os.path.expanduser(text[cuts[start] + 1 : cuts[end]].strip()))
+            for end in range(len(cuts) - 1, start, -1)
+        ]
         named = (span for span in spans if _names_something(span[1], exists))
         end, piece = next(named, spans[-1])
         pieces.append(piece)

@@ -11,6 +11,8 @@ from unmask.errors import ConfigError, did_you_mean
 from unmask.registry import CACHES, NOISE_SCHEDULES, STRATEGIES
 
 Reveal = Literal["even", "rounded"]
+# far beyond any canvas; a table of the steps is made
+MOST_STEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,15 @@ class GenerationOptions:
     """Keep what was committed where and when."""
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "steps"):
-            _at_least_one(name, getattr(self, name))
-        for name in ("block_size", "steps_per_block"):
-            if getattr(self, name) is not None:
+        for name in ("max_new_tokens", "steps", "block_size", "steps_per_block"):
+            if getattr(self, name) is not None or name in ("max_new_tokens", "steps"):
                 _at_least_one(name, getattr(self, name))
+        for name in ("steps", "steps_per_block"):
+            if (getattr(self, name) or 0) > MOST_STEPS:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name):,}; it must be at most {MOST_STEPS:,}. More steps than tokens to "
+                    "write change nothing."
+                )
         _within("temperature", self.temperature, 0.0, None)
         _within("guidance_scale", self.guidance_scale, 0.0, None)
         _within("threshold", self.threshold, 0.0, 1.0)

@@ -53,19 +53,40 @@ def inspect(output_dir: Path, settings: Settings, verb: str) -> Standing:
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise ConfigError(f"output_dir {output_dir} is a file. Choose another output_dir.")
-    named = settings.trainer.get("resume_from_checkpoint")
-    if settings.run.fresh or not output_dir.is_dir():
-        return Standing()
+    _refuse_a_model(output_dir)
+    named = _named_checkpoint(settings)
     found = checkpointing.checkpoints(output_dir)
     finished = (output_dir / FINISHED).is_dir()
-    if not found and not finished:
+    if (found or finished) and not settings.run.fresh:
+        _refuse_another(output_dir, settings, verb)
+    if named is not None:
+        return Standing(resume_from=named, notes=(f"resuming from {named}",))
+    if settings.run.fresh or not (found or finished):
         return Standing()
-    _refuse_another(output_dir, settings, verb)
-    if isinstance(named, str) and named.lower() not in ("true", "false"):
-        return Standing(resume_from=Path(named), notes=(f"resuming from {named}",))
     if finished and (not found or _read(output_dir).get("finished") == _length(settings)):
         return Standing(finished=True)
     return Standing(resume_from=found[-1], notes=(f"resuming from {found[-1]}",))
+
+
+def _named_checkpoint(settings: Settings) -> Path | None:
+    """The checkpoint that `resume_from_checkpoint` names; None where it names none."""
+    named = settings.trainer.get("resume_from_checkpoint")
+    if not isinstance(named, str) or named.lower() in ("true", "false"):
+        return None
+    if not (Path(named) / checkpointing.STATE).is_file():
+        raise ConfigError(
+            f"resume_from_checkpoint {named} is no checkpoint of a run. Leave it out: a run goes on by itself from the "
+            "newest checkpoint in its output_dir."
+        )
+    if settings.run.fresh:
+        raise ConfigError("fresh and resume_from_checkpoint exclude each other. Give one of them.")
+    return Path(named)
+
+
+def _refuse_a_model(output_dir: Path) -> None:
+    """A run inside a model's own folder would be hidden by that model, and --fresh would move the model away."""
+    if any((output_dir / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ConfigError(f"output_dir {output_dir} is the folder of a model. Choose another output_dir.")
 
 
 def _length(settings: Settings) -> dict[str, Any]:
@@ -120,7 +141,13 @@ def finish(output_dir: Path, settings: Settings) -> None:
 
 def _read(output_dir: Path) -> dict[str, Any]:
     path = output_dir / RECIPE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:  # not JSON, not UTF-8
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} is damaged, so this run cannot be gone on with. Use another output_dir, or --fresh.")
+    return found
 
 
 def _write(output_dir: Path, value: dict[str, Any]) -> None:

@@ -6,9 +6,10 @@ import os
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from unmask.errors import ConfigError, ResourceError
+from unmask.models.shell import DiffusionModel
 from unmask.training.arguments import Settings
 
 # handled by us: the plan orders and repeats rows, the model recomputes its own activations
@@ -41,11 +42,26 @@ def library_arguments(settings: Settings, *, updates: int, evaluate: bool) -> Tr
         "logging_nan_inf_filter": False,
         "remove_unused_columns": False,
     }
+    if asked.get("fsdp") and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        raise ConfigError("fsdp needs several processes. Start the command with accelerate launch, or leave fsdp out.")
     try:
         return TrainingArguments(**{**asked, **forced})
     except (ValueError, TypeError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"transformers refuses these settings: {first}") from None
+
+
+def check_optimizer(args: TrainingArguments, model: DiffusionModel) -> None:
+    """Refuse an optimizer that is not there, before anything is written.
+
+    Raises:
+        ResourceError: its package is missing, or it lacks settings.
+    """
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, model)
+    except (ImportError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ResourceError(f"optim {args.optim.value} cannot be used: {first}. Or use adamw_torch.") from None
 
 
 def _trackers(settings: Settings) -> list[str]:

@@ -33,7 +33,7 @@ from unmask.training.ingredients import (
     shares_of,
     start_note,
 )
-from unmask.training.library import library_arguments, tracker_callbacks
+from unmask.training.library import check_optimizer, library_arguments, tracker_callbacks
 from unmask.training.loading import LoaderOptions, Noiser, VisitedStream, eval_loader, stream_loader, train_loader
 from unmask.training.plan import Order, RandomLength, Shares, row_lengths
 from unmask.training.trainer import DiffusionTrainer, RunParts
@@ -75,7 +75,7 @@ def train(settings: Settings, *, verb: str, console: Console | None = None) -> R
         return RunResult(output_dir / FINISHED, *folder.reported(output_dir), seconds=0.0)
     parts = gather(settings, verb)
     for note in (*parts.splits.notes, *standing.notes, start_note(parts)):
-        console.print(note, highlight=False, markup=False)
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     return _run(settings, verb, parts, standing.resume_from, console)
 
 
@@ -88,6 +88,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     rows, updates, loader = _train_rows(settings, parts, shares, noiser)
     evaluated = parts.splits.test if settings.trainer.get("eval_strategy", "no") != "no" else None
     args = library_arguments(settings, updates=updates, evaluate=evaluated is not None)
+    check_optimizer(args, model)
     _recompute(model, settings)
     output_dir = Path(str(args.output_dir))
     # the first thing written: every mistake in the settings has been found by now
@@ -109,6 +110,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.refuse_broken()
     weights = trainer.gathered_weights()
     if args.should_save:
         checkpointing.write_whole(output_dir / FINISHED, lambda target: _save(model, parts, settings, target, weights))

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from unmask.errors import ModelError
 from unmask.models.shell import DiffusionModel
 from unmask.training import checkpointing
 from unmask.training.loading import NoisedBatch
@@ -81,6 +82,14 @@ class Tally:
         means = {name: figures[2 * i] / max(figures[2 * i + 1], 1.0) for i, name in enumerate(names)}
         self.sums, self.tokens, self.since = {}, 0, time.perf_counter()
         return {**means, "tokens_per_second": figures[-1] / seconds}
+
+    def is_finite(self, device: torch.device) -> bool:
+        """Whether all sums so far are numbers, on every rank."""
+        sums = [held[0].to(device, torch.float32) for held in self.sums.values()]
+        total = torch.stack(sums).sum() if sums else torch.zeros((), device=device)
+        if dist.is_initialized():
+            dist.all_reduce(total)
+        return bool(total.isfinite())
 
 
 def _exact(device: torch.device) -> torch.device:
@@ -158,8 +167,22 @@ class DiffusionTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
+            self.refuse_broken()
             logs = {**logs, **self.tally.report(self.args.device)}
         super().log(logs, start_time)
+
+    def refuse_broken(self) -> None:
+        """Stop before anything is reported or saved that was computed from broken weights.
+
+        Raises:
+            ModelError: a loss since the last report is not finite.
+        """
+        if not self.tally.is_finite(self.args.device):
+            raise ModelError(
+                f"the loss is not finite at step {self.state.global_step:,} (or shortly before): the learning rate "
+                f"({self.args.learning_rate:g}) is too high, or the weights that the run began with are damaged. "
+                "Earlier checkpoints are kept; start anew with a lower learning_rate and --fresh."
+            )
 
     def evaluation_loop(
         self,
@@ -201,6 +224,7 @@ class DiffusionTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         del trial
+        self.refuse_broken()
         output_dir = Path(str(self.args.output_dir))
         target = output_dir / f"checkpoint-{self.state.global_step}"
         best = output_dir / f"checkpoint-{self.state.best_global_step}"
