@@ -8,8 +8,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tests.tiny import write_checkpoint
 
+from tests.tiny import write_checkpoint
 from unmask.cli import chat as chat_verb
 from unmask.cli import generate as generate_verb
 from unmask.cli.chat import Chat

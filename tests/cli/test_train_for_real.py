@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from tests.cli import test_parent_commands as parents
 
+from tests.cli import test_parent_commands as parents
 from unmask.cli.main import main
 
 

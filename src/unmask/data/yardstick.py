@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+Ids = Sequence[int] | np.ndarray
 # enough for three digits, and read in about a second
 _ROWS = 50_000
 
 
-def unigram_nats(train: Iterable[Sequence[int]], test: Iterable[Sequence[int]], vocab_size: int) -> float:
+def unigram_nats(train: Iterable[Ids], test: Iterable[Ids], vocab_size: int) -> float:
     """Nats per token that token frequencies need: those of `train`, plus one each, on the tokens of `test`.
 
     A model whose bound is not below this has learned no context.

@@ -61,7 +61,9 @@ def check_optimizer(args: TrainingArguments, model: DiffusionModel) -> None:
         Trainer.get_optimizer_cls_and_kwargs(args, model)
     except (ImportError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ResourceError(f"optim {args.optim.value} cannot be used: {first}. Or use adamw_torch.") from None
+        raise ResourceError(
+            f"optim {getattr(args.optim, 'value', args.optim)} cannot be used: {first}. Or use adamw_torch."
+        ) from None
 
 
 def _trackers(settings: Settings) -> list[str]:
