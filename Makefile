@@ -3,6 +3,7 @@
 #   make demo [ARGS="--seed 1"]   train and sample a small model, offline, on a CPU
 #   make test [ARGS="-k cache"]   the test suite, without the large matrices
 #   make test-all                 the whole of it
+#   make test-gpu                 what needs a CUDA device; skipped where there is none
 #   make lint                     ruff, pyright, import-linter
 #   make setup                    the environment alone
 #   make clean                    remove it
@@ -21,7 +22,7 @@ STAMP := $(VENV)/.set-up-$(EXTRAS)
 # One thread for each test process: more of them fight for the same cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup
 
-.PHONY: demo test test-all lint setup clean
+.PHONY: demo test test-all test-gpu lint setup clean
 .DEFAULT_GOAL := setup
 
 demo: $(STAMP)
@@ -32,6 +33,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	@$(PYTEST) $(ARGS)
+
+test-gpu: $(STAMP)
+	@$(BIN)/python -m pytest -q -m gpu $(ARGS)
 
 # All four speak, then the worst of them decides.
 lint: $(STAMP)
