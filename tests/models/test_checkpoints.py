@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.tiny import build, checkpoint, tokens, write_config
 from unmask.errors import ConfigError, ModelError, ResourceError
-from unmask.models.adapters import LoraSettings, attach_lora, save_adapter
+from unmask.models.adapters import LoraSettings, attach_lora, base_of, save_adapter
 from unmask.models.checkpoints import fill_from_files, holds_weights, load_model, resolve_folder, save_model
 from unmask.models.shell import DiffusionModel
 
@@ -166,6 +166,25 @@ def test_a_configuration_alone(tmp_path: Path):
 
 def test_an_empty_folder(tmp_path: Path):
     refused(tmp_path, "holds no config.json")
+
+
+def test_the_model_that_comes_with_the_package_has_a_name(tmp_path: Path, monkeypatch):
+    folder = checkpoint(tmp_path / "unmask" / "demo" / "base")
+    monkeypatch.setattr("unmask.models.checkpoints.files", lambda package: tmp_path / package)
+    monkeypatch.chdir(tmp_path)
+    assert resolve_folder("example:base") == folder
+    model = load_model("example:base")
+    attach_lora(model, LoraSettings(r=2))
+    save_adapter(model, tmp_path / "adapter")
+    assert base_of(tmp_path / "adapter") == "example:base"
+
+
+def test_an_example_that_does_not_exist_is_refused(tmp_path: Path, monkeypatch):
+    with pytest.raises(ModelError, match='"example:bas" comes with unmask; there is example:base. Did you mean'):
+        resolve_folder("example:bas")
+    monkeypatch.setattr("unmask.models.checkpoints.files", lambda package: tmp_path / package)
+    with pytest.raises(ModelError, match="lacks its model"):
+        resolve_folder("example:base")
 
 
 @pytest.mark.parametrize(

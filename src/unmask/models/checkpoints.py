@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,20 +32,24 @@ INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # where a finished run leaves its model: the run's folder is a model too
 FINISHED = "checkpoint-final"
+# models that this package brings along, by the name after `example:`; a run records that name, not a path, as its base
+EXAMPLE, EXAMPLES = "example:", {"base": ("demo", "base")}
 _WANTED_FROM_HUB = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "tokenizer*"]
 
 
 def resolve_folder(name_or_path: str | os.PathLike[str], *, weights: bool = True) -> Path:
-    """The folder of a checkpoint: a local one, or a snapshot of a Hub id.
+    """The folder of a checkpoint: a local one, one that comes with this package, or a snapshot of a Hub id.
 
     Args:
-        name_or_path: folder or `owner/name`.
+        name_or_path: folder, `example:base` or `owner/name`.
         weights: fetch the weights too, not just configuration and tokenizer.
 
     Raises:
         ModelError: there is no such folder, and no such model can be had from the Hub.
     """
     name, folder = os.fspath(name_or_path), Path(name_or_path)
+    if name.startswith(EXAMPLE):
+        return _example(name)
     if os.path.isdir(name):  # unlike Path.is_dir, False for names that no file can have
         finished = folder / FINISHED
         return finished if finished.is_dir() and not (folder / "config.json").exists() else folder
@@ -63,6 +68,19 @@ def resolve_folder(name_or_path: str | os.PathLike[str], *, weights: bool = True
         raise ModelError(
             f'no folder "{name}", and no such model on the Hub within reach ({first}). Check the name, or the network.'
         ) from None
+
+
+def _example(name: str) -> Path:
+    known = [EXAMPLE + short for short in EXAMPLES]
+    if name not in known:
+        raise ModelError(
+            f'no model "{name}" comes with unmask; there is {", ".join(known)}.{did_you_mean(name, known)} '
+            "Give that, a folder, or a Hub id such as owner/name."
+        )
+    folder = Path(str(files("unmask").joinpath(*EXAMPLES[name.removeprefix(EXAMPLE)])))
+    if not folder.is_dir():
+        raise ModelError(f'this installation of unmask lacks its model "{name}" ({folder}). Install the package anew.')
+    return folder
 
 
 def holds_weights(folder: Path) -> bool:
