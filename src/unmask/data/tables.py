@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
 
+from unmask.data.table_text import STYLES, Style, serialise_rows
 from unmask.data.table_topics import BY_KEY, TOPICS, Category, Quantity, Topic
 from unmask.errors import ConfigError, did_you_mean
 
 Cell = str | int
 Split = Literal["train", "test"]
-Style = Literal["markdown", "tagged"]
 TEST_SHARE = 8  # one table in so many is a test table
 
 
@@ -133,13 +133,7 @@ def serialise(table: Table, style: Style = "markdown") -> str:
     `markdown` has a line per row; `tagged` is the one line `[TAB] col: | a | b | [SEP] | 1 | 2 | [SEP] ...` of
     TableLlama's data.
     """
-    rows = [" | ".join(str(cell) for cell in row) for row in (table.header, *table.rows)]
-    if style == "tagged":
-        return "[TAB] col: " + " [SEP] ".join(f"| {row} |" for row in rows)
-    if style != "markdown":
-        raise ConfigError(f'no table style "{style}"; styles: markdown, tagged.{did_you_mean(style, _STYLES)}')
-    rule = "|".join(" --- " for _ in table.header)
-    return "\n".join([f"| {rows[0]} |", f"|{rule}|", *(f"| {row} |" for row in rows[1:])])
+    return serialise_rows(table.header, table.rows, style)
 
 
 def sentence(text: str) -> str:
@@ -169,7 +163,7 @@ def text_records(
     for _, table in zip(range(count), make_tables(options, split=split), strict=False):
         random = Random(f"text/{options.seed}/{table.digest}")
         shown = random.random() < share_with_table
-        style: Style = random.choice(_STYLES)
+        style: Style = random.choice(STYLES)
         text = describe(table, random)
         yield {"text": f"{serialise(table, style)}\n\n{text}" if shown else text}
 
@@ -191,9 +185,6 @@ def fact_records(count: int, *, seed: int = 0) -> Iterator[dict[str, Any]]:
             for topic, column, key in chosen
         ]
         yield {"text": " ".join(said)}
-
-
-_STYLES: tuple[Style, ...] = ("markdown", "tagged")
 
 
 def _range(name: str, limits: tuple[int, int], most: int) -> None:
