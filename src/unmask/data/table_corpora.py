@@ -6,6 +6,7 @@ Knows no tokenizer; how their files are opened is in `table_corpora_files`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from unmask.data.rows import BadRow, Row, read_rows
 from unmask.data.table_corpora_files import (
     Cells,
     CorpusFolder,
@@ -307,24 +307,28 @@ def _ids(folder: CorpusFolder, part: str) -> set[str] | None:
 
 def _fetaqa(folder: CorpusFolder, split: str) -> Iterator[Example]:
     path = folder.split_file(split, ("fetaQA-v1_*.jsonl", "data/fetaQA-v1_*.jsonl"))
-    for row in read_rows(path):
-        if isinstance(row, BadRow):
-            raise row
-        yield _fetaqa_example(row)
+    for place, line in read_lines(path):
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as problem:
+            raise DataError(f"{place}:{problem.colno} invalid JSON: {problem.msg}. Copy the file again.") from None
+        if not isinstance(fields, dict):
+            raise DataError(f"{place} is no JSON object. Copy the file again.")
+        yield _fetaqa_example(place, fields)
 
 
-def _fetaqa_example(row: Row) -> Example:
-    cells = row.fields.get("table_array")
+def _fetaqa_example(where: str, fields: dict[str, Any]) -> Example:
+    cells = fields.get("table_array")
     if not _is_table(cells):
-        raise DataError(f'{row.where} "table_array" must be rows of strings, as many in each row. Copy the file again.')
+        raise DataError(f'{where} "table_array" must be rows of strings, as many in each row. Copy the file again.')
     texts = {}
     for name in ("question", "answer", "table_page_title", "table_section_title"):
-        texts[name] = row.fields.get(name, "" if name.startswith("table") else None)
+        texts[name] = fields.get(name, "" if name.startswith("table") else None)
         if not isinstance(texts[name], str):
-            raise DataError(f'{row.where} "{name}" must be a string. Copy the file again.')
+            raise DataError(f'{where} "{name}" must be a string. Copy the file again.')
     title = ": ".join(part for part in (texts["table_page_title"], texts["table_section_title"]) if part)
-    table_id = str(row.fields.get("table_source_json", row.fields.get("feta_id", row.where)))
-    question_id = str(row.fields.get("feta_id", row.where))
+    table_id = str(fields.get("table_source_json", fields.get("feta_id", where)))
+    question_id = str(fields.get("feta_id", where))
     return Example(question_id, table_id, cells, texts["question"], (texts["answer"],), title=title)
 
 
