@@ -30,6 +30,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+# what older versions of transformers stored although it follows from config.json
+_DERIVED = ".rotary_emb.inv_freq"
 # where a finished run leaves its model: the run's folder is a model too
 FINISHED = "checkpoint-final"
 # models that this package brings along, by the name after `example:`; a run records that name, not a path, as its base
@@ -169,7 +171,8 @@ def fill_from_files(
         for name, stored in _tensors(folder / file, names):
             ours = to_our_name(family, name)
             if ours is None or ours not in expected:
-                surplus += [] if model.facts.shape.tied and ours == "head.weight" else [name]
+                implied = (model.facts.shape.tied and ours == "head.weight") or name.endswith(_DERIVED)
+                surplus += [] if implied else [name]
                 continue
             if tuple(stored.shape) != expected[ours]:
                 raise ModelError(
@@ -323,7 +326,7 @@ def _remove_stale(folder: Path, written: set[str]) -> None:
 def write_config(model: DiffusionModel, folder: Path, *, dtype: torch.dtype) -> None:
     """Write `config.json`: the official one, with the type of the weights and the mask token."""
     config = model.facts.config_with(dtype=str(dtype).removeprefix("torch."))
-    if model.mask_token_id < model.facts.shape.vocab_size:
+    if model.mask_token_id is not None and model.mask_token_id < model.facts.shape.vocab_size:
         config["mask_token_id"] = model.mask_token_id
     config.pop("torch_dtype", None)
     source, references = model.config._name_or_path, config.get("auto_map")

@@ -15,10 +15,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unmask.models.kv_cache import KVCache
-from unmask.models.layers import GatedMLP, PreparedAttention, RMSNorm, Rotation, attend, prepare_attention
+from unmask.models.layers import (
+    GatedMLP,
+    PreparedAttention,
+    RMSNorm,
+    RopeScaling,
+    Rotation,
+    attend,
+    prepare_attention,
+)
 from unmask.types import AttentionSpec
 
-Initialisation = Literal["mitchell", "normal", "full_megatron", "fan_in", "kaiming_normal"]
+Initialisation = Literal["mitchell", "normal", "full_megatron", "fan_in", "kaiming_normal", "flat"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,11 @@ class DenseShape:
         vocab_size: rows of the embedding and of the head, V.
         width: D. layers: number of them. heads: H. kv_heads: G. mlp_width: inner width of the gated MLP.
         tied: the head is the embedding.
+        head_dim: width of a head where that is not D / H.
+        rope_theta, rope_scaling: base of the rotary angles, and how they are slowed down.
+        window: a token sees as many tokens, itself included, and those behind it not; None: all.
         qkv_bias: query, key and value projections have biases.
+        qk_norm: the heads of queries and keys are normed before they are rotated.
         embedding_scale, logit_scale: factors on the embeddings and on the logits.
         init_fn, init_std, init_cutoff: rule for the first weights, its scale, where to cut its tails (in stds).
     """
@@ -42,9 +54,13 @@ class DenseShape:
     mlp_width: int
     max_length: int
     norm_eps: float = 1e-5
+    head_dim: int | None = None
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    window: int | None = None
     tied: bool = False
     qkv_bias: bool = False
+    qk_norm: bool = False
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     init_fn: Initialisation = "mitchell"
@@ -54,7 +70,7 @@ class DenseShape:
     @property
     def head_width(self) -> int:
         """K."""
-        return self.width // self.heads
+        return self.width // self.heads if self.head_dim is None else self.head_dim
 
 
 class Attention(nn.Module):
@@ -64,18 +80,20 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_width = shape.head_width
-        kv_width = shape.kv_heads * shape.head_width
-        self.q_proj = nn.Linear(shape.width, shape.width, bias=shape.qkv_bias)
+        inner, kv_width = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+        self.q_proj = nn.Linear(shape.width, inner, bias=shape.qkv_bias)
         self.k_proj = nn.Linear(shape.width, kv_width, bias=shape.qkv_bias)
         self.v_proj = nn.Linear(shape.width, kv_width, bias=shape.qkv_bias)
-        self.o_proj = nn.Linear(shape.width, shape.width, bias=False)
+        self.o_proj = nn.Linear(inner, shape.width, bias=False)
+        self.q_norm = RMSNorm(shape.head_width, shape.norm_eps) if shape.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(shape.head_width, shape.norm_eps) if shape.qk_norm else nn.Identity()
 
     def forward(
         self, x_BLD: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, eager: bool
     ) -> Tensor:
         heads = (*x_BLD.shape[:2], -1, self.head_width)
-        q = rotation.apply(self.q_proj(x_BLD).view(heads).transpose(1, 2))
-        k = rotation.apply(self.k_proj(x_BLD).view(heads).transpose(1, 2))
+        q = rotation.apply(self.q_norm(self.q_proj(x_BLD).view(heads)).transpose(1, 2))
+        k = rotation.apply(self.k_norm(self.k_proj(x_BLD).view(heads)).transpose(1, 2))
         v = self.v_proj(x_BLD).view(heads).transpose(1, 2)
         if cache is not None:
             k, v = cache.write(self.layer, k, v)
@@ -123,7 +141,8 @@ class DenseTrunk(nn.Module):
         rows, start = tokens_BL.shape[1], cache.start if cache else 0
         if positions is None:
             positions = torch.arange(start, start + rows, device=tokens_BL.device)
-        rotation = Rotation.at(positions, width=self.shape.head_width, theta=self.shape.rope_theta)
+        shape = self.shape
+        rotation = Rotation.at(positions, width=shape.head_width, theta=shape.rope_theta, scaling=shape.rope_scaling)
         keys = max(cache.length, start + rows) if cache else rows
         how = prepare_attention(attention, start=start, queries=rows, keys=keys, device=tokens_BL.device)
         x_BLD = self.embed(tokens_BL)
@@ -161,7 +180,8 @@ class DenseTrunk(nn.Module):
 def initialise(trunk: DenseTrunk, head: nn.Linear | None, generator: torch.Generator | None = None) -> None:
     """Fill a network with its first weights, as the official LLaDA code does (inherited from OLMo).
 
-    In `mitchell`, the output projections of layer i are scaled down by sqrt(2 (i + 1)).
+    In `mitchell`, the output projections of layer i are scaled down by sqrt(2 (i + 1)). `flat` is transformers' rule
+    for Llama and its kin: the same standard deviation everywhere.
     """
     shape = trunk.shape
     fill = _Filler(shape, generator)
@@ -201,6 +221,8 @@ class _Filler:
             std = shape.init_std * factor
             if depth is not None:
                 std /= math.sqrt(2 * shape.layers)
+        elif shape.init_fn == "flat":
+            std = shape.init_std
         elif shape.init_fn == "full_megatron":
             std, cutoff = shape.init_std, cutoff or 3.0
             if place == "out":

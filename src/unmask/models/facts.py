@@ -140,11 +140,12 @@ def _checked_shape(family: ModelFamily, config: Mapping[str, Any], where: str) -
         raise ModelError(f"{where}: a value has the wrong type ({error}). Compare it with the original.") from None
     except ValueError as error:
         raise ModelError(f"{where}: {error}. Compare it with the original.") from None
-    for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "mlp_width", "max_length"):
+    for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width", "max_length"):
         value, most = getattr(shape, name), _MOST_LAYERS if name == "layers" else _LARGEST
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             raise ModelError(f"{where}: the model's {name} is {value!r}; it must be a whole number from 1 to {most:,}.")
-    if shape.width % shape.heads or shape.heads % shape.kv_heads or shape.head_width % 2:
+    divides = shape.head_dim is not None or shape.width % shape.heads == 0
+    if not divides or shape.heads % shape.kv_heads or shape.head_width % 2:
         raise ModelError(
             f"{where}: width {shape.width} must divide into {shape.heads} heads of even width, and these into "
             f"{shape.kv_heads} groups that share keys."

@@ -6,7 +6,9 @@ everybody, no mask exists at all. This file knows no checkpoint and no configura
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +46,37 @@ class GatedMLP(nn.Module):
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """Slower angles, for texts longer than those trained on.
+
+    Attributes:
+        kind: `linear` slows every angle down by `factor` (arXiv 2306.15595); `llama3` only those that turn less than
+            `low` times in `original_length` positions, leaves those that turn more than `high` times, and goes from
+            one to the other in between (arXiv 2407.21783, and the code published with Llama 3.1).
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low: float = 1.0
+    high: float = 4.0
+    original_length: int = 8192
+
+
+def rotary_frequencies(width: int, theta: float, scaling: RopeScaling | None, device: torch.device) -> Tensor:
+    """Radians per position of each pair in a head of `width`, float32 `[width / 2]` (Su et al. 2021)."""
+    exponent = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
+    frequency = 1.0 / theta**exponent
+    if scaling is None:
+        return frequency
+    slow = frequency / scaling.factor
+    if scaling.kind == "linear":
+        return slow
+    turns = frequency * scaling.original_length / (2 * math.pi)
+    kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0.0, 1.0)
+    return (1 - kept) * slow + kept * frequency
+
+
+@dataclass(frozen=True)
 class Rotation:
     """Cosines and sines of the rotary angles, float32 `[B or 1, 1, L, K]`."""
 
@@ -51,10 +84,9 @@ class Rotation:
     sin: Tensor
 
     @staticmethod
-    def at(positions: Tensor, *, width: int, theta: float) -> Rotation:
-        """Angles of int64 positions `[L]` or `[B, L]` for heads of `width` (Su et al. 2021)."""
-        exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
-        angle = positions.float().unsqueeze(-1) * (1.0 / theta**exponent)
+    def at(positions: Tensor, *, width: int, theta: float, scaling: RopeScaling | None = None) -> Rotation:
+        """Angles of int64 positions `[L]` or `[B, L]` for heads of `width`."""
+        angle = positions.float().unsqueeze(-1) * rotary_frequencies(width, theta, scaling, positions.device)
         angle = torch.cat((angle, angle), dim=-1).view(-1, 1, positions.shape[-1], width)
         return Rotation(angle.cos(), angle.sin())
 

@@ -6,6 +6,7 @@ writing of files: see `checkpoints.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -49,7 +50,7 @@ class DiffusionModel(PreTrainedModel):
 
     Attributes:
         family: its facts. facts: what its own `config.json` says.
-        mask_token_id: the checkpoint's.
+        mask_token_id: the checkpoint's; None where it has no mask token.
     """
 
     config_class = ShellConfig
@@ -92,12 +93,12 @@ class DiffusionModel(PreTrainedModel):
         targets: Tensor | None = None,
         signal: Tensor | None = None,
     ) -> DenoiserOutput:
-        """Predict the clean token of every position, or of some.
+        """Predict the clean token of every position, or of some; in an autoregressive family, the one after it.
 
         Args:
             input_ids: int64 `[B, L]`.
             attention_mask: `[B, L]`, 0 where a position is padding, in the way of transformers; `attention` says more.
-            attention: who sees whom; None: everybody sees everybody.
+            attention: who sees whom; None: all that the checkpoint's own pattern lets see each other.
             positions: int64 `[B, L]`; None: 0, 1, 2, ...
             cache: `models.kv_cache.KVCache`; rows are written at its `start`.
             logits_at: int64 `[n]` flat positions into `[B * L]` where the head runs; None: everywhere.
@@ -109,12 +110,24 @@ class DiffusionModel(PreTrainedModel):
         """
         if attention is None and attention_mask is not None:
             attention = AttentionSpec(document_BL=attention_mask.long() - 1, packed=False)
+        seen = max(cache.length, cache.start + input_ids.shape[1]) if cache else input_ids.shape[1]
+        attention = self._allowed(attention, seen)
         hidden_BLD = self.trunk(input_ids, attention=attention, positions=positions, cache=cache)
         wanted = hidden_BLD if logits_at is None else hidden_BLD.flatten(0, 1).index_select(0, logits_at)
         if targets is not None:
             # not the hidden states: mixed precision would copy them to float32 for nobody
             return DenoiserOutput(nll=self._nll(wanted, targets))
         return DenoiserOutput(logits=self._logits(wanted), hidden=hidden_BLD)
+
+    def _allowed(self, asked: AttentionSpec | None, length: int) -> AttentionSpec | None:
+        """What was asked for, as far as the checkpoint's own pattern allows it over `length` positions."""
+        kind, window = self.family.attention, self.facts.shape.window
+        if kind == "causal" and (asked is None or asked.kind == "bidirectional"):
+            asked = replace(asked or AttentionSpec(), kind="causal")
+        if window is not None and length > window:
+            # ours is the largest distance, the configuration's counts the token itself
+            asked = replace(asked or AttentionSpec(), window=window - 1)
+        return asked
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits, scale = self.head(hidden), self.facts.shape.logit_scale

@@ -23,6 +23,8 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, with mask, eos and pad tokens and a chat template.
 
+    That of an autoregressive model has no mask token but one that its own files name.
+
     Args:
         name_or_path: folder or Hub id.
         facts: the checkpoint's; None: read from the same folder.
@@ -115,6 +117,8 @@ def _set_end(tokenizer: PreTrainedTokenizerBase, facts: Facts, folder: Path) -> 
 
 def _set_mask(tokenizer: PreTrainedTokenizerBase, facts: Facts, folder: Path, *, add: bool) -> None:
     """Make `tokenizer.mask_token_id` the checkpoint's mask id, adding the token where its id is the next free one."""
+    if facts.family.mask_token is None:
+        return
     mask_id = facts.mask_token_id
     if mask_id is None:
         mask_id = cast("int | None", tokenizer.mask_token_id)
@@ -123,9 +127,10 @@ def _set_mask(tokenizer: PreTrainedTokenizerBase, facts: Facts, folder: Path, *,
     if mask_id is None and add and len(tokenizer) < facts.shape.vocab_size:
         mask_id = len(tokenizer)
     if mask_id is None:
+        usual = f'"{facts.family.mask_token}", {facts.family.mask_token_id or "of any id"}'
         raise ModelError(
             f"{folder}: the tokenizer has no mask token, and config.json names none (mask_token_id); the family's is "
-            f'"{facts.family.mask_token}", {facts.family.mask_token_id}. Add mask_token_id to config.json.'
+            f"{usual}. Add mask_token_id to config.json."
         )
     if mask_id < len(tokenizer):
         tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_id)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,15 @@ class ModelFamily:
         name: ours, as in the registry. model_type, architecture: as `config.json` spells them.
         trunk: `module:attribute` of the forward pass. reader: how to read its configuration.
         keys: names of modules, official <-> ours; `head` and `embed` are ours too.
-        mask_token, mask_token_id: used where neither the configuration nor the tokenizer says.
+        mask_token, mask_token_id: used where neither the configuration nor the tokenizer says; None: the checkpoint
+            has to say. An autoregressive model has none.
         stop_tokens: strings that end an answer, those that the tokenizer holds.
         eos_token, bos_token: the defaults, likewise.
         chat_template: Jinja; used where the tokenizer brings none.
         lora_targets: `all-linear` spelled out, in the official names.
         tiny_config: an official configuration of a few thousand weights, for tests.
         paper: where the model is described.
+        attention: who sees whom. Rows of a `causal`, that is autoregressive, model's logits predict the next token.
     """
 
     name: str
@@ -88,8 +90,8 @@ class ModelFamily:
     trunk: str
     reader: ConfigReader
     keys: KeyMap
-    mask_token: str
-    mask_token_id: int
+    mask_token: str | None
+    mask_token_id: int | None
     stop_tokens: tuple[str, ...]
     eos_token: str
     bos_token: str
@@ -97,3 +99,4 @@ class ModelFamily:
     lora_targets: tuple[str, ...]
     tiny_config: Mapping[str, Any]
     paper: str
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
