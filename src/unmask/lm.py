@@ -25,7 +25,7 @@ from unmask.models.adapters import base_of, has_adapter, is_adapter, load_adapte
 from unmask.models.checkpoints import load_model, resolve_folder, save_model
 from unmask.models.families import ModelFamily
 from unmask.models.shell import DiffusionModel
-from unmask.models.tokenizers import load_tokenizer, stop_token_ids
+from unmask.models.tokenizers import load_tokenizer, mask_token_id, stop_token_ids
 from unmask.objectives.estimators import log_likelihood
 
 Messages = Sequence[Mapping[str, Any]]
@@ -236,8 +236,7 @@ class DiffusionLM:
 
     @property
     def _mask_token_id(self) -> int:
-        # The tokenizer was dressed by the checkpoint's facts first; the model alone may only know its family's default.
-        return cast(int, self.tokenizer.mask_token_id)
+        return mask_token_id(self.tokenizer, self.model)
 
     def _prompt_ids(self, prompt: Any) -> list[int]:
         if isinstance(prompt, str):

@@ -53,7 +53,14 @@ FAMILIES = Registry(
     "model family",
     "unmask.families",
     {
+        "a2d-llama": "unmask.models.families.a2d_llama:FAMILY",
+        "a2d-qwen2": "unmask.models.families.a2d_qwen2:FAMILY",
+        "a2d-qwen3": "unmask.models.families.a2d_qwen3:FAMILY",
         "llada": "unmask.models.families.llada:FAMILY",
+        "llama": "unmask.models.families.llama:FAMILY",
+        "mistral": "unmask.models.families.mistral:FAMILY",
+        "qwen2": "unmask.models.families.qwen2:FAMILY",
+        "qwen3": "unmask.models.families.qwen3:FAMILY",
     },
 )
 
@@ -72,6 +79,7 @@ OBJECTIVES = Registry(
     "objective",
     "unmask.objectives",
     {
+        "autoregressive": "unmask.objectives.autoregressive:Autoregressive",
         "masked": "unmask.objectives.masked:MaskedDiffusion",
     },
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.cli.config import Parsed
+from unmask.cli.yaml_file import Given
 from unmask.errors import ConfigError, ResourceError, did_you_mean
 from unmask.registry import NOISE_SCHEDULES
 from unmask.training.fields import REFUSED_OPTIMIZERS, trackers
@@ -58,6 +59,7 @@ ONLY_FOR = {
     "sft": ("truncation", "mask_prompt_loss", "train_turns", "padding", "packing"),
     "pretrain": ("text_field", "insert_eos", "drop_tail", "random_length_ratio"),
 }
+MASKED_ONLY = ("noise_schedule", "time_sampling", "time_epsilon", "loss_weight", "cart_p")
 # What evaluation reports.
 METRICS = ("loss", "nll", "unscaled_loss")
 
@@ -97,7 +99,22 @@ def check(parsed: Parsed, verb: str) -> Parsed:
     for name in ONLY_FOR["pretrain" if verb == "sft" else "sft"]:
         if name in parsed:
             parsed = parsed.noted(f"note: {name} has no effect in {verb}")
-    return _large_learning_rate(parsed)
+    return _large_learning_rate(_objective(parsed))
+
+
+def _objective(parsed: Parsed) -> Parsed:
+    """An autoregressive model knows no noise, and learns where an answer ends from its one last token."""
+    if parsed["objective"] != "autoregressive":
+        return parsed
+    for name in MASKED_ONLY:
+        if name in parsed:
+            raise ConfigError(
+                f"{parsed.label(name)} is set but objective is autoregressive, which draws no noise; it would be "
+                "ignored. Leave it out."
+            )
+    if (parsed["metric_for_best_model"] or "").endswith("unscaled_loss"):
+        raise ConfigError("metric_for_best_model: objective autoregressive reports loss and nll. Choose one of them.")
+    return parsed if "padding" in parsed else parsed.put("padding", "none", Given("padding", None))
 
 
 def _present(parsed: Parsed) -> None:

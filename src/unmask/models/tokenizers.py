@@ -60,6 +60,21 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model: DiffusionModel) ->
     return tuple(sorted({token_id for token_id in ids if _is_id(token_id, tokenizer)}))
 
 
+def mask_token_id(tokenizer: PreTrainedTokenizerBase, model: DiffusionModel) -> int:
+    """The tokenizer's, which was dressed by the checkpoint's facts first; the model may only know its family's default.
+
+    Raises:
+        ModelError: the model is autoregressive.
+    """
+    if model.family.attention == "causal":
+        raise ModelError(
+            f"a {model.family.name} model is autoregressive: it has no mask token, and unmask trains it as a baseline "
+            "but does not write with it. Make a diffusion model of it (unmask convert), or open its folder with "
+            "transformers."
+        )
+    return cast(int, tokenizer.mask_token_id)
+
+
 def _read(folder: Path) -> PreTrainedTokenizerBase:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
         raise ModelError(f"{folder} holds no tokenizer (tokenizer.json). Copy one there.")

@@ -71,7 +71,7 @@ class MaskedDiffusion:
         """The batch's share of the update's denominator: noisable tokens, or samples that have any."""
         if self.normalization == "token":
             return float(batch.may_noise_BL.sum())
-        return float((_noisable_per_sample(batch) > 0).sum())
+        return float((per_sample(batch, batch.may_noise_BL) > 0).sum())
 
     def noise(self, batch: Batch) -> MaskedNoise:
         """Draw times and masks of a batch; a pure function of the seed and the samples' keys, on the CPU."""
@@ -88,7 +88,7 @@ class MaskedDiffusion:
         elbo = elbo_weight(self.schedule, t_S).float()[sample]
         weight = self._loss_weight(batch, is_masked_BL, masked_at, elbo)
         if self.normalization == "sequence":
-            weight = weight / _noisable_per_sample(batch)[sample]
+            weight = weight / per_sample(batch, batch.may_noise_BL)[sample]
         return MaskedNoise(
             xt_BL=absorb(batch.x0_BL, is_masked_BL, self.mask_token_id),
             masked_at=masked_at,
@@ -133,7 +133,8 @@ class MaskedDiffusion:
         )
 
 
-def _noisable_per_sample(batch: Batch) -> Float[Tensor, " S"]:
+def per_sample(batch: Batch, chosen_BL: Bool[Tensor, "B L"]) -> Float[Tensor, " S"]:
+    """How many of the chosen positions each sample has."""
     inside = batch.sample_BL >= 0
     counts = torch.zeros(len(batch.keys.row_S), dtype=torch.float32)
-    return counts.index_add_(0, batch.sample_BL[inside], batch.may_noise_BL[inside].float())
+    return counts.index_add_(0, batch.sample_BL[inside], chosen_BL[inside].float())
