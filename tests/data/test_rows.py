@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unmask.data.rows import BadRow, Row, read_rows
+from unmask.data.formats import read_rows
+from unmask.data.rows import BadRow, Row
 from unmask.errors import DataError
 
 Write = Callable[..., Path]
@@ -94,7 +95,9 @@ def test_a_truncated_last_line(write: Write) -> None:
 
 def test_a_truncated_archive(write: Write) -> None:
     data = gzip.compress(b'{"text": "a"}\n' * 1000)
-    with pytest.raises(DataError, match=r"ends in the middle of its compressed data; the file may be cut off"):
+    with pytest.raises(
+        DataError, match=r"a\.jsonl\.gz:\d+ ends in the middle of its compressed data; the file may be cut off"
+    ):
         _read(write("a.jsonl.gz", data[:-20]))
     with pytest.raises(DataError, match=r"is named \.gz but is not gzip data"):
         _read(write("b.jsonl.gz", b'{"text": "a"}\n'))
@@ -106,8 +109,8 @@ def test_a_truncated_archive(write: Write) -> None:
         ('[{"a": 1},\n {"a": }]', r"a\.json:2:8 invalid JSON: expecting value.* \(\.jsonl\) lets bad rows be skipped"),
         ('[{"a": 1}\n {"a": 2}]', r"a\.json:2:2 invalid JSON: expecting ',' delimiter"),
         ('[{"a": 1},\n]', r"a\.json:1:\d+ invalid JSON: illegal trailing comma"),
-        ('[{"a": 1},\n {"a"', r"a\.json ends in the middle of a record"),
-        ('[{"a": 1},', r"a\.json ends in the middle of a record"),
+        ('[{"a": 1},\n {"a"', r"a\.json:2 ends in the middle of a record"),
+        ('[{"a": 1},', r"a\.json:1 ends in the middle of a record"),
         ("[" * 100_000, r"a\.json invalid JSON: .*recursion"),
         ('[{"a": 1}]\n[]', r'a\.json:2 has text after the closing "\]"'),
     ],

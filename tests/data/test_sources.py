@@ -185,7 +185,7 @@ def test_skipped_rows_are_counted_and_listed(write: Write) -> None:
 
 def test_rows_of_a_table_are_numbered(tmp_path: Path) -> None:
     Dataset.from_list([{"text": "a"}, {"text": None}]).save_to_disk(tmp_path / "d")
-    with pytest.raises(DataError, match=r'd row 1 "text" must be a string, got null'):
+    with pytest.raises(DataError, match=r'd row 2 "text" must be a string, got null'):
         _load(tmp_path / "d")
 
 
@@ -212,7 +212,6 @@ def test_asking_for_more_than_there_is_is_said(write: Write) -> None:
 @pytest.mark.parametrize(
     ("options", "phrase"),
     [
-        ("[weight:2]", "mixing by weight is not available"),
         ("[name:x]", "name is for Hub datasets"),
     ],
 )
@@ -264,7 +263,7 @@ def test_failures_of_the_hub_are_sentences(monkeypatch: pytest.MonkeyPatch, fail
     def fail(*_: Any, **__: Any) -> None:
         raise failure
 
-    monkeypatch.setattr("unmask.data.sources.load_dataset", fail)
+    monkeypatch.setattr("unmask.data.sources.hub.load_dataset", fail)
     with pytest.raises(DataError, match=phrase):
         _load("x/y[name:z]")
 
@@ -277,7 +276,7 @@ def test_hub_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
         table = DatasetDict({"train": Dataset.from_list(_rows(9))})
         return {"train": table["train"].to_iterable_dataset()} if streaming else table
 
-    monkeypatch.setattr("unmask.data.sources.load_dataset", load)
+    monkeypatch.setattr("unmask.data.sources.hub.load_dataset", load)
     assert len(_load("x/y[name:z,test:2]").train) == 7
     streamed = _load("x/y[train:4,test:2]", streaming=True)
     assert (_texts(streamed.test), _texts(streamed.train)) == (["0", "1"], ["2", "3", "4", "5"])

@@ -6,64 +6,30 @@ the other files of this folder do; knows nothing of batches or of noise.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from unmask.data.packing import ROW_FEATURES, count_tokens, pack_dataset, pack_texts
-from unmask.data.sources import Reading, Records, is_local, load_records, local_files
-from unmask.data.spec import DatasetSpec, parse_dataset_args
-from unmask.data.tokenise import (
-    SFT_FEATURES,
-    Encoding,
-    checked_texts,
-    encoded_stream,
-    tokenise_conversations,
-    tokenise_documents,
-    use_labels,
-    use_rows,
-)
+from unmask.data.mixture import Mixture, interleaved
+from unmask.data.packing import ROW_FEATURES, count_tokens, pack_dataset
+from unmask.data.scratch import Work
+from unmask.data.settings import DataSettings, Mode
+from unmask.data.sources import Opened, Reading, Records, read
+from unmask.data.sources.named import Sources, few, open_sources
+from unmask.data.streams import Start, conversation_stream, packed_stream
+from unmask.data.token_rows import use_labels, use_rows
+from unmask.data.tokenise import SFT_FEATURES, Encoding, tokenise_conversations, tokenise_documents
 from unmask.errors import ConfigError, DataError
 
-
-class DataSettings(Protocol):
-    """What is needed of the settings of a run (`training.arguments.DataArguments` has it)."""
-
-    @property
-    def dataset_args(self) -> str | None: ...
-    @property
-    def eval_dataset_args(self) -> str | None: ...
-    @property
-    def text_field(self) -> str: ...
-    @property
-    def max_length(self) -> int: ...
-    @property
-    def truncation(self) -> Literal["right", "filter"]: ...
-    @property
-    def num_proc(self) -> int: ...
-    @property
-    def streaming(self) -> bool | None: ...
-    @property
-    def insert_eos(self) -> bool: ...
-    @property
-    def drop_tail(self) -> bool: ...
-    @property
-    def load_preprocessed_data(self) -> bool: ...
-    @property
-    def mask_prompt_loss(self) -> bool: ...
-    @property
-    def train_turns(self) -> Literal["all", "last"]: ...
-    @property
-    def skip_bad_rows(self) -> bool: ...
+Tokenise = Callable[[Dataset, str, str, Work], tuple[Dataset, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -74,11 +40,13 @@ class Splits:
         train: a `Dataset`, or an `IterableDataset` when streaming.
         test: always a `Dataset`; None: there is no test part.
         notes: lines to be shown to the user.
+        mixture: how the rows of `train` are drawn; None: each once per epoch.
     """
 
     train: Dataset | IterableDataset
     test: Dataset | None = None
     notes: list[str] = field(default_factory=list)
+    mixture: Mixture | None = None
 
 
 def build_sft(data: DataSettings, tokenizer: Any, *, seed: int = 0) -> Splits:
@@ -93,24 +61,7 @@ def build_sft(data: DataSettings, tokenizer: Any, *, seed: int = 0) -> Splits:
         ConfigError: the settings contradict each other. DataError: the data is missing, bad or holds nothing to learn.
     """
     del seed
-    if not tokenizer.chat_template and not data.load_preprocessed_data:
-        raise ConfigError("the tokenizer has no chat_template, so a conversation cannot be written; set one")
-    encoding = Encoding(tokenizer, data.max_length, data.truncation, data.mask_prompt_loss, data.train_turns)
-
-    def tokenised(records: Dataset, label: str) -> tuple[Dataset, list[str]]:
-        if "input_ids" in records.column_names:
-            return use_labels(records, encoding, label)
-        return tokenise_conversations(records, encoding, label, data.num_proc, data.skip_bad_rows)
-
-    with _quiet_unless_seen():
-        parts = _gather(data, "conversation", stream_hub=False)
-        test, notes = _each(parts.tests, tokenised, "test")
-        if parts.stream:
-            rows = partial(encoded_stream, parts.stream, encoding)
-            return Splits(_iterable(rows, SFT_FEATURES), test, parts.notes + notes)
-        train, more = _each(parts.trains, tokenised, "train")
-    assert train is not None
-    return Splits(train, test, parts.notes + more + notes)
+    return tokenised(open_sources(data, "sft"), data, tokenizer, "sft")
 
 
 def build_pretrain(data: DataSettings, tokenizer: Any, *, seed: int = 0, stream_hub_by_default: bool = True) -> Splits:
@@ -125,145 +76,167 @@ def build_pretrain(data: DataSettings, tokenizer: Any, *, seed: int = 0, stream_
         ConfigError: the settings contradict each other. DataError: the data is missing, bad or too short.
     """
     del seed
-    if data.insert_eos and tokenizer.eos_token_id is None:
-        raise ConfigError("insert_eos is true, but the tokenizer has no end-of-text token. Set insert_eos false")
-    eos = tokenizer.eos_token_id if data.insert_eos else None
-    packing = {"max_length": data.max_length, "eos_token_id": eos}
-
-    def tokenised(records: Dataset, label: str) -> tuple[Dataset, list[str]]:
-        if "input_ids" in records.column_names:
-            return use_rows(records, tokenizer, data.max_length, label)
-        return tokenise_documents(records, tokenizer, label, data.num_proc, data.skip_bad_rows)
-
-    with _quiet_unless_seen():
-        parts = _gather(data, "text", stream_hub=stream_hub_by_default)
-        test, notes = _packed(*_each(parts.tests, tokenised, "test"), "test", data.drop_tail, packing)
-        if parts.stream:
-            rows = partial(_pack_stream, parts.stream, tokenizer, data.drop_tail, packing)
-            return Splits(_iterable(rows, ROW_FEATURES), test, parts.notes + notes)
-        train, more = _packed(*_each(parts.trains, tokenised, "train"), "train", data.drop_tail, packing)
-    assert train is not None
-    return Splits(train, test, parts.notes + more + notes)
+    sources = open_sources(data, "pretrain", stream_hub=stream_hub_by_default)
+    return tokenised(sources, data, tokenizer, "pretrain")
 
 
-# Which records
+def tokenised(
+    sources: Sources, data: DataSettings, tokenizer: Any, mode: Mode, *, shards: Path | None = None, overlap: int = 0
+) -> Splits:
+    """The rows of opened datasets as tokens.
 
+    Args:
+        sources: from `open_sources`. data: how. tokenizer: a fast one. mode: what for.
+        shards: keep what is done in this folder, so that interrupted work goes on.
+        overlap: tokens that a row of a packed corpus repeats of the one before it.
 
-@dataclass
-class _Parts:
-    trains: list[Dataset] = field(default_factory=list)
-    tests: list[Dataset] = field(default_factory=list)
-    stream: Callable[[], Iterator[dict[str, Any]]] | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-def _gather(data: DataSettings, want: Any, *, stream_hub: bool) -> _Parts:
-    """Open all pieces of `dataset_args`, and of `eval_dataset_args`, whose test part replaces the others'."""
-    if not data.dataset_args:
-        raise ConfigError("no dataset: give dataset_args, for example --dataset_args data/train.jsonl[test:5%]")
-    specs = parse_dataset_args(data.dataset_args)
-    evaluated = parse_dataset_args(data.eval_dataset_args) if data.eval_dataset_args else []
-    reading = Reading(want, data.text_field, data.skip_bad_rows, data.load_preprocessed_data)
-    streaming = _streams(data, specs, stream_hub)
-    found = [load_records(spec, reading, streaming=streaming) for spec in specs]
-    held_out = [_held_out(spec, reading, streaming) for spec in evaluated]
-    parts = _Parts(notes=[note for records in [*found, *held_out] for note in records.notes])
-    parts.notes += _same_files(specs, evaluated)
-    parts.tests = [records.test for records in (held_out or found) if records.test is not None]
-    if streaming:
-        starts = [records.train for records in found if not isinstance(records.train, Dataset)]
-        parts.stream = partial(_chain, starts)
-    else:
-        parts.trains = [records.train for records in found if isinstance(records.train, Dataset)]
-    return parts
-
-
-def _chain(starts: list[Callable[[], Iterator[dict[str, Any]]]]) -> Iterator[dict[str, Any]]:
-    return itertools.chain.from_iterable(start() for start in starts)
-
-
-def _held_out(spec: DatasetSpec, reading: Reading, streaming: bool) -> Records:
-    """A dataset named for evaluation: its test part, or all of it where it has none.
-
-    A few rows of a Hub dataset are streamed, too, where the run streams.
+    Raises:
+        ConfigError: the tokenizer lacks what is needed. DataError: the data is bad or holds nothing to learn.
     """
-    few = isinstance(spec.test, int) and not is_local(spec)
-    records = load_records(spec, reading, streaming=streaming and few)
+    make = _Conversations(data, tokenizer) if mode == "sft" else _Documents(data, tokenizer, overlap)
+    reading = Reading(make.want, data.text_field, data.skip_bad_rows, data.load_preprocessed_data)
+    work = Work(data.num_proc, data.skip_bad_rows, shards)
+    with _quiet_unless_seen():
+        found = [read(one, reading, streaming=sources.streaming) for one in sources.trained]
+        tested = [
+            _all_rows(read(one, reading, streaming=sources.streaming and few(one.spec))) for one in sources.evaluated
+        ]
+        notes = sources.notes + [note for records in (*found, *tested) for note in records.notes]
+        weights = _weights(sources.trained)
+        tests = [(one.spec.path, records.test) for one, records in _beside(sources, found, tested)]
+        test, told, _ = make.tables([(place, table) for place, table in tests if table is not None], "test", work, None)
+        if sources.streaming:
+            starts = [partial(make.stream, records.train) for records in found]
+            return Splits(_iterable(_joined(starts, weights), make.features), test, notes + told)
+        trains = [(one.spec.path, records.train) for one, records in zip(sources.trained, found, strict=True)]
+        train, more, mixture = make.tables(trains, "train", work, weights)
+    assert train is not None
+    return Splits(train, test, notes + more + told, mixture)
+
+
+def _beside(sources: Sources, found: list[Records], tested: list[Records]) -> Iterator[tuple[Opened, Records]]:
+    return zip(sources.evaluated or sources.trained, tested or found, strict=True)
+
+
+def _all_rows(records: Records) -> Records:
+    """A dataset named for evaluation: its test part, or all of it where it has none."""
     if records.test is not None:
         return records
     assert isinstance(records.train, Dataset)
     return Records(records.train, records.train, records.notes)
 
 
-def _streams(data: DataSettings, specs: list[DatasetSpec], stream_hub: bool) -> bool:
-    if data.load_preprocessed_data:
-        if data.streaming and stream_hub:
-            raise ConfigError("load_preprocessed_data reads a folder on disk; streaming has no effect there")
-        return False
-    if data.streaming is not None:
-        return data.streaming
-    return stream_hub and not all(is_local(spec) for spec in specs)
+def _weights(trained: list[Opened]) -> list[float] | None:
+    given = [one.spec.weight for one in trained]
+    if len(given) < 2 or all(weight is None for weight in given):
+        return None
+    return [1.0 if weight is None else weight for weight in given]
 
 
-def _same_files(trained: list[DatasetSpec], evaluated: list[DatasetSpec]) -> list[str]:
-    """Notes on files that are both learned from and evaluated on, found by size and sha256."""
-    ours = [file for spec in trained for file in local_files(spec)]
-    theirs = [file for spec in evaluated for file in local_files(spec)]
-    pairs = ((left, right) for left in ours for right in theirs if left.stat().st_size == right.stat().st_size)
-    same = next(((left, right) for left, right in pairs if left.suffix != ".lock" and _same(left, right)), None)
-    if same is None:
-        return []
-    return [f"warning: eval file equals train file (same sha256): {same[1]} and {same[0]}"]
+def _joined(starts: list[Start], weights: list[float] | None) -> Start:
+    if weights:
+        return partial(interleaved, starts, weights)
+    return lambda: itertools.chain.from_iterable(start() for start in starts)
 
 
-def _same(left: Path, right: Path) -> bool:
-    return left.samefile(right) or _sha256(left) == _sha256(right)
+class _Conversations:
+    """What fine-tuning makes of records."""
+
+    want: Any = "conversation"
+    features = SFT_FEATURES
+
+    def __init__(self, data: DataSettings, tokenizer: Any) -> None:
+        if not tokenizer.chat_template and not data.load_preprocessed_data:
+            raise ConfigError("the tokenizer has no chat_template, so a conversation cannot be written; set one")
+        self.skip = data.skip_bad_rows
+        self.encoding = Encoding(tokenizer, data.max_length, data.truncation, data.mask_prompt_loss, data.train_turns)
+
+    def stream(self, start: Any) -> Iterator[dict[str, Any]]:
+        return conversation_stream(start, self.encoding, self.skip)
+
+    def tables(
+        self, tables: list[tuple[str, Any]], label: str, work: Work, weights: list[float] | None
+    ) -> tuple[Dataset | None, list[str], Mixture | None]:
+        return _mixed(*_each(tables, self._tokenised, label, work), weights)
+
+    def _tokenised(self, records: Dataset, label: str, place: str, work: Work) -> tuple[Dataset, list[str]]:
+        if "input_ids" in records.column_names:
+            return use_labels(records, self.encoding, label, place, replace(work, shards=None))
+        return tokenise_conversations(records, self.encoding, label, work)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+class _Documents:
+    """What pretraining makes of records."""
+
+    want: Any = "text"
+    features = ROW_FEATURES
+
+    def __init__(self, data: DataSettings, tokenizer: Any, overlap: int) -> None:
+        if data.insert_eos and tokenizer.eos_token_id is None:
+            raise ConfigError("insert_eos is true, but the tokenizer has no end-of-text token. Set insert_eos false")
+        self.skip, self.drop_tail, self.tokenizer = data.skip_bad_rows, data.drop_tail, tokenizer
+        eos = tokenizer.eos_token_id if data.insert_eos else None
+        self.packing = {"max_length": data.max_length, "eos_token_id": eos, "overlap": overlap}
+
+    def stream(self, start: Any) -> Iterator[dict[str, Any]]:
+        return packed_stream(start, self.tokenizer, self.skip, self.drop_tail, self.packing)
+
+    def tables(
+        self, tables: list[tuple[str, Any]], label: str, work: Work, weights: list[float] | None
+    ) -> tuple[Dataset | None, list[str], Mixture | None]:
+        """Datasets are one stream of documents, but for those that are mixed, or come packed."""
+        sets, notes = _each(tables, self._tokenised, label, work)
+        if sets and not weights and not any("document" in one.column_names for one in sets):
+            sets = [concatenate_datasets(sets)]
+        packed = [self._packed(one, label) for one in sets]
+        return _mixed([rows for rows, _ in packed], [*notes, *(note for _, some in packed for note in some)], weights)
+
+    def _tokenised(self, records: Dataset, label: str, place: str, work: Work) -> tuple[Dataset, list[str]]:
+        if "input_ids" in records.column_names:
+            length = self.packing["max_length"]
+            return use_rows(records, self.tokenizer, length, label, place, replace(work, shards=None))
+        return tokenise_documents(records, self.tokenizer, label, work)
+
+    def _packed(self, documents: Dataset, label: str) -> tuple[Dataset, list[str]]:
+        if "document" in documents.column_names:
+            return documents, []
+        length, (count, tokens) = self.packing["max_length"], count_tokens(documents)
+        rows = pack_dataset(documents, drop_tail=self.drop_tail, **self.packing)
+        if not len(rows) and label == "test" and tokens:
+            rows = pack_dataset(documents, drop_tail=False, **self.packing)
+        if not len(rows):
+            raise DataError(
+                f"the {label} part holds {tokens:,} tokens in {count:,} documents: not one row of "
+                f"max_length={length:,}. Lower max_length, set drop_tail false, or give more text"
+            )
+        return rows, [f"{label}: {count:,} documents, {tokens:,} tokens, packed into {len(rows):,} rows of {length:,}"]
 
 
-# What becomes of them
+def _each(tables: list[tuple[str, Any]], change: Tokenise, label: str, work: Work) -> tuple[list[Dataset], list[str]]:
+    """Tokenise every table."""
+    sets, notes = [], []
+    for index, (place, table) in enumerate(tables):
+        shards = work.shards and work.shards / f"{label}-{index}"
+        one, some = change(table, label, place, replace(work, shards=shards))
+        sets.append(one)
+        notes += some
+    return sets, notes
 
 
-def _each(
-    tables: list[Dataset], tokenised: Callable[[Dataset, str], tuple[Dataset, list[str]]], label: str
-) -> tuple[Dataset | None, list[str]]:
-    """Tokenise every table and join them; None without tables."""
-    results = [tokenised(table, label) for table in tables]
-    if not results:
-        return None, []
-    return concatenate_datasets([dataset for dataset, _ in results]), [note for _, notes in results for note in notes]
+def _mixed(
+    sets: list[Dataset], notes: list[str], weights: list[float] | None
+) -> tuple[Dataset | None, list[str], Mixture | None]:
+    """One table of all sets (None without any), and how it is to be drawn from."""
+    if not sets:
+        return None, notes, None
+    mixture = Mixture(tuple(map(len, sets)), tuple(weights)) if weights else None
+    if mixture:
+        drawn = "; ".join(f"{count:,} of {size:,}" for count, size in zip(mixture.counts, mixture.sizes, strict=True))
+        notes = [*notes, f"mixture: rows drawn per epoch from each dataset: {drawn}"]
+    return concatenate_datasets(sets), notes, mixture
 
 
-def _packed(
-    tokenised: Dataset | None, notes: list[str], label: str, drop_tail: bool, packing: dict[str, Any]
-) -> tuple[Dataset | None, list[str]]:
-    if tokenised is None or "document" in tokenised.column_names:
-        return tokenised, notes
-    documents, tokens = count_tokens(tokenised)
-    rows = pack_dataset(tokenised, drop_tail=drop_tail, **packing)
-    length = packing["max_length"]
-    if not len(rows) and label == "test" and tokens:
-        rows = pack_dataset(tokenised, drop_tail=False, **packing)
-    if not len(rows):
-        raise DataError(
-            f"the {label} part holds {tokens:,} tokens in {documents:,} documents: not one row of "
-            f"max_length={length:,}. Lower max_length, set drop_tail false, or give more text"
-        )
-    note = f"{label}: {documents:,} documents, {tokens:,} tokens, packed into {len(rows):,} rows of {length:,}"
-    return rows, [*notes, note]
-
-
-def _pack_stream(
-    start: Callable[[], Iterator[dict[str, Any]]], tokenizer: Any, drop_tail: bool, packing: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    return pack_texts(checked_texts(start(), tokenizer), tokenizer, drop_tail=drop_tail, **packing)
-
-
-def _iterable(rows: Callable[[], Iterator[dict[str, Any]]], features: Any) -> IterableDataset:
+def _iterable(rows: Start, features: Any) -> IterableDataset:
     def generate() -> Iterator[dict[str, Any]]:
         yield from rows()
 

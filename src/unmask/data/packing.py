@@ -40,28 +40,38 @@ def tokenise_texts(texts: list[str], tokenizer: Any) -> list[list[int]]:
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
-def pack_dataset(tokenised: Dataset, *, max_length: int, eos_token_id: int | None, drop_tail: bool) -> Dataset:
+def pack_dataset(
+    tokenised: Dataset, *, max_length: int, eos_token_id: int | None, drop_tail: bool, overlap: int = 0
+) -> Dataset:
     """`pack_documents` over a dataset with the column `input_ids`, as a dataset with `ROW_FEATURES`."""
     writer = TableWriter(ROW_FEATURES)
     batches = map(_documents, columns_in_batches(tokenised, "input_ids"))
-    for rows in pack_documents(batches, max_length=max_length, eos_token_id=eos_token_id, drop_tail=drop_tail):
+    options = {"max_length": max_length, "eos_token_id": eos_token_id, "drop_tail": drop_tail, "overlap": overlap}
+    for rows in pack_documents(batches, **options):
         writer.write_columns([_lists(rows.input_ids), _lists(rows.document)])
     return writer.finish()
 
 
 def pack_texts(
-    texts: Iterable[str], tokenizer: Any, *, max_length: int, eos_token_id: int | None, drop_tail: bool
+    texts: Iterable[str],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    eos_token_id: int | None,
+    drop_tail: bool,
+    overlap: int = 0,
 ) -> Iterator[dict[str, list[int]]]:
     """`pack_documents` over a stream of texts, one row at a time; the same rows as `pack_dataset` gives."""
+    options = {"max_length": max_length, "eos_token_id": eos_token_id, "drop_tail": drop_tail, "overlap": overlap}
     stream = iter(texts)
     batches = (from_lists(tokenise_texts(some, tokenizer)) for some in iter(lambda: list(islice(stream, 100)), []))
-    for rows in pack_documents(batches, max_length=max_length, eos_token_id=eos_token_id, drop_tail=drop_tail):
+    for rows in pack_documents(batches, **options):
         for ids, document in zip(rows.input_ids.tolist(), rows.document.tolist(), strict=True):
             yield {"input_ids": ids, "document": document}
 
 
 def pack_documents(
-    batches: Iterable[Documents], *, max_length: int, eos_token_id: int | None, drop_tail: bool
+    batches: Iterable[Documents], *, max_length: int, eos_token_id: int | None, drop_tail: bool, overlap: int = 0
 ) -> Iterator[Rows]:
     """Cut the stream of all documents into rows.
 
@@ -70,20 +80,25 @@ def pack_documents(
         max_length: tokens of a row.
         eos_token_id: put behind each document that does not end with it; None: nothing is put there.
         drop_tail: leave out the last row where it is shorter; otherwise it comes by itself, shorter.
+        overlap: tokens with which a row begins that the row before it ends with, below `max_length`.
     """
+    step = max_length - overlap
     ids, document = np.zeros(0, np.int32), np.zeros(0, np.int64)
-    seen = 0
+    seen, some = 0, False
     for batch in batches:
         more, lengths = _with_eos(batch, eos_token_id)
         ids = np.concatenate([ids, more])
         document = np.concatenate([document, np.repeat(np.arange(seen, seen + len(lengths)), lengths)])
         seen += len(lengths)
-        whole = len(ids) // max_length * max_length
-        if whole:
-            yield _rows(ids[:whole], document[:whole], max_length)
-            ids, document = ids[whole:], document[whole:]
-    if len(ids) and not drop_tail:
-        yield _rows(ids, document, len(ids))
+        rows = max((len(ids) - overlap) // step, 0)
+        if rows:
+            starts = np.arange(rows)[:, None] * step + np.arange(max_length)
+            yield _rows(ids[starts], document[starts])
+            ids, document = ids[rows * step :], document[rows * step :]
+            some = True
+    # What is left over begins with what the last row ended with.
+    if len(ids) > (overlap if some else 0) and not drop_tail:
+        yield _rows(ids[None], document[None])
 
 
 def from_lists(documents: list[list[int]]) -> Documents:
@@ -115,9 +130,8 @@ def _with_eos(batch: Documents, eos_token_id: int | None) -> tuple[np.ndarray, n
     return np.insert(batch.ids, ends[missing], eos_token_id), lengths + missing
 
 
-def _rows(ids: np.ndarray, document: np.ndarray, length: int) -> Rows:
-    document = document.reshape(-1, length)
-    return Rows(ids.reshape(-1, length), (document - document[:, :1]).astype(np.int32))
+def _rows(ids: np.ndarray, document: np.ndarray) -> Rows:
+    return Rows(ids, (document - document[:, :1]).astype(np.int32))
 
 
 def _lists(values: np.ndarray) -> pa.Array:

@@ -1,7 +1,7 @@
 """Arrow files that live as long as the process: where tokenised data lies while a run uses it.
 
 Everything is memory-mapped from a temporary folder (under TMPDIR), so a corpus need not fit into memory, and nothing
-is ever taken from an older cache. What is to be kept is for `unmask prepare`.
+is ever taken from the library's cache, which trusts an older copy. What is to be kept is for `prepared`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Features
+from datasets import Dataset, Features, concatenate_datasets
 
 _FLUSH_ROWS = 1000
 _FLUSH_CHARACTERS = 1 << 25
@@ -46,7 +47,7 @@ class TableWriter:
 
     def __init__(self, features: Features) -> None:
         self._path = new_file()
-        self._features = features
+        self.features = features
         self._stream = pa.ipc.new_stream(str(self._path), features.arrow_schema)
         self._rows: list[dict[str, Any]] = []
         self._characters = 0
@@ -60,10 +61,10 @@ class TableWriter:
 
     def write_columns(self, columns: list[pa.Array]) -> None:
         """Add a batch of columns in the order of the features."""
-        self._stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._features.arrow_schema))
+        self._stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=self.features.arrow_schema))
 
     def _flush(self) -> None:
-        self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._features.arrow_schema))
+        self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self.features.arrow_schema))
         self._rows, self._characters = [], 0
 
     def finish(self) -> Dataset:
@@ -74,15 +75,55 @@ class TableWriter:
         return Dataset.from_file(str(self._path))
 
 
+@dataclass(frozen=True)
+class Work:
+    """How rows are worked on.
+
+    Attributes:
+        num_proc: processes. skip_bad_rows: count them and go on.
+        shards: keep what is done in this folder, so that work that was interrupted goes on; None: in a temporary file.
+    """
+
+    num_proc: int = 1
+    skip_bad_rows: bool = False
+    shards: Path | None = None
+
+
 def map_batches(
-    dataset: Dataset, change: Callable[..., Any], features: Features, num_proc: int = 1, *, with_indices: bool = False
+    dataset: Dataset, change: Callable[..., Any], features: Features, work: Work, shard_rows: int = 50_000
 ) -> Dataset:
-    """`dataset.map` over batches of rows into `features` alone, written to a temporary file, never cached."""
+    """`dataset.map` over batches of rows into `features` alone, without the library's cache.
+
+    With `work.shards`, the result of every `shard_rows` rows is a file there, and one that is there is not made again:
+    the folder must belong to this dataset and this change.
+    """
+    if work.shards is None or not len(dataset):
+        return _mapped(dataset, change, features, work.num_proc)
+    work.shards.mkdir(parents=True, exist_ok=True)
+    done = []
+    for start in range(0, len(dataset), shard_rows):
+        file = work.shards / f"{start}.arrow"
+        if not file.exists():
+            rows = dataset.select(range(start, min(start + shard_rows, len(dataset))))
+            draft = file.with_suffix(".draft")
+            _copy(_mapped(rows, change, features, work.num_proc), draft)
+            draft.replace(file)
+        done.append(Dataset.from_file(str(file)))
+    return concatenate_datasets(done)
+
+
+def _copy(dataset: Dataset, path: Path) -> None:
+    schema = dataset.features.arrow_schema
+    with pa.ipc.new_stream(str(path), schema) as stream:
+        for batch in dataset.with_format("arrow").iter(batch_size=_FLUSH_ROWS):
+            stream.write_table(pa.table(batch).cast(schema))
+
+
+def _mapped(dataset: Dataset, change: Callable[..., Any], features: Features, num_proc: int) -> Dataset:
     return dataset.map(
         change,
         batched=True,
         batch_size=_FLUSH_ROWS,
-        with_indices=with_indices,
         num_proc=num_proc if num_proc > 1 and len(dataset) > num_proc else None,
         remove_columns=dataset.column_names,
         features=features,

@@ -22,13 +22,13 @@ class DatasetSpec:
     """One piece of the dataset text; written out again by `str`.
 
     Attributes:
-        path: file, folder, glob or Hub id.
+        path: file, folder, glob, Hub id, `modelscope:OWNER/NAME`, `example:text` or `example:tables`.
         train: rows to learn from: an int counts rows, a float in (0, 1] is a share of all rows; None: all the rest.
         test: rows to evaluate on, likewise; None: the dataset's own test split, where it has one.
-        name: configuration of a Hub dataset.
+        name: configuration of a Hub dataset, file in a ModelScope one, level of an example.
         split: take this split of the dataset as if it were all of it.
-        seed: of the division into train and test; None: the same division in every run.
-        weight: share in a mixture.
+        seed: of the division into train and test, or of an example; None: the same in every run.
+        weight: share of the rows drawn where datasets are mixed; None: 1 if another one has a weight.
     """
 
     path: str
@@ -37,7 +37,7 @@ class DatasetSpec:
     name: str | None = None
     split: str | None = None
     seed: int | None = None
-    weight: float = 1.0
+    weight: float | None = None
 
     def __str__(self) -> str:
         given = {key: getattr(self, key) for key in KEYS if getattr(self, key) != getattr(DatasetSpec, key)}

@@ -1,28 +1,21 @@
-"""Tables of records -> tables of tokens, in parallel, with a count of everything cut, left out or refused.
-
-Rows that come tokenised already are checked and passed on.
-"""
+"""Records -> tokens, in parallel, with a count of everything cut, left out or refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from unmask.data.chat import Encoded, check_no_mask_token, encode_conversation, encode_conversations
-from unmask.data.packing import ROW_FEATURES, TOKEN_FEATURES, tokenise_texts
-from unmask.data.scratch import columns_in_batches, map_batches
+from unmask.data.packing import TOKEN_FEATURES, tokenise_texts
+from unmask.data.scratch import Work, columns_in_batches, map_batches
 from unmask.errors import DataError
 
 SFT_FEATURES = Features({"input_ids": List(Value("int32")), "may_noise": List(Value("bool"))})
-_IGNORED_LABEL = -100
-_CHECKED = Features({**SFT_FEATURES, "length": Value("int64"), "problem": Value("string")})
+CHECKED = Features({**SFT_FEATURES, "length": Value("int64"), "problem": Value("string")})
 _CHECKED_TOKENS = Features({**TOKEN_FEATURES, "problem": Value("string")})
-_CHECKED_ROWS = Features({**ROW_FEATURES, "problem": Value("string")})
 
 
 @dataclass(frozen=True)
@@ -47,9 +40,7 @@ class Encoding:
 # Conversations
 
 
-def tokenise_conversations(
-    records: Dataset, encoding: Encoding, label: str, num_proc: int, skip_bad_rows: bool
-) -> tuple[Dataset, list[str]]:
+def tokenise_conversations(records: Dataset, encoding: Encoding, label: str, work: Work) -> tuple[Dataset, list[str]]:
     """Columns `input_ids` and `may_noise` of a table with `messages` and `where`, and notes.
 
     Raises:
@@ -57,16 +48,17 @@ def tokenise_conversations(
     """
 
     def change(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        encoded, problems = _encode(batch["messages"], batch["where"], encoding)
-        return _columns(encoded, problems, encoding)
+        encoded, problems = encode_records(batch["messages"], batch["where"], encoding)
+        return encoded_columns(encoded, problems, encoding)
 
-    table = map_batches(records, change, _CHECKED, num_proc)
-    table, notes = _without_problems(table, label, skip_bad_rows)
-    kept, more = _trainable(table, encoding, label)
+    table = map_batches(records, change, CHECKED, work)
+    table, notes = without_problems(table, label, work.skip_bad_rows)
+    kept, more = trainable(table, encoding, label)
     return kept, notes + more
 
 
-def _encode(conversations: list[Any], places: list[str], encoding: Encoding) -> tuple[list[Encoded], list[str]]:
+def encode_records(conversations: list[Any], places: list[str], encoding: Encoding) -> tuple[list[Encoded], list[str]]:
+    """Conversations as tokens, and for each what is wrong with it; empty: nothing."""
     try:
         return encode_conversations(conversations, encoding.tokenizer, **encoding.options()), [""] * len(places)
     except DataError:
@@ -81,7 +73,8 @@ def _encode(conversations: list[Any], places: list[str], encoding: Encoding) -> 
         return encoded, problems
 
 
-def _columns(encoded: list[Encoded], problems: list[str], encoding: Encoding) -> dict[str, list[Any]]:
+def encoded_columns(encoded: list[Encoded], problems: list[str], encoding: Encoding) -> dict[str, list[Any]]:
+    """The columns of `CHECKED`."""
     cut = [encoding.cut(one) for one in encoded]
     return {
         "input_ids": [ids for ids, _ in cut],
@@ -91,7 +84,12 @@ def _columns(encoded: list[Encoded], problems: list[str], encoding: Encoding) ->
     }
 
 
-def _without_problems(table: Dataset, label: str, skip: bool) -> tuple[Dataset, list[str]]:
+def without_problems(table: Dataset, label: str, skip: bool) -> tuple[Dataset, list[str]]:
+    """The rows whose column `problem` is empty, and a note on the others.
+
+    Raises:
+        DataError: there are others, and they are not to be skipped.
+    """
     problems = table["problem"][:]
     bad = [problem for problem in problems if problem]
     if bad and not skip:
@@ -104,7 +102,7 @@ def _without_problems(table: Dataset, label: str, skip: bool) -> tuple[Dataset, 
     return table.select(np.flatnonzero([not problem for problem in problems])), [note]
 
 
-def _trainable(table: Dataset, encoding: Encoding, label: str) -> tuple[Dataset, list[str]]:
+def trainable(table: Dataset, encoding: Encoding, label: str) -> tuple[Dataset, list[str]]:
     """The rows with something left to learn, and notes on what was cut or left out."""
     lengths = np.array(table["length"][:], np.int64)
     learns = np.concatenate([_any_per_row(flags) for flags in columns_in_batches(table, "may_noise")] or [np.zeros(0)])
@@ -151,32 +149,10 @@ def _nothing_to_learn(lengths: np.ndarray, too_long: np.ndarray, encoding: Encod
     return DataError(f"the {label} part has no trainable token: no row of {len(lengths):,} has an answer to learn from")
 
 
-def encoded_stream(
-    start: Callable[[], Iterator[dict[str, Any]]], encoding: Encoding, size: int = 100
-) -> Iterator[dict[str, Any]]:
-    """`tokenise_conversations` for a stream; rows without anything to learn are passed over.
-
-    Raises:
-        DataError: a conversation cannot be encoded.
-    """
-    records = start()
-    for batch in iter(lambda: list(islice(records, size)), []):
-        places = [record["where"] for record in batch]
-        encoded, problems = _encode([record["messages"] for record in batch], places, encoding)
-        for one, problem in zip(encoded, problems, strict=True):
-            if problem:
-                raise DataError(problem)
-            ids, flags = encoding.cut(one)
-            if any(flags) and (encoding.truncation == "right" or len(one.input_ids) <= encoding.max_length):
-                yield {"input_ids": ids, "may_noise": flags}
-
-
 # Documents
 
 
-def tokenise_documents(
-    records: Dataset, tokenizer: Any, label: str, num_proc: int, skip_bad_rows: bool
-) -> tuple[Dataset, list[str]]:
+def tokenise_documents(records: Dataset, tokenizer: Any, label: str, work: Work) -> tuple[Dataset, list[str]]:
     """Column `input_ids` of a table with `text` and `where`, one row per document, and notes.
 
     Raises:
@@ -184,11 +160,11 @@ def tokenise_documents(
     """
 
     def change(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        problems = [_mask_problem(text, where, tokenizer) for text, where in zip(*_pair(batch), strict=True)]
+        problems = [mask_problem(text, where, tokenizer) for text, where in zip(*_pair(batch), strict=True)]
         texts = ["" if problem else text for text, problem in zip(batch["text"], problems, strict=True)]
         return {"input_ids": tokenise_texts(texts, tokenizer), "problem": problems}
 
-    table, notes = _without_problems(map_batches(records, change, _CHECKED_TOKENS, num_proc), label, skip_bad_rows)
+    table, notes = without_problems(map_batches(records, change, _CHECKED_TOKENS, work), label, work.skip_bad_rows)
     return table.select_columns(list(TOKEN_FEATURES)), notes
 
 
@@ -196,112 +172,10 @@ def _pair(batch: dict[str, list[Any]]) -> tuple[list[str], list[str]]:
     return batch["text"], batch["where"]
 
 
-def _mask_problem(text: str, where: str, tokenizer: Any) -> str:
+def mask_problem(text: str, where: str, tokenizer: Any) -> str:
+    """What is wrong with a text that contains the mask token; empty: it does not."""
     try:
         check_no_mask_token([text], tokenizer)
     except DataError as problem:
         return f"{where} {problem}"
     return ""
-
-
-def checked_texts(records: Iterator[dict[str, Any]], tokenizer: Any) -> Iterator[str]:
-    """The texts of a stream of records.
-
-    Raises:
-        DataError: one contains the mask token.
-    """
-    for record in records:
-        problem = _mask_problem(record["text"], record["where"], tokenizer)
-        if problem:
-            raise DataError(problem)
-        yield record["text"]
-
-
-# Rows that come tokenised
-
-
-def use_labels(rows: Dataset, encoding: Encoding, label: str) -> tuple[Dataset, list[str]]:
-    """Columns `input_ids` and `may_noise` of rows that were tokenised elsewhere, and notes.
-
-    What may be noised is said by `may_noise`, else by `labels` (-100: not), else by `prompt_len` (not before it).
-
-    Raises:
-        DataError: none of the three is there, a label is not its own token, an id is the mask's or none of the
-            tokenizer's.
-    """
-    names = set(rows.column_names)
-    if encoding.mask_prompt_loss and not names & {"may_noise", "labels", "prompt_len"}:
-        raise DataError(
-            f"the tokenised rows of the {label} part have no labels and no prompt_len (found: "
-            f"{', '.join(rows.column_names)}), so the answer is unknown. To learn all: --mask_prompt_loss false"
-        )
-
-    def change(batch: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
-        encoded = [_from_labels(batch, index, encoding.mask_prompt_loss) for index in range(len(places))]
-        problems = []
-        for index, place in enumerate(places):
-            labels = batch["labels"][index] if "labels" in batch else []
-            ids, where = batch["input_ids"][index], f"{label} row {place}"
-            problems.append(_ids_problem(ids, where, encoding.tokenizer) or _label_problem(ids, labels, where))
-        return _columns(encoded, problems, encoding)
-
-    table, _ = _without_problems(map_batches(rows, change, _CHECKED, with_indices=True), label, False)
-    kept, notes = _trainable(table, encoding, label)
-    return kept, [_as_they_are(rows, label), *notes]
-
-
-def _from_labels(batch: dict[str, list[Any]], index: int, mask_prompt_loss: bool) -> Encoded:
-    ids = batch["input_ids"][index]
-    if not mask_prompt_loss:
-        return Encoded(ids, [True] * len(ids))
-    if "may_noise" in batch:
-        return Encoded(ids, batch["may_noise"][index])
-    if "labels" in batch:
-        return Encoded(ids, [target != _IGNORED_LABEL for target in batch["labels"][index]])
-    return Encoded(ids, [place >= batch["prompt_len"][index] for place in range(len(ids))])
-
-
-def _ids_problem(ids: list[int], where: str, tokenizer: Any) -> str:
-    count = len(tokenizer)
-    beyond = next((token for token in ids if not 0 <= token < count), None)
-    if beyond is not None:
-        return f"{where} holds the id {beyond}, but the tokenizer has {count:,}: it was made with another tokenizer"
-    if tokenizer.mask_token_id is not None and tokenizer.mask_token_id in ids:
-        return f"{where} contains the mask token (id {tokenizer.mask_token_id}); the model would see it as noise"
-    return ""
-
-
-def _label_problem(ids: list[int], labels: list[int], where: str) -> str:
-    if labels and len(labels) != len(ids):
-        return f"{where} has {len(ids)} input_ids but {len(labels)} labels"
-    wrong = (at for at, label in enumerate(labels) if label not in (ids[at], _IGNORED_LABEL))
-    place = next(wrong, None)
-    if place is None:
-        return ""
-    both = f"labels[{place}] is {labels[place]}, but input_ids[{place}] is {ids[place]}"
-    return f"{where} {both}; a label must be its own token, or {_IGNORED_LABEL}"
-
-
-def use_rows(rows: Dataset, tokenizer: Any, max_length: int, label: str) -> tuple[Dataset, list[str]]:
-    """Columns `input_ids` and `document` of pretraining rows that were packed elsewhere, and a note.
-
-    Raises:
-        DataError: a row is longer than `max_length`, or an id is the mask's or none of the tokenizer's.
-    """
-
-    def change(batch: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
-        rows = batch["input_ids"]
-        problems = []
-        for place, ids in zip(places, rows, strict=True):
-            where = f"{label} row {place}"
-            long = f"{where} has {len(ids):,} tokens; max_length is {max_length:,}" if len(ids) > max_length else ""
-            problems.append(long or _ids_problem(ids, where, tokenizer))
-        document = batch.get("document", [[0] * len(ids) for ids in rows])
-        return {"input_ids": rows, "document": document, "problem": problems}
-
-    table, _ = _without_problems(map_batches(rows, change, _CHECKED_ROWS, with_indices=True), label, False)
-    return table.select_columns(list(ROW_FEATURES)), [_as_they_are(rows, label)]
-
-
-def _as_they_are(rows: Dataset, label: str) -> str:
-    return f"{label}: {len(rows):,} rows hold input_ids and are used as they are"

@@ -102,7 +102,8 @@ def _first_batch(settings: Settings, verb: str, parts: Ingredients) -> Batch:
     rows, shares = parts.splits.train, shares_of(settings)
     if not isinstance(rows, Dataset):
         return noiser(list(_from_stream(rows, shares))).batch
-    order = Order(row_lengths(rows), seed=settings.trainer.get("seed", 42), update=shares.update)
+    seed = settings.trainer.get("seed", 42)
+    order = Order(row_lengths(rows), seed=seed, update=shares.update, mixture=parts.splits.mixture)
     return noiser(VisitedRows(rows).__getitems__(order.visits(0)[: shares.micro])).batch
 
 

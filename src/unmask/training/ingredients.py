@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset
 from transformers import set_seed
 
-from unmask.data.build import Splits, build_pretrain, build_sft
+from unmask.data.build import Splits, tokenised
 from unmask.data.collate import Collator
-from unmask.data.spec import parse_dataset_args
+from unmask.data.sources.named import open_sources
 from unmask.data.yardstick import learned_ids, unigram_nats
 from unmask.errors import ConfigError, ModelError
 from unmask.models.adapters import LoraSettings, attach_lora, base_of, is_adapter, load_adapter
@@ -65,17 +65,10 @@ def _refuse_an_adapter(source: Path) -> None:
 
 
 def _splits(settings: Settings, verb: str, tokenizer: Any) -> Splits:
-    """The tokenised data; where evaluation is asked for and no rows are named for it, 1 % is held out."""
-    build, seed = build_pretrain if verb == "pretrain" else build_sft, settings.trainer.get("seed", 42)
-    splits = build(settings.data, tokenizer, seed=seed)
-    wanted = settings.trainer.get("eval_strategy", "no") != "no"
-    if not wanted or splits.test is not None or not hasattr(splits.train, "__len__"):
-        return splits
-    specs = [replace(spec, test=0.01) for spec in parse_dataset_args(settings.data.dataset_args or "")]
-    held_out = "+".join(str(spec) for spec in specs)
-    splits = build(replace(settings.data, dataset_args=held_out), tokenizer, seed=seed)
-    note = f"no rows are named for evaluation, so 1 % is held out: {held_out}"
-    return replace(splits, notes=[note, *splits.notes])
+    """The tokenised data; where evaluation is asked for and no rows are named for it, some are held out."""
+    mode = "pretrain" if verb == "pretrain" else "sft"
+    sources = open_sources(settings.data, mode, hold_out=settings.trainer.get("eval_strategy", "no") != "no")
+    return tokenised(sources, settings.data, tokenizer, mode)
 
 
 def _yardstick(splits: Splits, vocab_size: int) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from unmask.data.collate import Visit, padded_alone
+from unmask.data.mixture import Mixture
 from unmask.diffusion.keys import Purpose, uniforms
 
 # updates that are sorted by length together, where that is asked for: sorting all would show long rows first, always
@@ -75,6 +76,7 @@ class Order:
         shuffle: False visits rows as they stand.
         by_length: rows of an update are of similar length, updates are still in random order.
         crop: length to use of a row.
+        mixture: how the rows of an epoch are drawn; None: each once.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Order:
         shuffle: bool = True,
         by_length: bool = False,
         crop: RandomLength | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
         self.lengths = lengths
         self.seed = seed
@@ -93,6 +96,7 @@ class Order:
         self.shuffle = shuffle
         self.by_length = by_length
         self.crop = crop or RandomLength()
+        self.mixture = mixture
         self._permutation = lru_cache(maxsize=3)(self._draw_permutation)
 
     def visits(self, update: int) -> list[Visit]:
@@ -111,24 +115,34 @@ class Order:
 
     def _place(self, number: int) -> tuple[int, int, int]:
         epoch, place = divmod(number, len(self.lengths))
-        row = int(self._permutation(epoch)[place])
-        return row, epoch, self.crop(int(self.lengths[row]), row, epoch)
+        rows, passes = self._permutation(epoch)
+        row, seen = int(rows[place]), int(passes[place])
+        return row, seen, self.crop(int(self.lengths[row]), row, seen)
 
-    def _draw_permutation(self, epoch: int) -> np.ndarray:
-        rows = len(self.lengths)
-        if not self.shuffle:
-            return np.arange(rows)
-        order = np.argsort(uniforms(rows, seed=self.seed, purpose=Purpose.ORDER, key=(epoch, 0, 0)).numpy())
-        return self._grouped(order, epoch) if self.by_length else order
+    def _draw_permutation(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of an epoch in order, and how often each was seen before."""
+        rows, passes = self._drawn(epoch)
+        if not (self.shuffle and self.by_length):
+            return rows, passes
+        places = self._grouped(rows, epoch)
+        return rows[places], passes[places]
+
+    def _drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.mixture:
+            return self.mixture.epoch(epoch, self.seed, self.shuffle)
+        rows = np.arange(len(self.lengths))
+        if self.shuffle:
+            rows = np.argsort(uniforms(len(rows), seed=self.seed, purpose=Purpose.ORDER, key=(epoch, 0, 0)).numpy())
+        return rows, np.full(len(rows), epoch)
 
     def _grouped(self, order: np.ndarray, epoch: int) -> np.ndarray:
-        """Sort stretches of the order by length, then shuffle the updates inside each stretch."""
+        """Places in the order: stretches of it are sorted by length, then the updates inside each are shuffled."""
         stretch = self.update * _SORTED_TOGETHER
         parts = []
         for index, start in enumerate(range(0, len(order), stretch)):
-            rows = order[start : start + stretch]
-            rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
-            updates = [rows[i : i + self.update] for i in range(0, len(rows), self.update)]
+            places = np.arange(start, min(start + stretch, len(order)))
+            places = places[np.argsort(-self.lengths[order[places]], kind="stable")]
+            updates = [places[i : i + self.update] for i in range(0, len(places), self.update)]
             shuffled = uniforms(len(updates), seed=self.seed, purpose=Purpose.ORDER, key=(epoch, index + 1, 0)).numpy()
             # a stretch's last, shorter update stays last, or it would tear those behind it
             whole = len(updates) - (len(updates[-1]) < self.update)

@@ -151,6 +151,7 @@ def _train_rows(settings: Settings, parts: Ingredients, shares: Shares, noiser: 
         shuffle=sampling != "sequential",
         by_length=sampling == "group_by_length",
         crop=crop,
+        mixture=parts.splits.mixture,
     )
     updates = max_steps if max_steps > 0 else order.updates_for(settings.trainer.get("num_train_epochs", 3.0))
     return len(rows), updates, lambda: train_loader(rows, order, shares, updates, noiser, how)

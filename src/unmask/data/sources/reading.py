@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from textwrap import shorten
 from typing import Any
 
@@ -13,8 +14,10 @@ from datasets import Dataset, Features, List, Value
 from unmask.data.records import Want, read_record
 from unmask.data.rows import BadRow, Row
 from unmask.data.scratch import TableWriter
+from unmask.data.token_rows import TOKEN_COLUMNS, token_reader
 from unmask.errors import DataError
 
+_LOG = logging.getLogger(__name__)
 _LISTED, _SHOWN = 5, 160
 _MESSAGE = {"role": Value("string"), "content": Value("string")}
 _FEATURES = {
@@ -33,6 +36,13 @@ class Reading:
     preprocessed: bool = False
 
 
+def holds_tokens(columns: Iterable[str], reading: Reading) -> bool:
+    """Whether rows with these columns are rows of tokens rather than what `reading` wants."""
+    names = set(columns)
+    readable = {"text": {reading.text_field}, "conversation": {"messages", "conversations", "output", "assistant"}}
+    return "input_ids" in names and (reading.preprocessed or not readable[reading.want] & names)
+
+
 def records_table(rows: Iterable[Row | BadRow], label: str, reading: Reading) -> tuple[Dataset, list[str]]:
     """All records as a table with the columns `text` or `messages`, and `where`; notes about skipped rows.
 
@@ -41,42 +51,79 @@ def records_table(rows: Iterable[Row | BadRow], label: str, reading: Reading) ->
     """
     writer = TableWriter(_FEATURES[reading.want])
     tally = _Tally(label, reading.skip_bad_rows)
-    for record in _records(rows, reading, tally):
+    for record in _records(rows, _reader(reading, False), tally):
         writer.write(record, len(record.get("text", "")))
     table = writer.finish()
     tally.close()
     return table, tally.notes()
 
 
-def records_stream(rows: Iterable[Row | BadRow], label: str, reading: Reading) -> Iterator[dict[str, Any]]:
-    """The records one by one.
+def tokens_table(rows: Iterable[Row | BadRow], label: str, reading: Reading) -> tuple[Dataset, list[str]]:
+    """Rows of tokens as a table: `input_ids`, the columns beside it that say what is learned, and `where`.
+
+    Raises:
+        DataError: as `records_table`.
+    """
+    tally = _Tally(label, reading.skip_bad_rows)
+    records = _records(rows, token_reader(), tally)
+    first = next(records, None)
+    writer = TableWriter(_token_features(first or {}))
+    for record in chain([first] if first else [], records):
+        writer.write({name: record.get(name) for name in writer.features}, 8 * len(record["input_ids"]))
+    table = writer.finish()
+    tally.close()
+    return table, tally.notes()
+
+
+def _token_features(record: dict[str, Any]) -> Features:
+    """Rows are to have the columns of the first one."""
+    named = {name: kind for name, kind in TOKEN_COLUMNS.items() if name in record}
+    return Features({"input_ids": TOKEN_COLUMNS["input_ids"], **named, "where": Value("string")})
+
+
+def records_stream(
+    rows: Iterable[Row | BadRow], label: str, reading: Reading, tokenised: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The records one by one; how many were skipped is logged at the end.
 
     Raises:
         DataError: a bad row, as soon as it comes, or no usable row.
     """
     tally = _Tally(label, reading.skip_bad_rows, at_once=True)
-    yield from _records(rows, reading, tally)
+    yield from _records(rows, _reader(reading, tokenised), tally)
     tally.close()
+    for note in tally.notes():
+        _LOG.warning("%s", note)
 
 
-def first_records(rows: Iterable[Row | BadRow], label: str, reading: Reading, count: int) -> Dataset:
+def first_records(
+    rows: Iterable[Row | BadRow], label: str, reading: Reading, count: int, tokenised: bool = False
+) -> Dataset:
     """The first records of a stream as a table."""
-    writer = TableWriter(_FEATURES[reading.want])
-    for record in islice(records_stream(rows, label, reading), count):
-        writer.write(record)
+    records = islice(records_stream(rows, label, reading, tokenised), count)
+    first = next(records, None)
+    writer = TableWriter(_token_features(first or {}) if tokenised else _FEATURES[reading.want])
+    for record in chain([first] if first else [], records):
+        writer.write({name: record.get(name) for name in writer.features})
     table = writer.finish()
     if not len(table):
         raise DataError(f"{label}: test:{count} leaves no row for the test part")
     return table
 
 
-def _records(rows: Iterable[Row | BadRow], reading: Reading, tally: _Tally) -> Iterator[dict[str, Any]]:
+def _reader(reading: Reading, tokenised: bool) -> Callable[[Row], dict[str, Any]]:
+    return token_reader() if tokenised else lambda row: read_record(row, reading.want, reading.text_field)
+
+
+def _records(
+    rows: Iterable[Row | BadRow], read: Callable[[Row], dict[str, Any]], tally: _Tally
+) -> Iterator[dict[str, Any]]:
     for row in rows:
         tally.rows += 1
         try:
             if isinstance(row, BadRow):
                 raise row
-            record = read_record(row, reading.want, reading.text_field)
+            record = read(row)
         except BadRow as problem:
             tally.bad(problem)
             continue

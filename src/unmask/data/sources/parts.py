@@ -1,0 +1,94 @@
+"""What an opened dataset consists of, before a row of it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from unmask.data.rows import BadRow, Row
+from unmask.data.spec import DatasetSpec
+from unmask.errors import DataError, did_you_mean
+
+TEST_SPLITS = ("test", "validation", "valid", "val", "dev", "eval")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split.
+
+    Attributes:
+        label: what messages call it. rows: starts the rows anew. identity: a text that changes when they do.
+        table: the rows as a table, where they are one already.
+    """
+
+    label: str
+    rows: Callable[[], Iterator[Row | BadRow]]
+    identity: Callable[[], str]
+    table: Dataset | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A dataset with its splits found.
+
+    Attributes:
+        spec: what was asked for. train, test: its parts; test None: rows of `train` are set aside where `spec` says so.
+        made: the rows are generated, as many as `spec` says, so nothing is left to divide.
+    """
+
+    spec: DatasetSpec
+    train: Part
+    test: Part | None
+    made: bool = False
+
+    def is_evaluated(self) -> bool:
+        """Whether there are rows for evaluation."""
+        return self.test is not None or self.spec.test is not None
+
+
+def chosen(spec: DatasetSpec, parts: dict[str, Part]) -> Opened:
+    """The split to train on and the split to test on.
+
+    Raises:
+        DataError: there is no such split, or no saying which.
+    """
+    names = ", ".join(parts)
+    if spec.split is not None and spec.split not in parts:
+        hint = did_you_mean(spec.split, parts)
+        raise DataError(f'dataset "{spec.path}" has splits: {names}; no "{spec.split}".{hint}')
+    if spec.split is not None:
+        return Opened(spec, parts[spec.split], None)
+    if "train" not in parts and len(parts) > 1:
+        raise DataError(f'dataset "{spec.path}" has splits: {names}; no "train". Say which: {spec.path}[split:NAME]')
+    train = parts.get("train") or next(iter(parts.values()))
+    test = next((parts[name] for name in TEST_SPLITS if name in parts and parts[name] is not train), None)
+    return Opened(spec, train, test)
+
+
+def file_identity(files: Iterable[Path]) -> str:
+    """Names and contents of files as one digest; size and time of a file may stay while its content changes."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}:{content_digest(file)};".encode())
+    return digest.hexdigest()
+
+
+def content_digest(file: Path) -> str:
+    """The sha256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def table_rows(table: Dataset, label: str, index: np.ndarray | None = None) -> Iterator[Row | BadRow]:
+    """The rows of a table, numbered from 1 as they stand in it."""
+    picked = table if index is None else table.select(index)
+    places = itertools.count() if index is None else iter(index)
+    for batch in picked.iter(batch_size=1000):
+        for values in zip(*dict(batch).values(), strict=True):
+            yield Row(f"{label} row {next(places) + 1}", dict(zip(batch, values, strict=True)))
