@@ -32,6 +32,7 @@ VERBS = {
     "generate": Verb("unmask.cli.generate:run", "continue prompts"),
     "infill": Verb("unmask.cli.infill:run", "fill the blanks of a text"),
     "chat": Verb("unmask.cli.chat:run", "talk to a model"),
+    "eval": Verb("unmask.cli.eval:run", "score a model's answers: questions about tables, conversations of your own"),
     "show": Verb("unmask.cli.show:run", "list families, strategies, caches, schedules, objectives, other spellings"),
 }
 

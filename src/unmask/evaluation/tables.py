@@ -111,16 +111,27 @@ def evaluate_tables(
     return TableResults(journal.close())
 
 
-def score_predictions(records: Sequence[Record], predictions: Sequence[str]) -> TableResults:
+def score_predictions(
+    records: Sequence[Record], predictions: Sequence[str], *, cases_file: str | os.PathLike[str] | None = None
+) -> TableResults:
     """Score answers that are there already.
 
+    Args:
+        records: as for `evaluate_tables`.
+        predictions: one per record.
+        cases_file: JSONL of cases to write.
+
     Raises:
-        DataError: a record is no conversation with an answer.
+        DataError, ConfigError, ResourceError: as `evaluate_tables`.
     """
     for number, record in enumerate(records):
         _check(record, number)
-    pairs = enumerate(zip(records, predictions, strict=True))
-    return TableResults([score(record, number, text) for number, (record, text) in pairs])
+    pairs = list(zip(records, predictions, strict=True))
+    keys = [_key(text, record, number) for number, (record, text) in enumerate(pairs)]
+    journal = CasesFile(None if cases_file is None else Path(cases_file), keys)
+    for number, (key, (record, text)) in enumerate(zip(keys, pairs, strict=True)):
+        journal.cases[key] = score(record, number, text)
+    return TableResults(journal.close())
 
 
 def score(record: Record, number: int, prediction: str, *, rows_left_out: int = 0, finish_reason: str = "stop") -> Case:

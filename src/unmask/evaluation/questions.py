@@ -1,0 +1,65 @@
+"""The dataset text -> conversations to be answered, with what their rows say beside the messages.
+
+Reads any dataset that fine-tuning reads, and takes the same rows for its test part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unmask.data.rows import Row
+from unmask.data.sources import Opened, open_dataset, read
+from unmask.data.sources.reading import Reading
+from unmask.data.spec import parse_dataset_args
+from unmask.errors import ConfigError, DataError
+
+# what scoring and counting want to know, and what it must be
+_BESIDE = ("id", "kind", "source", "question", "table_id")
+_LISTS = ("answers", "canonical")
+
+
+def load_questions(dataset_args: str, limit: int | None = None) -> tuple[list[dict[str, Any]], list[str]]:
+    """The conversations of all datasets in `dataset_args`, and notes.
+
+    Of a dataset with a test part, its own or one that the text asks for, these are the rows of that part; otherwise
+    all rows.
+
+    Args:
+        dataset_args: in the dataset grammar, for example `questions.jsonl[test:200]`.
+        limit: take the first so many only.
+
+    Raises:
+        ConfigError: the text is no dataset, or `limit` is below 1.
+        DataError: nothing there, a bad row, no conversations.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}; it must be at least 1.")
+    questions: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for spec in parse_dataset_args(dataset_args):
+        opened = open_dataset(spec)
+        records = read(opened, Reading("conversation"))
+        asked: Any = records.test if opened.is_evaluated() else records.train
+        if "messages" not in asked.column_names:
+            raise DataError(f"{spec.path} holds tokens, no text that a question could be read from.")
+        beside = _beside(opened)
+        questions += [{**beside.get(row["where"], {}), "messages": row["messages"]} for row in asked]
+        notes += records.notes
+    return questions[:limit], notes
+
+
+def _beside(opened: Opened) -> dict[str, dict[str, Any]]:
+    """Place of a row -> its fields of known names."""
+    parts = [part for part in (opened.train, opened.test) if part is not None]
+    rows = (row for part in parts for row in part.rows() if isinstance(row, Row))
+    return {row.where: _known(row.fields) for row in rows}
+
+
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    texts = {name: str(fields[name]) for name in _BESIDE if isinstance(fields.get(name), str | int)}
+    lists = {name: fields[name] for name in _LISTS if _is_texts(fields.get(name))}
+    return texts | lists
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
