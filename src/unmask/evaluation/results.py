@@ -61,7 +61,7 @@ def page(found: dict[str, Any]) -> str:
     whole = {model: found["totals"], **{f"baseline: {name}": totals for name, totals in found["baselines"].items()}}
     if found.get("baseline"):
         whole = {model: found["totals"]}
-    parts = [f"# {found['dataset_args']}", _table("", whole)]
+    parts = [f"# Answers to {found['dataset_args']}", _table("", whole)]
     parts += [f"## By {name}\n\n{_table(name, groups)}" for name, groups in found["breakdown"].items()]
     parts += [f"{note}." for note in found["notes"]]
     parts.append("Percent, with 95 % intervals: Wilson's for exact match and denotation, bootstrap for F1.")
