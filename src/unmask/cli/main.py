@@ -29,10 +29,13 @@ VERBS = {
     "demo": Verb("unmask.cli.demo:run", "train a small model on this machine, show it before and after"),
     "pretrain": Verb("unmask.cli.train:pretrain", "train on plain text, from scratch or onwards"),
     "sft": Verb("unmask.cli.train:sft", "fine-tune on conversations"),
+    "prepare": Verb("unmask.cli.prepare:run", "tokenise data beforehand; make conversations of corpora of tables"),
+    "convert": Verb("unmask.cli.convert:run", "make a diffusion model of an autoregressive one"),
     "generate": Verb("unmask.cli.generate:run", "continue prompts"),
     "infill": Verb("unmask.cli.infill:run", "fill the blanks of a text"),
     "chat": Verb("unmask.cli.chat:run", "talk to a model"),
     "eval": Verb("unmask.cli.eval:run", "score a model's answers: questions about tables, conversations of your own"),
+    "merge": Verb("unmask.cli.merge:run", "fold a LoRA adapter into its base, on a CPU"),
     "show": Verb("unmask.cli.show:run", "list families, strategies, caches, schedules, objectives, other spellings"),
 }
 
@@ -45,6 +48,7 @@ OTHER_WORDS = {
     "sample": ("generate",),
     "run": ("generate", "chat"),
     "fill": ("infill",),
+    "adapt": ("convert",),
     "list": ("show",),
     "info": ("show",),
 }

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -155,21 +155,36 @@ def _fill_from_scratch(model: DiffusionModel, dtype: torch.dtype | None, device:
 
 
 def fill_from_files(
-    model: DiffusionModel, folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | None = None
+    model: DiffusionModel,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    layout: ModelFamily | None = None,
+    change: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
     """Put the weights of `folder` into `model`, all of them and nothing else.
 
     Weights that exist already are overwritten in place, in their type and on their device, so that an optimizer keeps
     hold of them; those on the meta device are created.
 
+    Args:
+        model: what to fill.
+        folder: where the files are.
+        dtype, device: of weights that are created; None: as stored, on the CPU.
+        layout: the family whose names the files have; None: the model's own.
+        change: what becomes of a tensor, given our name for it.
+
     Raises:
         ModelError: the files are missing or damaged, or do not fit the model.
     """
-    family, expected = model.family, _expected_shapes(model)
+    family, expected = layout or model.family, _expected_shapes(model)
     missing, surplus = set(expected), []
     for file, names in _files(folder).items():
         for name, stored in _tensors(folder / file, names):
             ours = to_our_name(family, name)
+            if ours is not None and change is not None:
+                stored = change(ours, stored)
             if ours is None or ours not in expected:
                 implied = (model.facts.shape.tied and ours == "head.weight") or name.endswith(_DERIVED)
                 surplus += [] if implied else [name]
@@ -249,6 +264,39 @@ def _tensors(path: Path, names: list[str] | None) -> Iterator[tuple[str, Tensor]
     except SafetensorError as error:
         size = path.stat().st_size
         raise ModelError(f"{path} ({size:,} bytes) is damaged or cut off: {error}. Download it again.") from None
+
+
+class Streamed(dict[str, Tensor]):
+    """Official name -> a tensor without values; looking one up makes it, so that `save_model` never holds them all.
+
+    Args:
+        empty: names, shapes and types of what is to be written.
+        make: the tensor of a name.
+    """
+
+    def __init__(self, empty: dict[str, Tensor], make: Callable[[str], Tensor]) -> None:
+        super().__init__(empty)
+        self.make = make
+
+    def __getitem__(self, name: str) -> Tensor:
+        # a copy: a tensor that is still a file's would keep all of the file that was read in memory
+        return self.make(name).to(dtype=super().__getitem__(name).dtype).clone()
+
+
+def tensor_reader(folder: Path, layout: ModelFamily) -> Callable[[str], Tensor]:
+    """Reads one stored tensor by our name for it; `layout` is the family whose names the files have."""
+    places = {
+        to_our_name(layout, name): (folder / file, name)
+        for file, names in _files(folder).items()
+        for name, _ in _tensors(folder / file, names)
+    }
+
+    def read(ours: str) -> Tensor:
+        file, name = places[ours]
+        ((_, stored),) = _tensors(file, [name])
+        return stored
+
+    return read
 
 
 def to_our_name(family: ModelFamily, official: str) -> str | None:

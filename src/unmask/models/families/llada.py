@@ -8,6 +8,32 @@ from typing import Any
 from unmask.models.dense import DenseShape
 from unmask.models.families import ConfigReader, KeyMap, ModelFamily
 
+# whatever is the same in every published LLaDA; the official code's own defaults are other
+_LIKE_8B = {
+    "activation_type": "silu",
+    "alibi": False,
+    "attention_dropout": 0.0,
+    "attention_layer_norm": False,
+    "bias_for_layer_norm": False,
+    "block_group_size": 1,
+    "block_type": "llama",
+    "embedding_dropout": 0.0,
+    "flash_attention": False,
+    "include_bias": False,
+    "init_device": "cpu",
+    "init_fn": "mitchell",
+    "init_std": 0.02,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "multi_query_attention": None,
+    "residual_dropout": 0.0,
+    "rope": True,
+    "rope_full_precision": True,
+    "scale_logits": False,
+    "use_cache": False,
+}
+_CODE = "GSAI-ML/LLaDA-8B-Base--"
 _BLOCK, _LAYER = "model.transformer.blocks.{}", "trunk.layers.{}"
 
 KEYS = KeyMap(
@@ -56,6 +82,42 @@ def _shape(config: Mapping[str, Any]) -> DenseShape:
         init_std=config["init_std"],
         init_cutoff=config["init_cutoff_factor"],
     )
+
+
+def config_of(shape: DenseShape) -> dict[str, Any]:
+    """An official configuration for a shape; `auto_map` names the official code, for those who open it with that.
+
+    Raises:
+        ValueError: LLaDA has no such network.
+    """
+    if shape.head_dim not in (None, shape.width / shape.heads):
+        raise ValueError(f"LLaDA's heads are D / H wide, {shape.width / shape.heads:g}, and these are {shape.head_dim}")
+    if shape.rope_scaling is not None:
+        raise ValueError(f"LLaDA knows no scaling of rotary positions, and this model has {shape.rope_scaling.kind}")
+    if shape.qk_norm:
+        raise ValueError("LLaDA has no norm on queries and keys, and this model has one")
+    return {
+        "model_type": "llada",
+        "architectures": ["LLaDAModelLM"],
+        "auto_map": {
+            "AutoConfig": f"{_CODE}configuration_llada.LLaDAConfig",
+            "AutoModel": f"{_CODE}modeling_llada.LLaDAModelLM",
+            "AutoModelForCausalLM": f"{_CODE}modeling_llada.LLaDAModelLM",
+        },
+        "d_model": shape.width,
+        "n_layers": shape.layers,
+        "n_heads": shape.heads,
+        "n_kv_heads": shape.kv_heads,
+        "mlp_hidden_size": shape.mlp_width,
+        "vocab_size": shape.vocab_size,
+        "embedding_size": shape.vocab_size,
+        "max_sequence_length": shape.max_length,
+        "rms_norm_eps": shape.norm_eps,
+        "rope_theta": shape.rope_theta,
+        "weight_tying": shape.tied,
+        "include_qkv_bias": shape.qkv_bias,
+        **_LIKE_8B,
+    }
 
 
 READER = ConfigReader(

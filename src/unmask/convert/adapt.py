@@ -1,0 +1,222 @@
+"""An autoregressive checkpoint as a diffusion one: the same weights, seen in both directions, and a mask token.
+
+Nothing is learned here: what comes out predicts masked tokens badly until it is trained. Weights are read tensor by
+tensor and written in the target family's own layout; the folder appears when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from unmask.convert.options import AdaptArguments, Layout
+from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
+from unmask.models.checkpoints import (
+    Streamed,
+    fill_from_files,
+    official_tensors,
+    resolve_folder,
+    save_model,
+    tensor_reader,
+    to_our_name,
+)
+from unmask.models.facts import Facts, facts_of, read_facts
+from unmask.models.families import ModelFamily
+from unmask.models.families.llada import config_of
+from unmask.models.shell import DiffusionModel
+from unmask.models.tokenizers import load_tokenizer
+from unmask.registry import FAMILIES
+
+# families that dLLM has converted layouts for; Mistral's is Llama's without its window
+_CONVERTED = {"llama": "a2d-llama", "mistral": "a2d-llama", "qwen2": "a2d-qwen2", "qwen3": "a2d-qwen3"}
+_ROWS = ("trunk.embed.weight", "head.weight")
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What was done.
+
+    Attributes:
+        folder: the new checkpoint. family: its kind. mask_token_id: where its mask token is. parameters: its weights.
+        notes: what a user should know, one line each.
+    """
+
+    folder: Path
+    family: str
+    mask_token_id: int
+    parameters: int
+    notes: tuple[str, ...]
+
+
+def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], options: AdaptArguments) -> Adapted:
+    """Write the diffusion model that an autoregressive checkpoint becomes.
+
+    Args:
+        name_or_path: folder or Hub id of a Llama, Mistral, Qwen2 or Qwen3.
+        target: a folder that does not exist yet.
+
+    Raises:
+        ConfigError: an option is out of its range, or the target exists.
+        ModelError: the checkpoint is no autoregressive one, is damaged, or has no place in that layout.
+        ResourceError: the target cannot be written.
+    """
+    folder = _checked(Path(target), options)
+    source = resolve_folder(name_or_path)
+    facts = read_facts(source)
+    if facts.family.attention != "causal":
+        raise ModelError(f"{source} is a {facts.family.name} model: it is a diffusion model already. Use it as it is.")
+    tokenizer = load_tokenizer(source, facts)
+    family = FAMILIES.get("llada" if options.to == "llada" else _CONVERTED[facts.family.name])
+    is_new = _add_mask_token(tokenizer, family, options.mask_token, source)
+    mask_id: Any = tokenizer.mask_token_id
+    rows = max(facts.shape.vocab_size, mask_id + 1)
+    config = _config(facts, family, rows, tokenizer)
+    with torch.device("meta"):
+        model = DiffusionModel(facts_of(config, where=f"{source}, as {family.name}"))
+    change = _with_mask_row(mask_id, rows, options) if is_new else _unchanged
+    # checks that all fits before anything is written, and keeps no value
+    fill_from_files(model, source, layout=facts.family, change=change, device=torch.device("meta"))
+    read = tensor_reader(source, facts.family)
+
+    def make(official: str) -> Tensor:
+        ours = to_our_name(family, official)
+        assert ours is not None
+        return change(ours, read(ours))
+
+    notes = (*_notes(facts), _mask_note(tokenizer, facts, is_new=is_new))
+    tensors = Streamed(official_tensors(model), make)
+    with _built_aside(folder) as aside:
+        save_model(model, aside, tensors=tensors, max_shard_size=options.max_shard_size)
+        tokenizer.save_pretrained(aside)
+        (aside / "README.md").write_text(_card(name_or_path, facts, family, notes), encoding="utf-8")
+    return Adapted(folder, family.name, mask_id, model.num_parameters(), notes)
+
+
+def _checked(target: Path, options: AdaptArguments) -> Path:
+    if options.to not in get_args(Layout):
+        known = get_args(Layout)
+        raise ConfigError(f'to "{options.to}" is not one of {", ".join(known)}.{did_you_mean(options.to, known)}')
+    if not 0 <= options.mask_noise <= 100:
+        raise ConfigError(f"mask_noise is {options.mask_noise}; it must lie in 0..100. Usual: 1.")
+    if options.mask_token is not None and not options.mask_token.strip():
+        raise ConfigError("mask_token is empty. Leave it out, or give a text such as <|mask|>.")
+    if target.exists():
+        raise ConfigError(f"{target} exists already. Give a folder that does not.")
+    return target
+
+
+def _add_mask_token(tokenizer: PreTrainedTokenizerBase, family: ModelFamily, wanted: str | None, source: Path) -> bool:
+    """Give the tokenizer its mask token; whether no row of the embedding was ever trained for it."""
+    known: dict[str, int] = tokenizer.get_vocab()
+    text = wanted or tokenizer.mask_token or family.mask_token
+    assert isinstance(text, str), "a diffusion family names its mask token"
+    if text in (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token, tokenizer.pad_token):
+        raise ModelError(
+            f'{source}: mask_token "{text}" means something else already: text could hold it. Name another one, or '
+            "leave mask_token out."
+        )
+    is_new = text not in known
+    if is_new:
+        tokenizer.add_special_tokens({"mask_token": text})
+    else:
+        tokenizer.mask_token = text
+    return is_new
+
+
+def _config(facts: Facts, family: ModelFamily, rows: int, tokenizer: Any) -> dict[str, Any]:
+    """The official configuration of the new checkpoint."""
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ids["mask_token_id"] = tokenizer.mask_token_id
+    if family.name == "llada":
+        try:
+            return {**config_of(replace(facts.shape, vocab_size=rows)), **ids}
+        except ValueError as error:
+            raise ModelError(
+                f"a {facts.family.name} model cannot be written as llada: {error}. Use --to a2d."
+            ) from None
+    kept = {key: value for key, value in facts.config.items() if key != "sliding_window"}
+    named = {"model_type": family.model_type, "architectures": [family.architecture], "vocab_size": rows}
+    # left out, Llama's own defaults would be read for Mistral's
+    sizes = {"num_key_value_heads": facts.shape.kv_heads, "max_position_embeddings": facts.shape.max_length}
+    return {**kept, **sizes, **named, **ids}
+
+
+def _unchanged(_name: str, stored: Tensor) -> Tensor:
+    return stored
+
+
+def _with_mask_row(mask_id: int, rows: int, options: AdaptArguments) -> Callable[[str, Tensor], Tensor]:
+    """Makes room for the mask token in embedding and head, and puts the mean of all other rows, plus noise, there."""
+
+    def change(name: str, stored: Tensor) -> Tensor:
+        if name not in _ROWS:
+            return stored
+        trained = stored[:mask_id].float()
+        generator = torch.Generator().manual_seed(options.seed + _ROWS.index(name))
+        noise = torch.randn(stored.shape[1], generator=generator) * trained.std(0)
+        grown = torch.cat([stored, stored.new_zeros(rows - len(stored), stored.shape[1])])
+        grown[mask_id] = (trained.mean(0) + options.mask_noise * noise).to(stored.dtype)
+        return grown
+
+    return change
+
+
+def _notes(facts: Facts) -> tuple[str, ...]:
+    notes = ("every token now sees every other; before, only those that precede it",)
+    window = facts.shape.window
+    if window is not None and window < facts.shape.max_length:
+        notes += (f"the sliding window of {window:,} tokens is dropped: beyond it, attention was never trained",)
+    return notes
+
+
+def _mask_note(tokenizer: Any, facts: Facts, *, is_new: bool) -> str:
+    mask_id, rows = tokenizer.mask_token_id, facts.shape.vocab_size
+    where = "the tokenizer had it, its embedding is kept"
+    if is_new:
+        row = "a spare row of the embedding" if mask_id < rows else f"a new row of the embedding, which had {rows:,}"
+        where = f"{row}, filled with the mean of the others and noise"
+    return f"mask token {tokenizer.mask_token}, id {mask_id}: {where}"
+
+
+@contextmanager
+def _built_aside(folder: Path) -> Iterator[Path]:
+    """A folder beside it that takes its name when it is complete."""
+    aside = folder.with_name(f".{folder.name}.part")
+    try:
+        yield aside
+        os.replace(aside, folder)
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error}. Free space or choose another folder.") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+_CARD = """---
+library_name: unmask
+base_model: {base}
+tags:
+- masked-diffusion
+---
+
+# {base}, converted to a masked diffusion model
+
+`unmask convert` wrote this checkpoint: the weights of `{base}` (a {source} model) in the layout of {target}. It was
+**not trained** since, and predicts masked tokens badly until it is: `unmask pretrain --model_name_or_path DIR`, then
+`unmask sft`.
+
+{notes}
+"""
+
+
+def _card(name: str | os.PathLike[str], facts: Facts, family: ModelFamily, notes: tuple[str, ...]) -> str:
+    lines = "\n".join(f"* {note}" for note in notes)
+    return _CARD.format(base=os.fspath(name), source=facts.family.name, target=family.name, notes=lines)
