@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,9 @@ install_import_hook(
     ["unmask.diffusion", "unmask.objectives", "unmask.generation"], typechecker=f"{__name__}.check_types"
 )
 torch.set_num_threads(1)
+# Runs keep their tokens in the user's cache; those of the tests are nobody's.
+os.environ["UNMASK_CACHE"] = tempfile.mkdtemp(prefix="unmask-tests-")
+atexit.register(shutil.rmtree, os.environ["UNMASK_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -219,13 +219,6 @@ def test_less_is_better(settings_of: Run, argv: list[str], expected: bool) -> No
     assert trainer["greater_is_better"] is expected
 
 
-@pytest.mark.parametrize("verb", ["sft", "pretrain"])
-def test_example_data_is_made_once(settings_of: Run, verb: str, tmp_path: Path) -> None:
-    argv = (verb, "--model", "m", "--create_example_data")
-    file = Path(settings_of(*argv).data.dataset_args or "")
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == 2000 and all(("messages" in row) == (verb == "sft") for row in rows)
-    assert file.is_relative_to(tmp_path / "cache")
-    before = file.stat().st_mtime_ns
-    assert settings_of(*argv).data.dataset_args == str(file)
-    assert [each.stat().st_mtime_ns for each in file.parent.iterdir()] == [before]
+@pytest.mark.parametrize(("verb", "named"), [("sft", "example:tables"), ("pretrain", "example:text")])
+def test_example_data_is_a_source(settings_of: Run, verb: str, named: str) -> None:
+    assert settings_of(verb, "--model", "m", "--create_example_data").data.dataset_args == named

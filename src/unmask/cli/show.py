@@ -58,7 +58,7 @@ def rows(kind: str) -> list[dict[str, str]]:
     if kind == "aliases":
         spellings = dict.fromkeys(CONFIG_NAMES[1:], "config") | {
             "job_name": "run_name, and OUTPUT_DIR/JOB_NAME",
-            "create_example_data": "dataset_args: made-up rows, kept in the user's cache",
+            "create_example_data": "dataset_args example:tables (sft) or example:text (pretrain)",
             "mode": "no effect: the command says it",
         }
         spellings |= {name: alias.target or f"no effect: {alias.why}" for name, alias in ALIASES.items()}

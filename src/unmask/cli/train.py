@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from unmask.cli.config import Parsed, parse, say
-from unmask.cli.example_data import example_file
 from unmask.cli.options import Option, OptionTable
 from unmask.cli.rules import check
 from unmask.cli.yaml_file import Given
@@ -127,9 +126,9 @@ def _example_data(parsed: Parsed, verb: str) -> Parsed:
         raise ConfigError(
             f"{parsed.label('create_example_data')} and {parsed.label('dataset_args')} both name data; give one."
         )
-    file = str(example_file(verb))
+    named = "example:tables" if verb == "sft" else "example:text"
     given = parsed.given["create_example_data"][1]
-    return parsed.put("dataset_args", file, given).noted(f"note: create_example_data is read as dataset_args {file}")
+    return parsed.put("dataset_args", named, given).noted(f"note: create_example_data is read as dataset_args {named}")
 
 
 def _job_name(parsed: Parsed, verb: str) -> Parsed:

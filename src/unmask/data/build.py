@@ -7,20 +7,18 @@ the other files of this folder do; knows nothing of batches or of noise.
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, IterableDataset, concatenate_datasets
-from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from unmask.data.manifest import check_prepared
 from unmask.data.mixture import Mixture, interleaved
 from unmask.data.packing import ROW_FEATURES, count_tokens, pack_dataset
-from unmask.data.scratch import Work
+from unmask.data.scratch import Work, quiet_unless_seen
 from unmask.data.settings import DataSettings, Mode
 from unmask.data.sources import Opened, Reading, Records, read
 from unmask.data.sources.named import Sources, few, open_sources
@@ -93,10 +91,11 @@ def tokenised(
     Raises:
         ConfigError: the tokenizer lacks what is needed. DataError: the data is bad or holds nothing to learn.
     """
+    check_prepared(sources, tokenizer)
     make = _Conversations(data, tokenizer) if mode == "sft" else _Documents(data, tokenizer, overlap)
     reading = Reading(make.want, data.text_field, data.skip_bad_rows, data.load_preprocessed_data)
     work = Work(data.num_proc, data.skip_bad_rows, shards)
-    with _quiet_unless_seen():
+    with quiet_unless_seen():
         found = [read(one, reading, streaming=sources.streaming) for one in sources.trained]
         tested = [
             _all_rows(read(one, reading, streaming=sources.streaming and few(one.spec))) for one in sources.evaluated
@@ -241,16 +240,3 @@ def _iterable(rows: Start, features: Any) -> IterableDataset:
         yield from rows()
 
     return IterableDataset.from_generator(generate, features=features)
-
-
-@contextmanager
-def _quiet_unless_seen() -> Iterator[None]:
-    """No progress bars where nobody would see them move."""
-    hide = is_progress_bar_enabled() and not sys.stderr.isatty()
-    if hide:
-        disable_progress_bar()
-    try:
-        yield
-    finally:
-        if hide:
-            enable_progress_bar()

@@ -6,6 +6,7 @@ files or tokenizers.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,8 +17,14 @@ from unmask.errors import did_you_mean
 Want = Literal["text", "conversation"]
 Message = dict[str, str]
 
-ROLES = ("system", "user", "assistant")
-_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+ROLES = ("system", "user", "assistant", "tool")
+_SHAREGPT_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    **{role: role for role in ROLES},
+}
 _REASONING_FORMAT = "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>\n\n"
 
 
@@ -127,8 +134,12 @@ def _user_assistant(row: Row) -> list[Message]:
     return _exchange(row, _string(row, "user"), _string(row, "assistant"))
 
 
+def _question_answer(row: Row) -> list[Message]:
+    return _exchange(row, _string(row, "question"), _string(row, "answer"))
+
+
 def _s1k(row: Row) -> list[Message]:
-    trajectories = row.fields["thinking_trajectories"]
+    trajectories = _list(row.fields["thinking_trajectories"])
     if not isinstance(trajectories, list) or not trajectories:
         reason = f'"thinking_trajectories" must be an array of strings, got {json_type(trajectories)}'
         raise BadRow(row.where, reason, "type")
@@ -149,10 +160,20 @@ def _sharegpt(row: Row) -> list[Message]:
 
 
 def _items(row: Row, key: str = "messages") -> list[tuple[int, Any]]:
-    items = row.fields[key]
+    items = _list(row.fields[key])
     if not isinstance(items, list):
         raise BadRow(row.where, f'"{key}" must be an array, got {json_type(items)}', "type")
     return list(enumerate(items))
+
+
+def _list(value: Any) -> Any:
+    """A list, also where it is written as JSON, as in a cell of a .csv file; anything else as it is."""
+    if not (isinstance(value, str) and value.lstrip().startswith("[")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def _message(row: Row, name: str, item: Any, keys: tuple[str, str], roles: dict[str, str]) -> Message:
@@ -163,7 +184,23 @@ def _message(row: Row, name: str, item: Any, keys: tuple[str, str], roles: dict[
         allowed = ", ".join(roles)
         reason = f'{name}.{keys[0]} "{role}" is not one of {allowed}.{did_you_mean(role, roles)}'
         raise BadRow(row.where, reason, "role")
-    return {"role": roles[role], "content": _string(row, keys[1], f"{name}.{keys[1]}", item)}
+    return {"role": roles[role], "content": _string(row, keys[1], f"{name}.{keys[1]}", _joined(item, keys[1]))}
+
+
+def _joined(item: dict[str, Any], key: str) -> dict[str, Any]:
+    """The message with a content of several texts, `[{"type": "text", "text": ...}]`, made one; others as they are."""
+    parts = item.get(key)
+    if not isinstance(parts, list) or not parts:
+        return item
+    if not all(map(_is_text, parts)):
+        return item
+    return {**item, key: "".join(part.get("text", part.get("value")) for part in parts)}
+
+
+def _is_text(part: Any) -> bool:
+    return (
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text", part.get("value")), str)
+    )
 
 
 SHAPES = (
@@ -173,4 +210,5 @@ SHAPES = (
     Shape(("input", "output"), _input_output, "input, output"),
     Shape(("user", "assistant"), _user_assistant, "user, assistant"),
     Shape(("question", "thinking_trajectories", "attempt"), _s1k, "question, thinking_trajectories, attempt"),
+    Shape(("question", "answer"), _question_answer, "question, answer"),
 )

@@ -10,15 +10,18 @@ import atexit
 import functools
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
+from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 _FLUSH_ROWS = 1000
 _FLUSH_CHARACTERS = 1 << 25
@@ -138,3 +141,16 @@ def columns_in_batches(dataset: Dataset, name: str) -> Iterator[Any]:
     for table in dataset.with_format("arrow").iter(batch_size=_FLUSH_ROWS):
         column: Any = table[name]  # type: ignore[index, call-overload]
         yield column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+@contextmanager
+def quiet_unless_seen() -> Iterator[None]:
+    """No progress bars where nobody would see them move."""
+    hide = is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hide:
+        disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bar()

@@ -11,8 +11,9 @@ import torch
 from datasets import Dataset
 from transformers import set_seed
 
-from unmask.data.build import Splits, tokenised
+from unmask.data.build import Splits
 from unmask.data.collate import Collator
+from unmask.data.prepare import cached_splits
 from unmask.data.sources.named import open_sources
 from unmask.data.yardstick import learned_ids, unigram_nats
 from unmask.errors import ConfigError, ModelError
@@ -68,7 +69,8 @@ def _splits(settings: Settings, verb: str, tokenizer: Any) -> Splits:
     """The tokenised data; where evaluation is asked for and no rows are named for it, some are held out."""
     mode = "pretrain" if verb == "pretrain" else "sft"
     sources = open_sources(settings.data, mode, hold_out=settings.trainer.get("eval_strategy", "no") != "no")
-    return tokenised(sources, settings.data, tokenizer, mode)
+    again, write = settings.data.overwrite_cache, not settings.run.dry_run
+    return cached_splits(sources, settings.data, tokenizer, mode, overwrite=again, write=write)
 
 
 def _yardstick(splits: Splits, vocab_size: int) -> list[str]:

@@ -46,11 +46,12 @@ def made(spec: DatasetSpec) -> Opened:
     return Opened(spec, _part(spec, kind, counts["train"], "train"), _part(spec, kind, counts["test"], "test"), True)
 
 
-def _part(spec: DatasetSpec, kind: str, count: int, split: Literal["train", "test"]) -> Part:
+def _part(spec: DatasetSpec, kind: str, count: int, split: str) -> Part:
     label = f"{spec.path}[{split}]"
 
     def rows() -> Iterator[Row | BadRow]:
-        found = example_rows(kind, name=spec.name or "", count=count, seed=spec.seed or 0, split=split)
+        which: Literal["train", "test"] = "test" if split == "test" else "train"
+        found = example_rows(kind, name=spec.name or "", count=count, seed=spec.seed or 0, split=which)
         return (Row(f"{label} row {number}", fields) for number, fields in enumerate(found, 1))
 
     return Part(label, rows, lambda: f"{__version__} {spec} {split} {count}")

@@ -39,7 +39,10 @@ class Reading:
 def holds_tokens(columns: Iterable[str], reading: Reading) -> bool:
     """Whether rows with these columns are rows of tokens rather than what `reading` wants."""
     names = set(columns)
-    readable = {"text": {reading.text_field}, "conversation": {"messages", "conversations", "output", "assistant"}}
+    readable = {
+        "text": {reading.text_field},
+        "conversation": {"messages", "conversations", "output", "assistant", "attempt", "answer"},
+    }
     return "input_ids" in names and (reading.preprocessed or not readable[reading.want] & names)
 
 
