@@ -109,9 +109,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["tables", "--dataset_args", "Q", "--baseline", "best"], "not one of majority, copy"),
     ],
 )
-def test_mistakes(
-    words: list[str], said: str, questions: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes(words: list[str], said: str, questions: Path, checkpoint: Path) -> None:
     real = {"Q": str(questions), "M": str(checkpoint)}
     with pytest.raises(ConfigError) as told:
         run([real.get(word, word) for word in words])

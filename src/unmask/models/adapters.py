@@ -27,14 +27,17 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "fan_in_fan_out": (None, False),
     "lora_bias": (None, False),
     "rank_pattern": (None, {}),
-    "use_dora": (None, False),
-    "use_rslora": (None, False),
 }
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Shape of an adapter, in PEFT's words."""
+    """Shape of an adapter, in PEFT's words.
+
+    Attributes:
+        use_dora: learn the size of each output's weights apart from their direction (Liu et al. 2024, DoRA).
+        use_rslora: scale by lora_alpha / sqrt(r) instead of lora_alpha / r (Kalajdzievski 2023, rsLoRA).
+    """
 
     r: int = 32
     lora_alpha: int = 64
@@ -42,6 +45,8 @@ class LoraSettings:
     target_modules: str | Sequence[str] = "all-linear"
     bias: str = "none"
     modules_to_save: str | Sequence[str] | None = None
+    use_dora: bool = False
+    use_rslora: bool = False
 
 
 def attach_lora(model: DiffusionModel, settings: LoraSettings) -> None:
@@ -75,7 +80,7 @@ def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, train
     """Put a saved adapter into `model` in place.
 
     Args:
-        model: its base.
+        model: its base; on the meta device only the adapter's own weights get values.
         folder: holds `adapter_config.json` and `adapter_model.safetensors`, ours or PEFT's over the official code.
         trainable: go on training it.
 
@@ -100,9 +105,9 @@ def _settings_of(config: dict[str, Any], source: Path) -> LoraSettings:
     for key, allowed in _FIXED.items():
         if config.get(key) not in allowed:
             raise ModelError(f"{source / CONFIG}: {key}={config[key]!r} is not supported; supported: {allowed[-1]!r}.")
-    keys = ("r", "lora_alpha", "lora_dropout", "bias")
+    keys = ("r", "lora_alpha", "lora_dropout", "bias", "use_dora", "use_rslora")
     try:
-        settings = LoraSettings(**{key: config[key] for key in keys if key in config})
+        settings = LoraSettings(**{key: config[key] for key in keys if config.get(key) is not None})
         _check(settings)
     except (ConfigError, TypeError) as error:
         raise ModelError(f"{source / CONFIG}: {error}") from None
@@ -133,9 +138,21 @@ def _fill(model: DiffusionModel, tensors: dict[str, Tensor], source: Path) -> No
     if surplus := sorted(set(tensors) - wanted):
         raise ModelError(f"{source} has {len(surplus)} tensors too many (first: {surplus[0]}): another adapter.")
     try:
-        set_peft_model_state_dict(model, tensors)
+        if _is_meta(model):
+            # PEFT would move the weights to where the base is
+            placed = {name: tensors.get(_stored_name(name)) for name, _ in model.named_parameters()}
+            given = {name: value for name, value in placed.items() if value is not None}
+            model.load_state_dict(given, strict=False, assign=True)
+        else:
+            set_peft_model_state_dict(model, tensors)
     except RuntimeError as error:
         raise ModelError(f"{source} does not fit this model: {str(error).splitlines()[-1].strip()}") from None
+
+
+def _stored_name(name: str) -> str:
+    """The name in a file of a parameter of an adapted model: without PEFT's name of the adapter."""
+    bare = name.replace(".modules_to_save.default", "").replace(".default", "")
+    return bare.removesuffix(".weight") if "lora_magnitude_vector" in bare else bare
 
 
 def save_adapter(
@@ -192,10 +209,16 @@ def _inject(model: DiffusionModel, targets: list[str], settings: LoraSettings, s
         bias=settings.bias,  # type: ignore[arg-type]
         target_modules=targets,
         modules_to_save=saved,
+        use_dora=settings.use_dora,
+        use_rslora=settings.use_rslora,
         base_model_name_or_path=model.config._name_or_path or None,
     )
-    inject_adapter_in_model(config, model)
+    inject_adapter_in_model(config, model, low_cpu_mem_usage=_is_meta(model))
     model.train(model.training)  # PEFT's new dropout layers start in training mode
+
+
+def _is_meta(model: DiffusionModel) -> bool:
+    return model.get_input_embeddings().weight.is_meta
 
 
 def _names(value: str | Sequence[str]) -> list[str]:

@@ -1,0 +1,218 @@
+"""An adapter folded into its base: a checkpoint like any other, that needs PEFT no more.
+
+What an adapter does to a weight is computed by PEFT, in float32. The base is read tensor by tensor, so that no more is
+held than one file of the result.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
+from unmask.models import checkpoints
+from unmask.models.adapters import base_of, is_adapter, load_adapter
+from unmask.models.checkpoints import fill_from_files, official_tensors, resolve_folder, save_model, to_our_name
+from unmask.models.facts import read_facts
+from unmask.models.shell import DiffusionModel
+from unmask.models.tokenizers import load_tokenizer
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_ADAPTER = "default"  # what PEFT calls the only one
+_CARD = """---
+library_name: unmask
+base_model: {base}
+tags:
+- masked-diffusion
+---
+
+# {name}
+
+`{base}` with the adapter `{adapter}` folded in by `unmask merge`.
+
+```python
+import unmask
+
+lm = unmask.load("path/to/this/folder")
+```
+"""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What became of a base and an adapter.
+
+    Attributes:
+        folder: the new checkpoint. base, adapter: as they were found.
+        changed: weights that the adapter changed. tensors: all weights. dtype: their type.
+    """
+
+    folder: str
+    base: str
+    adapter: str
+    changed: int
+    tensors: int
+    dtype: str
+
+
+def merge_adapter(
+    adapter: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    dtype: Dtype = "auto",
+) -> Merged:
+    """Fold a LoRA, rsLoRA or DoRA adapter into its base, on the CPU.
+
+    Args:
+        adapter: folder or Hub id of the adapter; the folder of a finished run is one.
+        target: folder of the new checkpoint; must be absent or empty.
+        base: folder or Hub id; None: the one that the adapter names.
+        dtype: type of the weights written; auto: each as in the base.
+
+    Raises:
+        ConfigError: `target` is not empty, or `dtype` is unknown.
+        ModelError: the adapter is none, its base is unknown or another one, or cannot take it.
+        ResourceError: the disk is full, or the folder cannot be written.
+    """
+    if dtype not in get_args(Dtype):
+        allowed = ", ".join(get_args(Dtype))
+        raise ConfigError(f'dtype "{dtype}" is not one of {allowed}.{did_you_mean(dtype, get_args(Dtype))}')
+    folder = _free(target)
+    source = resolve_folder(adapter)
+    if not is_adapter(source):
+        raise ModelError(f"{source} is no adapter: it holds no adapter_config.json. Give the folder of a LoRA run.")
+    base = base or _base_named_by(source)
+    origin = resolve_folder(base)
+    with torch.device("meta"):
+        model = DiffusionModel(read_facts(origin))
+    model.config._name_or_path = os.fspath(base)
+    # checks that the files fit, and reads no value
+    fill_from_files(model, origin, device=torch.device("meta"))
+    whole = official_tensors(model)
+    load_adapter(model, source)
+    _refuse_half_of_a_tie(model, source)
+    folded = _Folded(model, origin, whole, None if dtype == "auto" else getattr(torch, dtype))
+    with _built_aside(folder) as aside:
+        del model.peft_config  # type: ignore[reportAttributeAccessIssue]
+        save_model(model, aside, tensors=folded)
+        holder = source if (source / "tokenizer.json").is_file() else origin
+        load_tokenizer(holder, model.facts).save_pretrained(aside)
+        for name in ("generation_config.json",):
+            if (origin / name).is_file():
+                shutil.copyfile(origin / name, aside / name)
+        card = _CARD.format(base=base, name=folder.name, adapter=os.fspath(adapter))
+        (aside / "README.md").write_text(card, encoding="utf-8")
+    types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in dict.values(folded)})
+    return Merged(str(folder), os.fspath(base), str(source), len(folded.changed), len(folded), ", ".join(types))
+
+
+class _Folded(dict[str, Tensor]):
+    """Official name -> a tensor without values; looking one up reads it and folds the adapter in."""
+
+    def __init__(
+        self, model: DiffusionModel, origin: Path, whole: dict[str, Tensor], dtype: torch.dtype | None
+    ) -> None:
+        super().__init__({name: tensor.to(dtype=dtype) for name, tensor in whole.items()})
+        self.model, self.origin = model, origin
+        self.places = {
+            to_our_name(model.family, name): (origin / file, name)
+            for file, names in checkpoints._files(origin).items()
+            for name, _ in checkpoints._tensors(origin / file, names)
+        }
+        self.changed: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        ours = to_our_name(self.model.family, name)
+        assert ours is not None
+        path, _, leaf = ours.rpartition(".")
+        file, stored_name = self.places[ours]
+        (_, stored), *_ = checkpoints._tensors(file, [stored_name])
+        value = _fold(self.model.get_submodule(path), leaf, stored)
+        if value is not stored:
+            self.changed.add(name)
+        # a copy: a tensor that is still the file's would keep all of the file that was read in memory
+        return value.to(dtype=dict.__getitem__(self, name).dtype).clone()
+
+
+def _fold(module: nn.Module, leaf: str, stored: Tensor) -> Tensor:
+    """A weight or bias of the base as the adapter leaves it; the same object where it leaves it alone."""
+    from peft.tuners.lora import LoraLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    if isinstance(module, ModulesToSaveWrapper):
+        return getattr(module.modules_to_save[_ADAPTER], leaf)
+    holder = module.get_base_layer() if isinstance(module, LoraLayer) else module
+    learned = getattr(holder, leaf)
+    if not learned.is_meta:
+        return learned  # a bias that was trained
+    if leaf != "weight" or not isinstance(module, LoraLayer):
+        return stored
+    _put(holder, stored.to(torch.float32, copy=True))
+    module.float()
+    module.merge(adapter_names=[_ADAPTER])
+    merged = holder.weight.detach()
+    if not torch.isfinite(merged).all():
+        raise ModelError("the adapter holds values that are not finite. Train it again, or take an earlier checkpoint.")
+    _put(holder, torch.empty_like(merged, device="meta"))
+    return merged
+
+
+def _put(module: Any, weight: Tensor) -> None:
+    module.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def _refuse_half_of_a_tie(model: DiffusionModel, source: Path) -> None:
+    from peft.tuners.lora import LoraLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if model.facts.shape.tied and any(isinstance(end, LoraLayer | ModulesToSaveWrapper) for end in ends):
+        raise ModelError(
+            f"{source} adapts the embedding or the head, which are one weight in this base: they cannot be folded "
+            "apart. Use the adapter as it is: --adapter."
+        )
+
+
+def _base_named_by(source: Path) -> str:
+    base = base_of(source)
+    if not base:
+        raise ModelError(f"{source} names no base. Give it: --base_model_path FOLDER_OR_HUB_ID")
+    try:
+        resolve_folder(base, weights=False)
+    except ModelError as error:
+        raise ModelError(f"{source} names a base that is not there: {error} Or give it: --base_model_path") from None
+    return base
+
+
+def _free(target: str | os.PathLike[str]) -> Path:
+    folder = Path(target).expanduser().absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{target} exists and is not empty. Choose another folder for the merged model.")
+    return folder
+
+
+@contextmanager
+def _built_aside(folder: Path) -> Iterator[Path]:
+    """A folder that gets its name when it is complete."""
+    aside = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield aside
+        aside.chmod(0o755)
+        os.replace(aside, folder)
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error.strerror or error}. Choose another folder.") from None
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
