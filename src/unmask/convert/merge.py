@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,33 +15,25 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
-from unmask.models import checkpoints
+from unmask.convert.aside import built_aside
+from unmask.errors import ConfigError, ModelError, did_you_mean
 from unmask.models.adapters import base_of, is_adapter, load_adapter
-from unmask.models.checkpoints import fill_from_files, official_tensors, resolve_folder, save_model, to_our_name
+from unmask.models.card import Card, write_card
+from unmask.models.checkpoints import (
+    Streamed,
+    fill_from_files,
+    official_tensors,
+    resolve_folder,
+    save_model,
+    tensor_reader,
+    to_our_name,
+)
 from unmask.models.facts import read_facts
 from unmask.models.shell import DiffusionModel
 from unmask.models.tokenizers import load_tokenizer
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _ADAPTER = "default"  # what PEFT calls the only one
-_CARD = """---
-library_name: unmask
-base_model: {base}
-tags:
-- masked-diffusion
----
-
-# {name}
-
-`{base}` with the adapter `{adapter}` folded in by `unmask merge`.
-
-```python
-import unmask
-
-lm = unmask.load("path/to/this/folder")
-```
-"""
 
 
 @dataclass(frozen=True)
@@ -91,57 +80,68 @@ def merge_adapter(
     source = resolve_folder(adapter)
     if not is_adapter(source):
         raise ModelError(f"{source} is no adapter: it holds no adapter_config.json. Give the folder of a LoRA run.")
-    base = base or _base_named_by(source)
+    base = os.fspath(base or _base_named_by(source))
     origin = resolve_folder(base)
-    with torch.device("meta"):
-        model = DiffusionModel(read_facts(origin))
-    model.config._name_or_path = os.fspath(base)
-    # checks that the files fit, and reads no value
-    fill_from_files(model, origin, device=torch.device("meta"))
-    whole = official_tensors(model)
+    model = _without_values(base, origin)
+    wanted = None if dtype == "auto" else getattr(torch, dtype)
+    empty = {name: tensor.to(dtype=wanted) for name, tensor in official_tensors(model).items()}
     load_adapter(model, source)
     _refuse_half_of_a_tie(model, source)
-    folded = _Folded(model, origin, whole, None if dtype == "auto" else getattr(torch, dtype))
-    with _built_aside(folder) as aside:
-        del model.peft_config  # type: ignore[reportAttributeAccessIssue]
-        save_model(model, aside, tensors=folded)
-        holder = source if (source / "tokenizer.json").is_file() else origin
-        load_tokenizer(holder, model.facts).save_pretrained(aside)
-        for name in ("generation_config.json",):
-            if (origin / name).is_file():
-                shutil.copyfile(origin / name, aside / name)
-        card = _CARD.format(base=base, name=folder.name, adapter=os.fspath(adapter))
-        (aside / "README.md").write_text(card, encoding="utf-8")
-    types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in dict.values(folded)})
-    return Merged(str(folder), os.fspath(base), str(source), len(folded.changed), len(folded), ", ".join(types))
+    folded = _Folded(model, origin)
+    tensors = Streamed(empty, folded)
+    with built_aside(folder) as aside:
+        save_model(model, aside, tensors=tensors)
+        _write_the_rest(aside, model, source, origin)
+        write_card(aside, _card(folder.name, model.family.name, base, os.fspath(adapter)))
+    types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    return Merged(str(folder), base, str(source), len(folded.changed), len(tensors), ", ".join(types))
 
 
-class _Folded(dict[str, Tensor]):
-    """Official name -> a tensor without values; looking one up reads it and folds the adapter in."""
+def _without_values(base: str, origin: Path) -> DiffusionModel:
+    with torch.device("meta"):
+        model = DiffusionModel(read_facts(origin))
+    model.config._name_or_path = base
+    # sees that the files fit
+    fill_from_files(model, origin, device=torch.device("meta"))
+    return model
 
-    def __init__(
-        self, model: DiffusionModel, origin: Path, whole: dict[str, Tensor], dtype: torch.dtype | None
-    ) -> None:
-        super().__init__({name: tensor.to(dtype=dtype) for name, tensor in whole.items()})
-        self.model, self.origin = model, origin
-        self.places = {
-            to_our_name(model.family, name): (origin / file, name)
-            for file, names in checkpoints._files(origin).items()
-            for name, _ in checkpoints._tensors(origin / file, names)
-        }
+
+def _card(name: str, family: str, base: str, adapter: str) -> Card:
+    command = f"unmask merge --lora_path {adapter} --base_model_path {base} --merge_path {name}"
+    return Card(
+        title=name,
+        summary=f"`{base}` with the adapter `{adapter}` folded in by `unmask merge`.",
+        family=family,
+        base=base,
+        sections=(("Command", f"```bash\n{command}\n```"),),
+    )
+
+
+def _write_the_rest(folder: Path, model: DiffusionModel, source: Path, origin: Path) -> None:
+    """The tokenizer, the adapter's where it has one of its own, and how the base is generated with."""
+    holder = source if (source / "tokenizer.json").is_file() else origin
+    load_tokenizer(holder, model.facts).save_pretrained(folder)
+    generation = origin / "generation_config.json"
+    if generation.is_file():
+        shutil.copyfile(generation, folder / generation.name)
+
+
+class _Folded:
+    """Makes a weight of the result, by its official name; remembers which ones the adapter changed."""
+
+    def __init__(self, model: DiffusionModel, origin: Path) -> None:
+        self.model, self.read = model, tensor_reader(origin, model.family)
         self.changed: set[str] = set()
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __call__(self, name: str) -> Tensor:
         ours = to_our_name(self.model.family, name)
         assert ours is not None
         path, _, leaf = ours.rpartition(".")
-        file, stored_name = self.places[ours]
-        (_, stored), *_ = checkpoints._tensors(file, [stored_name])
+        stored = self.read(ours)
         value = _fold(self.model.get_submodule(path), leaf, stored)
         if value is not stored:
             self.changed.add(name)
-        # a copy: a tensor that is still the file's would keep all of the file that was read in memory
-        return value.to(dtype=dict.__getitem__(self, name).dtype).clone()
+        return value
 
 
 def _fold(module: nn.Module, leaf: str, stored: Tensor) -> Tensor:
@@ -199,20 +199,3 @@ def _free(target: str | os.PathLike[str]) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{target} exists and is not empty. Choose another folder for the merged model.")
     return folder
-
-
-@contextmanager
-def _built_aside(folder: Path) -> Iterator[Path]:
-    """A folder that gets its name when it is complete."""
-    aside = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        yield aside
-        aside.chmod(0o755)
-        os.replace(aside, folder)
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror or error}. Choose another folder.") from None
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
