@@ -101,7 +101,7 @@ FLAGS = [
     (["generate", "--model", "@model", "--prompt", "x", "--block_size", "0"], ["block_size", "0"]),
     (["generate", "--model", "@model", "--prompt", "x", "--strategy", "confidenc"], ['Did you mean "confidence"']),
     (["generate", "--model", "@model", "--prompt", "x" * 400], ["256"]),
-    (["generate", "--model", "@model", "--prompt", "x", "--trace", "a.gif"], ["a.gif", ".json"]),
+    (["generate", "--model", "@model", "--prompt", "x", "--trace", "a.txt"], ["a.txt", ".json"]),
     (["generate", "--model", "@model", "--prompt", "x", "--trace", "no/where.json"], ["no/where.json"]),
     (["generate", "--model", "@model", "--prompt_file", "nowhere.txt"], ["nowhere.txt"]),
     (["generate", "--model", "@model", "--prompt", "x", "--adapter", "nowhere"], ["nowhere", "adapter"]),

@@ -145,8 +145,7 @@ def test_infill_changes_blanks_only(model, lm, run) -> None:
     [
         (["generate", "hi"], "no model is named. Give --model_name_or_path"),
         (["infill", "--model", "."], "no text is given"),
-        (["generate", "--model", ".", "--trace", "a.html", "hi"], ".html players are not built yet"),
-        (["generate", "--model", ".", "--trace", "a.txt", "hi"], "must end in .json"),
+        (["generate", "--model", ".", "--trace", "a.txt", "hi"], "must end in .html, .json, .gif"),
         (["generate", "--model", ".", "--trace", "no/a.json", "hi"], "there is no folder no"),
         (["generate", "--model", ".", "--messages", "[1]"], "--messages must be a list such as"),
         (["generate", "--model", ".", "--messages", "[{"], "--messages is no JSON"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-Decode = Callable[[list[int]], str]
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+from unmask.generation.player import REPLACEMENT, Decode, pieces
+
 STYLES = {"given": "dim", "masked": "bright_black", "fresh": "bold green", "unsure": "bold yellow", "written": ""}
 UNSURE = 0.5  # probability below which a fresh token is shown as unsure
 FRAMES = 5  # of a canvas where nothing can be animated
@@ -146,20 +146,6 @@ def _kind(state: CanvasState, place: int) -> str:
     if place in state.fresh:
         return "fresh" if state.fresh[place] >= UNSURE else "unsure"
     return "given" if place in state.given else "written"
-
-
-def pieces(ids: list[int], decode: Decode) -> list[str]:
-    """The text that each token adds to those before it; the bytes of an unfinished letter wait for the rest of it."""
-    found: list[str] = []
-    start = read = 0
-    for end in range(1, len(ids) + 1):
-        before, now = decode(ids[start:read]), decode(ids[start:end])
-        if now.endswith(REPLACEMENT) and end < len(ids):
-            found.append("")
-            continue
-        found.append(now[len(before) :])
-        start, read = read, end
-    return found
 
 
 def harmless(letter: str) -> str:

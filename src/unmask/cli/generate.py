@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from unmask.cli import sampling
+from unmask.cli import sampling, trace_files
 from unmask.cli.config import Parsed
 from unmask.cli.options import Option, OptionTable
 from unmask.errors import ConfigError
@@ -27,7 +27,7 @@ OWN = (
         "messages", str | None, None, 'Conversation to answer: JSON, or a file of it: [{"role": ..., "content": ...}].'
     ),
     Option("chat_template", bool, False, "Put each prompt through the chat template, as a user's message."),
-    Option("trace", str | None, None, "Write what was committed where and when to FILE.json."),
+    Option("trace", str | None, None, trace_files.HELP),
     Option("json", bool, False, "Print the results as one JSON object."),
 )
 BUILT_IN_PROMPTS = ("The three primary colors are", "Once upon a time, there was a")
@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
     parsed = sampling.read_arguments(argv, table(), "prompt")
     if parsed is None:
         return 0
-    sampling.check_trace(parsed["trace"])
+    trace_files.check(parsed["trace"])
     options = sampling.options_from(parsed, trace=parsed["trace"] is not None)
     prompts = prompts_from(parsed)
     lm = sampling.load_model(parsed)
@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
         return _show_off(lm, options, parsed)
     stream = lm.stream(prompts, options)
     results, seconds = sampling.drain(stream, lm, len(prompts), parsed["show"])
-    sampling.write_trace(parsed["trace"], prompts, results, lm)
+    trace_files.write(parsed["trace"], prompts, results, trace_files.About(lm, options, seconds))
     if parsed["json"]:
         print(sampling.as_json(prompts, results, seconds))
     else:
@@ -118,7 +118,7 @@ def _show_off(lm: DiffusionLM, options: GenerationOptions, parsed: Parsed) -> in
         lm.stream_infill(list(BUILT_IN_BLANKS), whole), lm, len(BUILT_IN_BLANKS), parsed["show"]
     )
     prompts, results = [*BUILT_IN_PROMPTS, *BUILT_IN_BLANKS], [*continued, *filled]
-    sampling.write_trace(parsed["trace"], prompts, results, lm)
+    trace_files.write(parsed["trace"], prompts, results, trace_files.About(lm, options, seconds + more))
     if parsed["json"]:
         print(sampling.as_json(prompts, results, seconds + more))
         return 0

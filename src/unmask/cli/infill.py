@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from unmask.cli import sampling
+from unmask.cli import sampling, trace_files
 from unmask.cli.options import Option, OptionTable
 from unmask.errors import ConfigError
 
@@ -12,7 +12,7 @@ DOES = "Fill the blanks of a text: each [MASK] is one token. Nothing else change
 OWN = (
     Option("text", str | None, None, "Text with blanks; may be given several times, or stand beside the options."),
     Option("text_file", str | None, None, "File with one text per line."),
-    Option("trace", str | None, None, "Write what was committed where and when to FILE.json."),
+    Option("trace", str | None, None, trace_files.HELP),
     Option("json", bool, False, "Print the results as one JSON object."),
 )
 
@@ -27,14 +27,14 @@ def run(argv: list[str]) -> int:
     parsed = sampling.read_arguments(argv, table(), "text")
     if parsed is None:
         return 0
-    sampling.check_trace(parsed["trace"])
+    trace_files.check(parsed["trace"])
     options = sampling.options_from(parsed, trace=parsed["trace"] is not None)
     texts = sampling.texts_from(parsed, "text")
     if not texts:
         raise ConfigError('no text is given. For example: unmask infill "The capital of [MASK] is Paris." --model DIR')
     lm = sampling.load_model(parsed)
     results, seconds = sampling.drain(lm.stream_infill(texts, options), lm, len(texts), parsed["show"])
-    sampling.write_trace(parsed["trace"], texts, results, lm)
+    trace_files.write(parsed["trace"], texts, results, trace_files.About(lm, options, seconds))
     if parsed["json"]:
         print(sampling.as_json(texts, results, seconds))
     else:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # `--trace` names a file here; in Python it is a boolean.
 OWN_MEANING = ("trace",)
-LATER = (".html", ".gif")
 
 
 @dataclass(frozen=True)
@@ -173,24 +172,6 @@ def read_file(file: str) -> str:
         raise ConfigError(f"{file}: byte {error.start} is not UTF-8. Convert the file to UTF-8.") from None
 
 
-def check_trace(file: str | None) -> None:
-    """Refuse a trace file that cannot be written, before anything is loaded."""
-    if file is None:
-        return
-    suffix = Path(file).suffix.lower()
-    if suffix in LATER:
-        raise ConfigError(f"--trace {file}: {suffix} players are not built yet. Write the trace as JSON: FILE.json")
-    if suffix != ".json":
-        raise ConfigError(f'--trace {file}: the name must end in .json; got "{suffix or file}".')
-    target = Path(file).expanduser().absolute()
-    if not target.parent.is_dir():
-        raise ConfigError(f"--trace {file}: there is no folder {Path(file).parent}. Create it first.")
-    if target.is_dir():
-        raise ConfigError(f"--trace {file} is a folder. Name a file in it: {Path(file) / 'trace.json'}")
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise ConfigError(f"--trace {file} cannot be written: permission denied. Choose another place.")
-
-
 def drain(
     stream: TextStream, lm: DiffusionLM, rows: int, show: bool, *, whole: bool = True
 ) -> tuple[list[Generation], float]:
@@ -237,33 +218,6 @@ def as_json(prompts: Sequence[Any], results: Sequence[Generation], seconds: floa
         for prompt, result in zip(prompts, results, strict=True)
     ]
     return json.dumps({"results": rows, "seconds": seconds}, ensure_ascii=False)
-
-
-def write_trace(file: str | None, prompts: Sequence[Any], results: Sequence[Generation], lm: DiffusionLM) -> None:
-    """The commits of every row, and the text of every token in them, as one JSON file.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    if file is None:
-        return
-    traces = [asdict(result.trace) for result in results if result.trace is not None]
-    used = {token for result in results if result.trace for token in _tokens(result)}
-    tokens = {token: lm.tokenizer.convert_ids_to_tokens(token) for token in sorted(used)}
-    rows = [
-        {"prompt": prompt, "text": result.text, **trace}
-        for prompt, result, trace in zip(prompts, results, traces, strict=True)
-    ]
-    try:
-        text = json.dumps({"mask_token": lm.tokenizer.mask_token, "tokens": tokens, "rows": rows}, ensure_ascii=False)
-        Path(file).expanduser().write_text(text, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"--trace {file} cannot be written: {error.strerror}.") from None
-
-
-def _tokens(result: Generation) -> set[int]:
-    assert result.trace is not None
-    return {*result.trace.token_ids, *(token for commit in result.trace.commits for token in commit.token_ids)}
 
 
 def summary(results: Sequence[Generation], seconds: float) -> str:
