@@ -1,7 +1,7 @@
 """`unmask show`: what may be typed as a family, strategy, cache, schedule or objective; other spellings;
 and where the launch configurations lie.
 
-Prints tables; knows nothing of what it lists.
+Prints tables; knows nothing of what it lists. `show memory` is in `show_memory.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 import json
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from unmask.cli.aliases import ALIASES, CONFIG_NAMES
 from unmask.cli.config import parse
@@ -25,7 +26,7 @@ REGISTRIES: dict[str, Registry] = {
     "schedules": NOISE_SCHEDULES,
     "objectives": OBJECTIVES,
 }
-KINDS = (*REGISTRIES, "aliases", "launch")
+KINDS = (*REGISTRIES, "aliases", "launch", "memory")
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,26 @@ class ShowArguments:
 
 def run(argv: list[str]) -> int:
     """Run `unmask show [KIND ...]`; without a kind, all names that options take."""
+    from unmask.cli.show_memory import MemoryArguments, memory, print_memory
+
     does = f"List what may be typed where a name is asked for. Kinds: {', '.join(KINDS)}."
-    parsed = parse(argv, OptionTable("show", does, (ShowArguments,), words="[KIND ...]"))
+    parsed = parse(argv, OptionTable("show", does, (ShowArguments, MemoryArguments), words="[KIND ...]"))
     if parsed is None:
         return 0
     for kind in parsed.words:
         if kind not in KINDS:
             raise ConfigError(f'nothing called "{kind}" to show.{did_you_mean(kind, KINDS)} Kinds: {", ".join(KINDS)}.')
-    tables = {kind: rows(kind) for kind in parsed.words or tuple(REGISTRIES)}
+    wanted = parsed.words or tuple(REGISTRIES)
+    if idle := [name for name in parsed.given if name != "json" and "memory" not in wanted]:
+        raise ConfigError(f"{parsed.label(idle[0])} belongs to: unmask show memory")
+    tables: dict[str, list[dict[str, Any]]] = {
+        kind: memory(parsed) if kind == "memory" else rows(kind) for kind in wanted
+    }
     if parsed["json"]:
         print(json.dumps(tables, indent=2, ensure_ascii=False))
     else:
+        if "memory" in tables:
+            print_memory(parsed, tables.pop("memory"))
         _print(tables)
     return 0
 
@@ -81,7 +91,7 @@ def _row(registry: Registry, name: str) -> dict[str, str]:
     return {"name": name, "what": what} | ({"paper": paper} if isinstance(paper, str) and paper else {})
 
 
-def _print(tables: dict[str, list[dict[str, str]]]) -> None:
+def _print(tables: dict[str, list[dict[str, Any]]]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -23,6 +23,8 @@ from unmask.training.ingredients import (
     start_note,
 )
 from unmask.training.loading import Noiser, VisitedRows
+from unmask.training.memory import readable
+from unmask.training.memory_question import estimate_of
 from unmask.training.plan import Order, Shares, row_lengths
 from unmask.types import Batch
 
@@ -38,6 +40,7 @@ class DryRun:
     Attributes:
         settings: all of them, resolved. parameters, trainable: weights in all, and trained.
         train_rows, eval_rows: None where there is no such number. notes: lines for the user.
+        memory: an estimate, bytes by part, and `peak`.
         first_batch: its rows as text, noisable tokens between ⟦ and ⟧.
     """
 
@@ -47,6 +50,7 @@ class DryRun:
     train_rows: int | None
     eval_rows: int | None
     notes: tuple[str, ...]
+    memory: dict[str, Any]
     first_batch: tuple[str, ...]
 
     def to_json(self) -> str:
@@ -57,6 +61,7 @@ class DryRun:
         lines = [json.dumps(self.settings, indent=2, default=str), *self.notes]
         lines.append(f"parameters: {self.parameters:,}, of which trained: {self.trainable:,}")
         lines.append(f"rows: {_count(self.train_rows)} to train on, {_count(self.eval_rows)} to evaluate on")
+        lines.append(_told(self.memory))
         lines.append(f"first batch ({_OPEN}...{_CLOSE} may be noised and is learned):")
         lines += [f"  [{index}] {text}" for index, text in enumerate(self.first_batch)]
         return "\n".join(lines)
@@ -74,8 +79,15 @@ def describe(settings: Settings, *, verb: str) -> DryRun:
         train_rows=_rows(parts.splits.train),
         eval_rows=_rows(test) if test is not None else 0,
         notes=(*parts.splits.notes, start_note(parts)),
+        memory=estimate_of(settings, verb, parts.facts).to_dict(),
         first_batch=tuple(_marked(_first_batch(settings, verb, parts), parts.tokenizer)),
     )
+
+
+def _told(memory: dict[str, Any]) -> str:
+    parts = ("weights", "gradients", "optimizer", "buffers", "activations")
+    listed = ", ".join(f"{name} {readable(memory[name])}" for name in parts if memory[name])
+    return f"memory of one process, about: {readable(memory['peak'])} ({listed}; they do not all peak at once)"
 
 
 def _sizes(settings: Settings, parts: Ingredients) -> tuple[int, int]:

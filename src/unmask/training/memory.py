@@ -1,0 +1,246 @@
+"""How much memory a training run takes, per process, before it starts.
+
+Weights, gradients and optimizer are counted from the network's own shapes; activations come from `rehearsal.py`. What
+ZeRO and FSDP divide and gather follows their documentation. Not counted: the CUDA context (about half a GiB) and what
+the allocator loses between blocks (a few per cent).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmask.errors import ConfigError, did_you_mean
+from unmask.models.adapters import LoraSettings
+from unmask.models.facts import Facts
+from unmask.training.rehearsal import Pass, Peaks, imagined, rehearse
+
+SHARINGS = ("none", "ddp", "zero1", "zero2", "zero3", "fsdp")
+# DeepSpeed's defaults, in elements: gradients sent at once, and weights gathered at the same time in stage 3
+_BUCKET, _MOST_GATHERED = 500_000_000, 1_000_000_000
+# bitsandbytes: four bits and one float32 scale for 64 weights; eight bits and one float32 scale per row
+_QUANTISED = {4: 0.5 + 4 / 64, 8: 1.0}
+
+
+@dataclass(frozen=True)
+class Question:
+    """The run.
+
+    Attributes:
+        facts: of the model. dtype: weights are held in. lora: an adapter, the rest frozen. bits: of a quantised base.
+        rows, length: of one forward. hidden: some positions do not see others (padding, packing).
+        bf16: mixed precision. recompute_every: 0, or each how many layers are recomputed in the backward pass.
+        optim: transformers' name. accumulation: forwards of an update.
+    """
+
+    facts: Facts
+    dtype: torch.dtype = torch.float32
+    lora: LoraSettings | None = None
+    bits: int | None = None
+    rows: int = 8
+    length: int = 1024
+    hidden: bool = False
+    bf16: bool = False
+    recompute_every: int = 0
+    optim: str = "adamw_torch_fused"
+    accumulation: int = 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on one device.
+
+    Attributes:
+        sharing, ranks: how the run is divided. weights, gradients, optimizer: held all the time.
+        buffers: for sending gradients, or weights gathered from other ranks.
+        activations: at the worst moment of a forward and backward pass, gradients of weights left out.
+        peak: the most at any time; below the sum, since gradients grow while activations are freed.
+    """
+
+    sharing: str
+    ranks: int
+    weights: int
+    gradients: int
+    optimizer: int
+    buffers: int
+    activations: int
+    peak: int
+
+    @property
+    def parts(self) -> list[tuple[str, int]]:
+        """Name and bytes of each part."""
+        names = ("weights", "gradients", "optimizer", "buffers", "activations")
+        return [(name, getattr(self, name)) for name in names]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What the shapes say: weights in all, bytes of them, weights trained, bytes of optimizer states, largest units."""
+
+    weights: int
+    bytes: int
+    trained: int
+    trained_bytes: int
+    states: int
+    layer: int
+    root: int
+
+
+def estimate(question: Question, sharing: str = "none", ranks: int = 1) -> Estimate:
+    """The memory of one process.
+
+    Args:
+        question: the run. sharing: one of `SHARINGS`. ranks: processes, one per device.
+
+    Raises:
+        ConfigError: there is no such sharing.
+    """
+    if sharing not in SHARINGS:
+        raise ConfigError(f'sharing "{sharing}" is not one of {", ".join(SHARINGS)}.{did_you_mean(sharing, SHARINGS)}')
+    return _estimate(question, sharing, ranks, _measure(question, cast=_is_cast(question, sharing)))
+
+
+def estimates(question: Question, ranks: int) -> list[Estimate]:
+    """One per way of dividing the run; a single process has one way."""
+    if ranks == 1:
+        return [estimate(question)]
+    ways = SHARINGS[1:]
+    measured = {cast: _measure(question, cast=cast) for cast in {_is_cast(question, way) for way in ways}}
+    return [_estimate(question, way, ranks, measured[_is_cast(question, way)]) for way in ways]
+
+
+def _is_cast(question: Question, sharing: str) -> bool:
+    """ZeRO and FSDP hold a bf16 copy of the weights; elsewhere autocast makes copies as it goes."""
+    return question.bf16 and sharing in ("zero1", "zero2", "zero3", "fsdp")
+
+
+def _measure(question: Question, *, cast: bool) -> tuple[_Counted, Peaks]:
+    length, bf16 = question.length, question.bf16 and not cast
+    what = Pass(question.rows, length, question.rows * length, question.hidden, bf16)
+    whole = torch.bfloat16 if cast else None
+    with imagined(question.facts, question.dtype, question.lora, whole=whole) as model:
+        if question.recompute_every:
+            model.gradient_checkpointing_enable(every=question.recompute_every)
+        return _count(model, question, cast), rehearse(model, what)
+
+
+def _estimate(question: Question, sharing: str, ranks: int, measured: tuple[_Counted, Peaks]) -> Estimate:
+    counted, peaks = measured
+    held = _DIVIDED[sharing](counted, question, ranks)
+    weights, gradients, optimizer, buffers = (int(size) for size in held)
+    together = peaks.together if sharing == "none" and question.accumulation == 1 else gradients + peaks.working
+    peak = weights + optimizer + buffers + max(together, gradients)
+    return Estimate(sharing, ranks, weights, gradients, optimizer, buffers, peaks.working, peak)
+
+
+def _count(model: Any, question: Question, cast: bool) -> _Counted:
+    unique = {id(weight): weight for weight in model.parameters()}.values()
+    trained = [weight for weight in unique if weight.requires_grad]
+    layers = [sum(weight.numel() for weight in layer.parameters()) for layer in model.trunk.layers]
+    total = sum(weight.numel() for weight in unique)
+    # as the optimizer sees them, whatever type an engine computes in
+    own = {id(weight): _own_size(question) if cast else weight.element_size() for weight in trained}
+    return _Counted(
+        weights=total,
+        bytes=sum(map(_bytes, unique)) - _saved_by_quantising(model, question.bits),
+        trained=sum(weight.numel() for weight in trained),
+        trained_bytes=sum(weight.numel() * own[id(weight)] for weight in trained),
+        states=sum(state_bytes(question.optim, weight, own[id(weight)]) for weight in trained),
+        layer=max(layers, default=0),
+        root=total - sum(layers),
+    )
+
+
+def _bytes(weight: Tensor) -> int:
+    return weight.numel() * weight.element_size()
+
+
+def _own_size(question: Question) -> int:
+    return 4 if question.lora is not None else question.dtype.itemsize
+
+
+def _saved_by_quantising(model: Any, bits: int | None) -> int:
+    """Linear layers of the trunk are quantised; embedding, norms, head and adapters are not."""
+    if bits is None:
+        return 0
+    frozen = [
+        module.weight
+        for name, module in model.trunk.layers.named_modules()
+        if isinstance(module, nn.Linear) and ".lora_" not in name
+    ]
+    return int(sum(_bytes(weight) - weight.numel() * _QUANTISED[bits] for weight in frozen))
+
+
+def state_bytes(optim: str, weight: Tensor, size: int) -> int:
+    """Bytes of an optimizer's state for one weight whose numbers have `size` bytes; unknown ones count as AdamW."""
+    count = weight.numel()
+    if "8bit" in optim:
+        states = 1 if "lion" in optim else 2
+        # small tensors stay in float32; the others have one float32 scale per 256 numbers
+        return states * (count * 4 if count < 4096 else count + 4 * -(-count // 256))
+    if optim == "adafactor":
+        return 4 * (count if weight.dim() < 2 else count // weight.shape[-1] + count // weight.shape[-2])
+    states = {"sgd": 0, "adagrad": 1, "rmsprop": 1}.get(optim, 1 if "lion" in optim else 2)
+    return states * count * size
+
+
+Held = tuple[float, float, float, float]
+
+
+def _alone(counted: _Counted, question: Question, ranks: int) -> Held:
+    return counted.bytes, counted.trained_bytes, counted.states, 0
+
+
+def _ddp(counted: _Counted, question: Question, ranks: int) -> Held:
+    """Everything on each rank, and a second copy of the gradients, in which they are sent."""
+    return counted.bytes, counted.trained_bytes, counted.states, counted.trained_bytes
+
+
+def _zero(stage: int) -> Callable[[_Counted, Question, int], Held]:
+    """ZeRO (arXiv 1910.02054): stage 1 divides the optimizer, 2 the gradients too, 3 the weights too."""
+
+    def divided(counted: _Counted, question: Question, ranks: int) -> Held:
+        size = 2 if question.bf16 else question.dtype.itemsize
+        weights = counted.bytes / (ranks if stage == 3 else 1)
+        gradients = counted.trained * size / (ranks if stage >= 2 else 1)
+        master = 4 * counted.trained
+        buffers = size * min(_BUCKET, counted.trained)
+        if stage == 3:
+            buffers += size * min(_MOST_GATHERED, counted.weights)
+        return weights, gradients, (counted.states + master) / ranks, buffers
+
+    return divided
+
+
+def _fsdp(counted: _Counted, question: Question, ranks: int) -> Held:
+    """All divided; gathered are the layer at work, the next one and what belongs to no layer, with their gradients."""
+    size = 2 if question.bf16 else question.dtype.itemsize
+    own = counted.weights * question.dtype.itemsize - (counted.weights * size - counted.bytes)
+    gathered = 2 * size * (2 * counted.layer + counted.root)
+    return own / ranks, counted.trained_bytes / ranks, counted.states / ranks, gathered
+
+
+_DIVIDED: dict[str, Callable[[_Counted, Question, int], Held]] = {
+    "none": _alone,
+    "ddp": _ddp,
+    "zero1": _zero(1),
+    "zero2": _zero(2),
+    "zero3": _zero(3),
+    "fsdp": _fsdp,
+}
+
+
+def readable(size: float) -> str:
+    """Bytes for people: 1.5 GiB."""
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size:.0f} B"

@@ -1,0 +1,59 @@
+"""The settings of a run -> the question that `memory.py` answers."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from unmask.models.facts import Facts
+from unmask.training.arguments import Settings
+from unmask.training.ingredients import lora_settings
+from unmask.training.memory import Estimate, Question, estimate
+
+EVERY = ("whole_layer", "one_in_two", "one_in_three", "one_in_four")
+
+
+def question_of(settings: Settings, verb: str, facts: Facts, *, bf16: bool | None = None) -> Question:
+    """What a run asks of one device.
+
+    Args:
+        settings, verb: of the run. facts: of its model.
+        bf16: mixed precision; None: as the settings say, or else as this machine would.
+    """
+    get, chosen = settings.trainer.get, settings.model
+    adapted = chosen.lora or chosen.adapter is not None
+    if bf16 is None:
+        on_gpu = torch.cuda.is_available() and not get("use_cpu")
+        bf16 = bool(get("bf16", on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)))
+    usual = "bfloat16" if adapted and bf16 else "float32"
+    return Question(
+        facts=facts,
+        dtype=getattr(torch, usual if chosen.dtype == "auto" else chosen.dtype),
+        lora=lora_settings(settings) if adapted else None,
+        bits=4 if chosen.load_in_4bit else 8 if chosen.load_in_8bit else None,
+        rows=get("per_device_train_batch_size", 8),
+        length=settings.data.max_length,
+        hidden=verb == "sft" and (settings.data.packing or settings.data.padding == "none"),
+        bf16=bf16,
+        recompute_every=1 + EVERY.index(settings.run.checkpointing_strategy) if get("gradient_checkpointing") else 0,
+        optim=str(get("optim") or "adamw_torch_fused"),
+        accumulation=get("gradient_accumulation_steps", 1),
+    )
+
+
+def estimate_of(settings: Settings, verb: str, facts: Facts) -> Estimate:
+    """The memory of one process of a run, divided the way it is launched here."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    return estimate(question_of(settings, verb, facts), _sharing(settings, ranks), ranks)
+
+
+def _sharing(settings: Settings, ranks: int) -> str:
+    if ranks == 1:
+        return "none"
+    if settings.trainer.get("fsdp") or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return "fsdp"
+    if settings.trainer.get("deepspeed") or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+        return f"zero{stage}" if stage in ("1", "2", "3") else "ddp"
+    return "ddp"

@@ -1,0 +1,159 @@
+"""One forward and one backward pass over tensors without storage, counting the bytes that would be alive.
+
+Nothing is computed and nothing allocated: PyTorch's fake tensors know shapes and types only. What is saved for the
+backward pass, recomputed, cast or copied is what the network's own code saves, recomputes, casts and copies.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from unmask.models.adapters import LoraSettings, attach_lora
+from unmask.models.facts import Facts
+from unmask.models.shell import DiffusionModel
+from unmask.types import AttentionSpec
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What is run.
+
+    Attributes:
+        rows, length: of the batch. predicted: positions at which the head runs.
+        hidden: padding or other documents are hidden from each token, so that attention needs a mask.
+        bf16: mixed precision.
+    """
+
+    rows: int
+    length: int
+    predicted: int
+    hidden: bool = False
+    bf16: bool = False
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Bytes alive beyond the weights.
+
+    Attributes:
+        saved: when the forward pass has ended. working: at the worst moment, gradients of weights left out.
+        together: at the worst moment, gradients of weights included. gradients: of weights, at the end.
+    """
+
+    saved: int
+    working: int
+    together: int
+    gradients: int
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the storages made while it is active, until they are freed; those of `weights` are not counted."""
+
+    def __init__(self, weights: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {weight.untyped_storage()._cdata: 0 for weight in weights}
+        self.alive = self.gradients = self.working = self.together = 0
+        self._gradients: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        self.working = max(self.working, self.alive - self.gradients)
+        self.together = max(self.together, self.alive)
+        return result
+
+    def is_gradient(self, weight: Tensor) -> None:
+        """From now on this weight's gradient counts as one."""
+        assert weight.grad is not None
+        key = self._note(weight.grad)
+        if key not in self._gradients:
+            self._gradients.add(key)
+            self.gradients += self.sizes[key]
+
+    def _note(self, tensor: Tensor) -> int:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self.sizes:
+            self.sizes[key] = storage.nbytes()
+            self.alive += self.sizes[key]
+            weakref.finalize(storage, self._forget, key)
+        return key
+
+    def _forget(self, key: int) -> None:
+        size = self.sizes.pop(key)
+        self.alive -= size
+        if key in self._gradients:
+            self._gradients.discard(key)
+            self.gradients -= size
+
+
+@contextmanager
+def imagined(
+    facts: Facts, dtype: torch.dtype, lora: LoraSettings | None = None, *, whole: torch.dtype | None = None
+) -> Iterator[DiffusionModel]:
+    """A model without storage, in training mode; use it inside the context.
+
+    Args:
+        facts: of the model. dtype: of its weights. lora: an adapter on top. whole: a type that all of it is cast to.
+    """
+    with torch.device("meta"):
+        model = DiffusionModel(facts).to(dtype)
+        if lora is not None:
+            attach_lora(model, lora)
+        if whole is not None:
+            model.to(whole)
+    with FakeTensorMode():
+        _pretend(model)
+        yield model.train()
+
+
+def _pretend(model: nn.Module) -> None:
+    """Replace weights without data by fake ones, on a processor, where kernels know what they would save."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            # a tied weight stays one weight
+            if id(weight) not in made:
+                made[id(weight)] = nn.Parameter(_like(weight), requires_grad=weight.requires_grad)
+            setattr(module, name, made[id(weight)])
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, _like(buffer))
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+
+
+def rehearse(model: DiffusionModel, what: Pass) -> Peaks:
+    """Run one pass of a model made by `imagined`."""
+    tokens_BL = torch.zeros(what.rows, what.length, dtype=torch.int64)
+    at = torch.arange(what.predicted)
+    targets = torch.zeros(what.predicted, dtype=torch.int64)
+    attention = AttentionSpec(document_BL=torch.zeros_like(tokens_BL)) if what.hidden else None
+    ledger = Ledger(model.parameters())
+    handles = [_watch(weight, ledger) for weight in model.parameters() if weight.requires_grad]
+    mixed = torch.autocast("cpu", dtype=torch.bfloat16) if what.bf16 else nullcontext()
+    with ledger:
+        with mixed:
+            loss = model(tokens_BL, attention=attention, logits_at=at, targets=targets).nll.sum()
+        saved = ledger.alive
+        loss.backward()
+    for handle in handles:
+        handle.remove()
+    return Peaks(saved, ledger.working, ledger.together, ledger.gradients)
+
+
+def _watch(weight: nn.Parameter, ledger: Ledger) -> Any:
+    return weight.register_post_accumulate_grad_hook(ledger.is_gradient)  # type: ignore[arg-type]
