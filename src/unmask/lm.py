@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -22,6 +23,7 @@ from unmask.generation.loop import Decoding, stream, stream_infill
 from unmask.generation.options import GenerationOptions
 from unmask.generation.trace import Commit, Completion, Stats, Trace
 from unmask.models.adapters import base_of, has_adapter, is_adapter, load_adapter, save_adapter
+from unmask.models.card import saved_card, write_card
 from unmask.models.checkpoints import load_model, resolve_folder, save_model
 from unmask.models.families import ModelFamily
 from unmask.models.shell import DiffusionModel
@@ -223,7 +225,7 @@ class DiffusionLM:
         return estimate.mean
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model, or its adapter, and the tokenizer in the family's own layout.
+        """Write the model, or its adapter, the tokenizer and a model card in the family's own layout.
 
         Raises:
             ResourceError: the folder cannot be written.
@@ -233,6 +235,7 @@ class DiffusionLM:
         else:
             save_model(self.model, folder)
         self.tokenizer.save_pretrained(os.fspath(folder))
+        write_card(folder, saved_card(self.model, Path(folder)))
 
     @property
     def _mask_token_id(self) -> int:
