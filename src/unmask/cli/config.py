@@ -167,6 +167,8 @@ def _merge(parsed: Parsed, layer: list[Given]) -> Parsed:
             continue
         value = parsed.table.convert(option, replace(given, value=value_meaning(option, text)))
         _agree(option, value, given, added)
+        if parsed.table.is_texts(option) and option in added:
+            value = (*added[option][0], *value)
         added[option] = (value, given)
     return replace(parsed, given=parsed.given | added, notes=parsed.notes + tuple(notes))
 

@@ -106,6 +106,12 @@ class OptionTable:
         """Whether several values may follow `--name`."""
         return bool(_items(self.types[name]))
 
+    def is_texts(self, name: str) -> bool:
+        """Whether the option holds texts, commas and all, and adds up where it is given again."""
+        return any(
+            typing.get_origin(leaf) is tuple and str in typing.get_args(leaf) for leaf in _leaves(self.types[name])
+        )
+
     def convert(self, name: str, given: Given) -> Any:
         """The value that `given` means for the option `name`.
 
@@ -117,6 +123,8 @@ class OptionTable:
             return self._nothing(name, given)
         if _leaves(kind) <= {str, NoneType} and isinstance(value, str):
             return value
+        if self.is_texts(name):
+            return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
         if self.is_list(name) and str in _items(kind):
             return _names(value)
         if self.is_list(name) and isinstance(value, str) and not value.startswith("["):

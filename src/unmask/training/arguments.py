@@ -91,8 +91,8 @@ class DataArguments:
 class ObjectiveArguments:
     """What is minimised."""
 
-    objective: Literal["masked"] = "masked"
-    """masked: MDLM's and LLaDA's bound."""
+    objective: Literal["masked", "autoregressive"] = "masked"
+    """masked: MDLM's and LLaDA's bound; autoregressive: the next token, for a baseline of Llama, Mistral or Qwen."""
     noise_schedule: str = "linear"
     """linear, cosine, maskgit_cosine or polynomial."""
     time_sampling: Literal["low_discrepancy", "iid"] = "low_discrepancy"
@@ -117,6 +117,15 @@ class RunArguments:
     """Move an earlier run in the output folder aside and start anew."""
     checkpointing_strategy: Literal["whole_layer", "one_in_two", "one_in_three", "one_in_four"] = "whole_layer"
     """Which layers recompute their activations when gradient_checkpointing is on."""
+    report: bool = True
+    """Keep a page of the run in OUTPUT_DIR/report.html: curves, samples, settings, memory."""
+    sample_prompts: tuple[str, ...] | None = None
+    """Prompts that the model in training answers for the report, each with a flag of its own, or a file of them, one
+    per line; default: three rows of the evaluation data; an empty one: no samples."""
+    sample_every: int | None = None
+    """Updates between samples; default: whenever there is an evaluation, before the first update and after the last."""
+    sample_new_tokens: int = 64
+    """Tokens written after each prompt of the report, one forward each."""
     logging_dir: str | None = None
     """Folder of TensorBoard's files; default: OUTPUT_DIR/logs."""
 

@@ -17,6 +17,34 @@ METRICS = "metrics.jsonl"
 _LEFT_OUT = ("total_flos", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 
 
+class Tolerant:
+    """A context for what only shows a run: the first error in it is told in one line, and the run goes on.
+
+    Args:
+        consequence: what is not done any more, for the line. console: where it is told.
+    """
+
+    def __init__(self, consequence: str, console: Console) -> None:
+        self.consequence, self.console = consequence, console
+        self.failed = False
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        """Pass over errors of any kind: they are those of foreign services; only interruptions go through."""
+        del kind, trace
+        if not isinstance(error, Exception):
+            return False
+        if not self.failed:
+            first = str(error).strip().splitlines()[:1]
+            why = f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
+            told = f"warning: {self.consequence} ({why})"
+            self.console.print(told, highlight=False, markup=False, soft_wrap=True)
+        self.failed = True
+        return True
+
+
 class Epochs(TrainerCallback):
     """Give `epoch` its meaning: the library sees the whole run as one pass over one long loader."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Ingredients:
     tokenizer: Any  # a PreTrainedTokenizerBase, whose ids its own types call lists and strings too
     splits: Splits
     from_scratch: bool
+    yardstick: float | None = None  # nats per token of counting tokens alone, on the evaluation rows
 
 
 def gather(settings: Settings, verb: str) -> Ingredients:
@@ -46,6 +47,7 @@ def gather(settings: Settings, verb: str) -> Ingredients:
     _refuse_an_adapter(source)
     from_scratch = settings.model.from_scratch or (verb == "pretrain" and not holds_weights(source))
     facts = read_facts(source)
+    _refuse_another_kind(facts, settings.objective.objective, source)
     tokenizer = load_tokenizer(source, facts, add_mask_token=True)
     if settings.data.max_length > facts.shape.max_length:
         raise ConfigError(
@@ -53,8 +55,10 @@ def gather(settings: Settings, verb: str) -> Ingredients:
             "most. Lower max_length."
         )
     splits = _splits(settings, verb, tokenizer)
-    splits.notes.extend(_yardstick(splits, facts.shape.vocab_size))
-    return Ingredients(source, facts, tokenizer, splits, from_scratch)
+    yardstick = _yardstick(splits, facts.shape.vocab_size)
+    if yardstick is not None:
+        splits.notes.append(f"counting tokens alone would need {yardstick:.2f} nats/token on the evaluation rows")
+    return Ingredients(source, facts, tokenizer, splits, from_scratch, yardstick)
 
 
 def _refuse_an_adapter(source: Path) -> None:
@@ -62,6 +66,21 @@ def _refuse_an_adapter(source: Path) -> None:
         raise ModelError(
             f"{source} is an adapter, not a model. To train it further, give its base ({base_of(source) or 'unnamed'}) "
             "as --model_name_or_path and this folder as --adapter."
+        )
+
+
+def _refuse_another_kind(facts: Facts, objective: str, source: Path) -> None:
+    causal = facts.family.attention == "causal"
+    if causal and objective != "autoregressive":
+        raise ConfigError(
+            f"{source} is a {facts.family.name} model, which is autoregressive: it has no mask token and sees only "
+            "what is before it. Make a diffusion model of it (unmask convert), or train it as it is "
+            "(--objective autoregressive)."
+        )
+    if objective == "autoregressive" and not causal:
+        raise ConfigError(
+            f"objective autoregressive needs an autoregressive model (llama, mistral, qwen2 or qwen3); {source} is a "
+            f"{facts.family.name} model, in which every token sees what is to be predicted. Leave --objective out."
         )
 
 
@@ -73,29 +92,35 @@ def _splits(settings: Settings, verb: str, tokenizer: Any) -> Splits:
     return cached_splits(sources, settings.data, tokenizer, mode, overwrite=again, write=write)
 
 
-def _yardstick(splits: Splits, vocab_size: int) -> list[str]:
+def _yardstick(splits: Splits, vocab_size: int) -> float | None:
     if not isinstance(splits.train, Dataset) or not splits.test or not len(splits.train):
-        return []
-    nats = unigram_nats(learned_ids(splits.train), learned_ids(splits.test), vocab_size)
-    return [f"counting tokens alone would need {nats:.2f} nats/token on the evaluation rows"]
+        return None
+    return unigram_nats(learned_ids(splits.train), learned_ids(splits.test), vocab_size)
 
 
-def objective_of(settings: Settings, verb: str, mask_token_id: int) -> Any:
-    """The objective that the settings name."""
+def objective_of(settings: Settings, verb: str, mask_token_id: int | None) -> Any:
+    """The objective that the settings name, made of those of the settings that it knows."""
     chosen = settings.objective
     normalization = chosen.loss_normalization
     if normalization == "auto":
         normalization = "token" if verb == "pretrain" else "sequence"
-    return OBJECTIVES.get(chosen.objective)(
-        mask_token_id=mask_token_id,
-        schedule=NOISE_SCHEDULES.get(chosen.noise_schedule)(),
-        loss_weight=chosen.loss_weight,
-        normalization=normalization,
-        time_sampling=chosen.time_sampling,
-        time_epsilon=chosen.time_epsilon,
-        seed=settings.trainer.get("seed", 42),
-        cart_p=chosen.cart_p,
-    )
+    objective = OBJECTIVES.get(chosen.objective)
+    offered = {
+        "mask_token_id": mask_token_id,
+        "schedule": NOISE_SCHEDULES.get(chosen.noise_schedule)(),
+        "loss_weight": chosen.loss_weight,
+        "normalization": normalization,
+        "time_sampling": chosen.time_sampling,
+        "time_epsilon": chosen.time_epsilon,
+        "seed": settings.trainer.get("seed", 42),
+        "cart_p": chosen.cart_p,
+    }
+    return objective(**known_to(objective, offered))
+
+
+def known_to(objective: Any, offered: dict[str, Any]) -> dict[str, Any]:
+    """Those of the values for which the objective, or its class, has a field."""
+    return {entry.name: offered[entry.name] for entry in fields(objective) if entry.name in offered}
 
 
 def collator_of(settings: Settings, verb: str, tokenizer: Any) -> Collator:
@@ -123,7 +148,8 @@ def load_for_training(settings: Settings, parts: Ingredients) -> DiffusionModel:
     device = "cpu" if parts.from_scratch else _device(settings)
     model = load_model(parts.source, dtype=dtype, device=device, from_scratch=parts.from_scratch, seed=seed)
     model.config._name_or_path = str(chosen.model_name_or_path)
-    model.mask_token_id = parts.tokenizer.mask_token_id
+    if model.family.attention != "causal":
+        model.mask_token_id = parts.tokenizer.mask_token_id
     model.trunk.eager_attention = chosen.attn_implementation == "eager"
     if chosen.adapter is not None:
         load_adapter(model, chosen.adapter, trainable=True)
@@ -133,11 +159,16 @@ def load_for_training(settings: Settings, parts: Ingredients) -> DiffusionModel:
     return model
 
 
+def is_divided(settings: Settings) -> bool:
+    """Whether the weights, or what belongs to them, are divided over several processes."""
+    asked = settings.trainer.get("fsdp") or settings.trainer.get("deepspeed")
+    launched = any(os.environ.get(name) == "true" for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
+    return bool(asked) or launched
+
+
 def _device(settings: Settings) -> str:
     """Where the weights are read to: the GPU they will be trained on, unless they are to be divided over several."""
-    divided = settings.trainer.get("fsdp") or settings.trainer.get("deepspeed")
-    launched = any(os.environ.get(name) == "true" for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
-    if divided or launched or settings.trainer.get("use_cpu") or not torch.cuda.is_available():
+    if is_divided(settings) or settings.trainer.get("use_cpu") or not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 

@@ -1,9 +1,8 @@
-"""Our settings -> transformers' `TrainingArguments`, and trackers that need help."""
+"""Our settings -> transformers' `TrainingArguments`."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments
@@ -23,13 +22,11 @@ def library_arguments(settings: Settings, *, updates: int, evaluate: bool) -> Tr
         ConfigError: the library refuses a value or a combination.
     """
     asked = {name: value for name, value in settings.trainer.items() if name not in _OURS}
-    asked["report_to"] = [name for name in _trackers(settings) if name != "swanlab"] or "none"
+    asked["report_to"] = "none"  # `trackers.py` makes the trackers' callbacks
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         asked["use_cpu"] = True
     if "bf16" not in asked and not asked.get("fp16") and not asked.get("use_cpu"):
         asked["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    # transformers dropped `logging_dir`; its TensorBoard callback reads this instead
-    os.environ["TENSORBOARD_LOGGING_DIR"] = settings.run.logging_dir or os.path.join(asked["output_dir"], "logs")
     if not evaluate:
         if asked.get("load_best_model_at_end"):
             raise ConfigError("load_best_model_at_end needs evaluation data. Give eval_dataset_args or [test:N].")
@@ -64,24 +61,3 @@ def check_optimizer(args: TrainingArguments, model: DiffusionModel) -> None:
         raise ResourceError(
             f"optim {getattr(args.optim, 'value', args.optim)} cannot be used: {first}. Or use adamw_torch."
         ) from None
-
-
-def _trackers(settings: Settings) -> list[str]:
-    report_to = settings.trainer.get("report_to") or "none"
-    names = report_to.split(",") if isinstance(report_to, str) else list(report_to)
-    return [name.strip() for name in names if name.strip() not in ("", "none")]
-
-
-def tracker_callbacks(settings: Settings) -> list[Any]:
-    """Trackers that bring their own callback, because transformers' one does not work with them.
-
-    Raises:
-        ResourceError: the tracker is not installed.
-    """
-    if "swanlab" not in _trackers(settings):
-        return []
-    try:
-        from swanlab.integration.transformers import SwanLabCallback  # type: ignore[import-not-found]
-    except ImportError:
-        raise ResourceError("report_to: swanlab is not installed. Install it: pip install swanlab") from None
-    return [SwanLabCallback(experiment_name=settings.trainer.get("run_name"))]

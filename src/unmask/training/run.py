@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,28 +16,36 @@ from rich.console import Console
 from transformers import PrinterCallback
 
 from unmask.diffusion.keys import Purpose
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, UnmaskError
+from unmask.lm import DiffusionLM
 from unmask.models.adapters import has_adapter, read_adapter, save_adapter
 from unmask.models.checkpoints import FINISHED, fill_from_files, save_model, to_official_name
 from unmask.models.shell import DiffusionModel
 from unmask.training import checkpointing, folder
 from unmask.training.arguments import Settings
-from unmask.training.callbacks import Epochs, MetricsFile, ProgressLine
-from unmask.training.card import write_card
+from unmask.training.callbacks import Epochs, MetricsFile, ProgressLine, Tolerant
+from unmask.training.card import Reached, write_run_card
 from unmask.training.describe import DryRun as DryRun
 from unmask.training.describe import describe as describe
 from unmask.training.ingredients import (
     Ingredients,
     collator_of,
     gather,
+    is_divided,
+    known_to,
     load_for_training,
     objective_of,
     shares_of,
     start_note,
 )
-from unmask.training.library import check_optimizer, library_arguments, tracker_callbacks
+from unmask.training.library import check_optimizer, library_arguments
 from unmask.training.loading import LoaderOptions, Noiser, VisitedStream, eval_loader, stream_loader, train_loader
+from unmask.training.memory_question import EVERY, estimate_of
 from unmask.training.plan import Order, RandomLength, Shares, row_lengths
+from unmask.training.report import REPORT, Report, ReportOptions
+from unmask.training.report_facts import Facts, Material, facts_of, shown_memory
+from unmask.training.report_samples import sampler_for
+from unmask.training.trackers import tracker_callbacks
 from unmask.training.trainer import DiffusionTrainer, RunParts
 
 # evaluation noise is the same in all runs, whatever their seed, so that their curves compare
@@ -91,9 +101,20 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     check_optimizer(args, model)
     _recompute(model, settings)
     output_dir = Path(str(args.output_dir))
+    metrics = MetricsFile(output_dir)
+    material = Material(
+        settings, verb, shares, parts, model=model, updates=updates, normalization=objective.normalization
+    )
+    facts = facts_of(material)
+    report = _report(material, facts, metrics, console) if settings.run.report else None
+    shown = [*([report] if report else []), *tracker_callbacks(settings, console)]
+
+    def save(target: Path, tensors: dict[str, Any] | None) -> None:
+        _save(model, parts, target, tensors)
+        write_run_card(target, material, facts, Reached(trainer.state.global_step, metrics.history))
+
     # the first thing written: every mistake in the settings has been found by now
     folder.claim(output_dir, settings, verb, fresh=settings.run.fresh, first=_first_process())
-    metrics = MetricsFile(output_dir)
     trainer = DiffusionTrainer(
         model,
         args,
@@ -102,21 +123,59 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
             eval_objective=_evaluation_objective(objective),
             train_loader=loader,
             eval_loader=_eval_loader(settings, evaluated, noiser) if evaluated is not None else None,
-            save_weights=lambda target, tensors: _save(model, parts, settings, target, tensors),
+            save_weights=save,
             load_weights=lambda target: _load(model, target),
             samples_per_epoch=rows,
         ),
-        [Epochs(shares.update, rows), metrics, ProgressLine(console), *tracker_callbacks(settings)],
+        [Epochs(shares.update, rows), metrics, ProgressLine(console), *shown],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    trainer.refuse_broken()
+    with _telling(report, trainer):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        trainer.refuse_broken()
     weights = trainer.gathered_weights()
     if args.should_save:
-        checkpointing.write_whole(output_dir / FINISHED, lambda target: _save(model, parts, settings, target, weights))
+        checkpointing.write_whole(output_dir / FINISHED, lambda target: save(target, weights))
         folder.finish(output_dir, settings)
     last = {name: value for line in metrics.history for name, value in line.items() if name not in ("step", "epoch")}
     return RunResult(output_dir / FINISHED, last, metrics.history, time.perf_counter() - started)
+
+
+def _report(material: Material, facts: Facts, metrics: MetricsFile, console: Console) -> Report:
+    """The page of the run, and what writes its samples."""
+    settings, splits = material.settings, material.parts.splits
+    file = Path(settings.trainer["output_dir"]) / REPORT
+    sampler, note = None, "No samples are taken where the weights are divided over several processes."
+    if not is_divided(settings):
+        lm = DiffusionLM(material.model, material.parts.tokenizer)
+        rows = splits.train if splits.test is None else splits.test
+        sampler, note = sampler_for(settings, material.verb, lm, rows, unseen=splits.test is not None)
+    console.print(f"report: {file}", highlight=False, markup=False, soft_wrap=True)
+    memory: dict[str, Any] = {}
+    with Tolerant("the report has no estimate of memory", console):
+        memory = shown_memory(estimate_of(settings, material.verb, material.parts.facts))
+    told = replace(facts, samples_note=note, memory=memory)
+    return Report(ReportOptions(file, console, settings.run.sample_every), told, metrics, sampler)
+
+
+@contextmanager
+def _telling(report: Report | None, trainer: DiffusionTrainer) -> Iterator[None]:
+    """Let the report know what the trainer alone knows: where its clock stands, and why it stopped."""
+    if report is not None:
+        report.paused = trainer.tally.pause
+    try:
+        yield
+    except BaseException as error:
+        if report is not None:
+            report.stopped(_reason(error))
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    first = str(error).strip().splitlines()[:1]
+    return " ".join(first) if isinstance(error, UnmaskError) else ": ".join([type(error).__name__, *first])
 
 
 def _loader_options(settings: Settings) -> LoaderOptions:
@@ -165,26 +224,23 @@ def _eval_loader(settings: Settings, rows: Any, noiser: Noiser) -> Any:
 
 
 def _evaluation_objective(objective: Any) -> Any:
-    return replace(objective, seed=_EVALUATION_SEED, time_sampling="low_discrepancy")
+    fixed = {"seed": _EVALUATION_SEED, "time_sampling": "low_discrepancy"}
+    return replace(objective, **known_to(objective, fixed))
 
 
 def _recompute(model: DiffusionModel, settings: Settings) -> None:
     if settings.trainer.get("gradient_checkpointing"):
-        every = ("whole_layer", "one_in_two", "one_in_three", "one_in_four")
-        model.gradient_checkpointing_enable(every=1 + every.index(settings.run.checkpointing_strategy))
+        model.gradient_checkpointing_enable(every=1 + EVERY.index(settings.run.checkpointing_strategy))
 
 
-def _save(
-    model: DiffusionModel, parts: Ingredients, settings: Settings, target: Path, tensors: dict[str, Any] | None
-) -> None:
-    """Write model or adapter, tokenizer and card."""
+def _save(model: DiffusionModel, parts: Ingredients, target: Path, tensors: dict[str, Any] | None) -> None:
+    """Write model or adapter, and tokenizer."""
     if has_adapter(model):
         save_adapter(model, target, tensors)
     else:
         official = tensors and {to_official_name(model.family, name): value for name, value in tensors.items()}
         save_model(model, target, tensors=official)
     parts.tokenizer.save_pretrained(target)
-    write_card(target, settings)
 
 
 def _load(model: DiffusionModel, target: Path) -> None:

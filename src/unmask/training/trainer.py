@@ -83,6 +83,10 @@ class Tally:
         self.sums, self.tokens, self.since = {}, 0, time.perf_counter()
         return {**means, "tokens_per_second": figures[-1] / seconds}
 
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was not spent on training."""
+        self.since += seconds
+
     def is_finite(self, device: torch.device) -> bool:
         """Whether all sums so far are numbers, on every rank."""
         sums = [held[0].to(device, torch.float32) for held in self.sums.values()]
@@ -204,7 +208,7 @@ class DiffusionTrainer(Trainer):
         self.model_wrapped.train()
         means = {f"{metric_key_prefix}_{name}": value for name, value in self._mean_over_ranks(total).items()}
         # the time of evaluating is not the training's
-        self.tally.since += time.perf_counter() - started
+        self.tally.pause(time.perf_counter() - started)
         return EvalLoopOutput(None, None, means, num_samples=samples * self.args.world_size)  # type: ignore[arg-type]
 
     def _evaluate_forward(self, item: NoisedBatch, total: dict[str, Tensor]) -> None:
