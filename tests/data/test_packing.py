@@ -17,9 +17,9 @@ DOCUMENTS = st.lists(st.lists(st.integers(0, 5), max_size=12), max_size=12)
 
 
 def one_by_one(
-    documents: list[list[int]], length: int, eos: int | None, drop_tail: bool
+    documents: list[list[int]], length: int, eos: int | None, drop_tail: bool, overlap: int = 0
 ) -> list[tuple[list[int], list[int]]]:
-    """Token after token into the current row."""
+    """Token after token into the current row; a new row begins with the last `overlap` tokens of the one before."""
     rows: list[tuple[list[int], list[int]]] = []
     ids: list[int] = []
     owners: list[int] = []
@@ -32,25 +32,26 @@ def one_by_one(
             owners.append(number)
             if len(ids) == length:
                 rows.append((ids, owners))
-                ids, owners = [], []
-    if ids and not drop_tail:
+                ids, owners = ids[length - overlap :], owners[length - overlap :]
+    if len(ids) > (overlap if rows else 0) and not drop_tail:
         rows.append((ids, owners))
     return [(ids, [sorted(set(owners)).index(owner) for owner in owners]) for ids, owners in rows]
 
 
 @settings(deadline=None)
-@given(DOCUMENTS, st.integers(1, 9), st.sampled_from([None, EOS]), st.booleans(), st.integers(1, 5))
+@given(DOCUMENTS, st.integers(1, 9), st.sampled_from([None, EOS]), st.booleans(), st.integers(1, 5), st.integers(0, 8))
 def test_rows_equal_those_filled_token_by_token(
-    documents: list[list[int]], length: int, eos: int | None, drop_tail: bool, size: int
+    documents: list[list[int]], length: int, eos: int | None, drop_tail: bool, size: int, overlap: int
 ) -> None:
+    overlap = min(overlap, length - 1)
     batches = (from_lists(documents[start : start + size]) for start in range(0, len(documents), size))
-    packed = pack_documents(batches, max_length=length, eos_token_id=eos, drop_tail=drop_tail)
+    packed = pack_documents(batches, max_length=length, eos_token_id=eos, drop_tail=drop_tail, overlap=overlap)
     found = [
         (ids, document)
         for rows in packed
         for ids, document in zip(rows.input_ids.tolist(), rows.document.tolist(), strict=True)
     ]
-    assert found == one_by_one(documents, length, eos, drop_tail)
+    assert found == one_by_one(documents, length, eos, drop_tail, overlap)
 
 
 @settings(max_examples=20, deadline=None)

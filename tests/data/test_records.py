@@ -81,7 +81,7 @@ ASSISTANT = _turn("assistant")
         (
             {"messages": [_turn("user"), ASSISTANT, _turn("asistant")]},
             "conversation",
-            r'f:7 messages\[2\]\.role "asistant" is not one of system, user, assistant, tool\. Did you mean "assistant"\?',
+            r'messages\[2\]\.role "asistant" is not one of system, user, assistant, tool\. Did you mean "assistant"\?',
         ),
         (
             {"messages": [_turn("user", None), ASSISTANT]},

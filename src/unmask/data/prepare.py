@@ -19,7 +19,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from filelock import FileLock
 
 from unmask.data.build import Splits, tokenised
-from unmask.data.manifest import Manifest, digest, read_manifest, recipe_of, vocabulary_of
+from unmask.data.manifest import FILE, Manifest, digest, read_manifest, recipe_of, vocabulary_of
 from unmask.data.mixture import Mixture
 from unmask.data.packing import count_tokens
 from unmask.data.scratch import quiet_unless_seen
@@ -115,9 +115,9 @@ def _refuse_other(target: Target, there: Manifest | None, recipe: dict[str, Any]
     folder = target.folder
     if folder is None or not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if there is None:
+    if there is None and not (folder / FILE).is_file():
         raise ConfigError(f"{folder} is there and was not made by unmask prepare. Choose another output_dir")
-    if not target.overwrite and not there.damage(folder):
+    if there and not target.overwrite and not there.damage(folder):
         changed = [name for name in recipe if there.recipe.get(name) != recipe[name]]
         told = "; ".join(f"{name}: {_short(there.recipe.get(name))} -> {_short(recipe[name])}" for name in changed)
         raise ConfigError(
@@ -196,7 +196,7 @@ def cached_splits(
     folder = cache_folder() / digest(recipe)
     # Of several processes of a run one makes the tokens; the others wait and read them.
     with _locked(folder) if write else nullcontext():
-        found = None if overwrite and os.environ.get("RANK", "0") == "0" else _from_cache(folder, recipe)
+        found = None if overwrite and os.environ.get("RANK", "0") == "0" else _from_cache(folder, recipe, touch=write)
         if found:
             return found
         splits = tokenised(sources, data, tokenizer, mode)
@@ -213,12 +213,13 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _from_cache(folder: Path, recipe: dict[str, Any]) -> Splits | None:
+def _from_cache(folder: Path, recipe: dict[str, Any], *, touch: bool = True) -> Splits | None:
     manifest = read_manifest(folder)
     if manifest is None or manifest.recipe != recipe or manifest.damage(folder):
         return None
-    with suppress(OSError):
-        os.utime(folder)
+    if touch:
+        with suppress(OSError):
+            os.utime(folder)
     saved: Any = load_from_disk(str(folder))
     sets = saved if isinstance(saved, DatasetDict) else {"train": saved}
     mixture = None

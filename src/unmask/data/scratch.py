@@ -24,6 +24,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 _FLUSH_ROWS = 1000
+SHARD_ROWS = 50_000
 _FLUSH_CHARACTERS = 1 << 25
 
 
@@ -92,22 +93,20 @@ class Work:
     shards: Path | None = None
 
 
-def map_batches(
-    dataset: Dataset, change: Callable[..., Any], features: Features, work: Work, shard_rows: int = 50_000
-) -> Dataset:
+def map_batches(dataset: Dataset, change: Callable[..., Any], features: Features, work: Work) -> Dataset:
     """`dataset.map` over batches of rows into `features` alone, without the library's cache.
 
-    With `work.shards`, the result of every `shard_rows` rows is a file there, and one that is there is not made again:
+    With `work.shards`, the result of every `SHARD_ROWS` rows is a file there, and one that is there is not made again:
     the folder must belong to this dataset and this change.
     """
     if work.shards is None or not len(dataset):
         return _mapped(dataset, change, features, work.num_proc)
     work.shards.mkdir(parents=True, exist_ok=True)
     done = []
-    for start in range(0, len(dataset), shard_rows):
+    for start in range(0, len(dataset), SHARD_ROWS):
         file = work.shards / f"{start}.arrow"
         if not file.exists():
-            rows = dataset.select(range(start, min(start + shard_rows, len(dataset))))
+            rows = dataset.select(range(start, min(start + SHARD_ROWS, len(dataset))))
             draft = file.with_suffix(".draft")
             _copy(_mapped(rows, change, features, work.num_proc), draft)
             draft.replace(file)

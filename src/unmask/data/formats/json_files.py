@@ -22,7 +22,10 @@ def json_lines(path: Path) -> Iterator[Row | BadRow]:
         if line.strip():
             row = _row_or_problem(line, path, number)
             first_is_broken = number == 1 and isinstance(row, BadRow) and row.kind == "json"
-            yield _one_object(path) or row if first_is_broken else row
+            if first_is_broken and (whole := _one_object(path)):
+                yield whole
+                return
+            yield row
 
 
 def json_file(path: Path) -> Iterator[Row | BadRow]:
