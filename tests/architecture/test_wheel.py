@@ -82,6 +82,7 @@ def test_wheel_holds_every_file(root: Path, wheel: Path) -> None:
         for path in (package / "unmask").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    ours |= {f"unmask/{path.relative_to(root).as_posix()}" for path in (root / "recipes").rglob("*") if path.is_file()}
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
         licence = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]

@@ -1,4 +1,4 @@
-"""`unmask show`: what may be typed as a family, strategy, cache, schedule or objective; other spellings;
+"""`unmask show`: what may be typed as a family, strategy, cache, schedule or objective; other spellings; recipes;
 and where the launch configurations lie.
 
 Prints tables; knows nothing of what it lists. `show memory` is in `show_memory.py`.
@@ -15,6 +15,7 @@ from typing import Any
 from unmask.cli.aliases import ALIASES, CONFIG_NAMES
 from unmask.cli.config import parse
 from unmask.cli.options import OptionTable
+from unmask.cli.recipes import headline, recipes
 from unmask.errors import ConfigError, did_you_mean
 from unmask.registry import CACHES, FAMILIES, NOISE_SCHEDULES, OBJECTIVES, STRATEGIES, Registry
 from unmask.training.launch import CONFIGS, SLURM, config_path
@@ -26,7 +27,7 @@ REGISTRIES: dict[str, Registry] = {
     "schedules": NOISE_SCHEDULES,
     "objectives": OBJECTIVES,
 }
-KINDS = (*REGISTRIES, "aliases", "launch", "memory")
+KINDS = (*REGISTRIES, "recipes", "aliases", "launch", "memory")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run(argv: list[str]) -> int:
 
 
 def rows(kind: str) -> list[dict[str, str]]:
-    """One record per name: `name`, `what`, and `paper` where there is one."""
+    """One record per name: `name`, `what`, and what else there is (`attention`, `paper`, `file`)."""
     if kind == "aliases":
         spellings = dict.fromkeys(CONFIG_NAMES[1:], "config") | {
             "job_name": "run_name, and OUTPUT_DIR/JOB_NAME",
@@ -73,6 +74,8 @@ def rows(kind: str) -> list[dict[str, str]]:
         }
         spellings |= {name: alias.target or f"no effect: {alias.why}" for name, alias in ALIASES.items()}
         return [{"name": name, "what": what} for name, what in spellings.items()]
+    if kind == "recipes":
+        return [{"name": name, "what": headline(file), "file": str(file)} for name, file in recipes().items()]
     if kind == "launch":
         return [{"name": name, "what": what, "file": str(config_path(name))} for name, what in CONFIGS.items()] + [
             {"name": "slurm", "what": "sbatch script for one or more nodes", "file": str(SLURM)}
@@ -87,8 +90,8 @@ def _row(registry: Registry, name: str) -> dict[str, str]:
         # An instance says nothing about itself; the file that is all about it does.
         documented = import_module(registry.table[name].partition(":")[0]) if name in registry.table else type(thing)
     what = (inspect.getdoc(documented) or "").split("\n\n")[0].replace("\n", " ")
-    paper = getattr(thing, "paper", None)
-    return {"name": name, "what": what} | ({"paper": paper} if isinstance(paper, str) and paper else {})
+    facts = {key: getattr(thing, key, None) for key in ("attention", "paper")}
+    return {"name": name, "what": what} | {key: fact for key, fact in facts.items() if isinstance(fact, str) and fact}
 
 
 def _print(tables: dict[str, list[dict[str, Any]]]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmask.cli.recipes import recipe_or_file
 from unmask.errors import ConfigError, did_you_mean
 
 MOST_ALIASES = 100
@@ -40,11 +41,14 @@ class Given:
 
 
 def read_yaml(path: str, dict_options: frozenset[str]) -> list[Given]:
-    """The settings of a file in order; a mapping under a name outside `dict_options` is flattened, its name dropped.
+    """The settings of a file, or of `recipe:NAME`, in order.
+
+    A mapping under a name outside `dict_options` is flattened, its name dropped.
 
     Raises:
         ConfigError: no such file, not YAML, not a mapping, a name given twice, tags, too many aliases, too deep.
     """
+    path = recipe_or_file(path)
     root = _compose(path)
     return list(_Reader(Path(path).name, dict_options).settings(root))
 
