@@ -21,7 +21,6 @@ from transformers import PreTrainedTokenizerBase
 from unmask.convert.options import AdaptArguments, Layout
 from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
 from unmask.models.checkpoints import (
-    Streamed,
     fill_from_files,
     official_tensors,
     resolve_folder,
@@ -33,6 +32,7 @@ from unmask.models.facts import Facts, facts_of, read_facts
 from unmask.models.families import ModelFamily
 from unmask.models.families.llada import config_of
 from unmask.models.shell import DiffusionModel
+from unmask.models.streamed import Streamed
 from unmask.models.tokenizers import load_tokenizer
 from unmask.registry import FAMILIES
 

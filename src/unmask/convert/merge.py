@@ -20,7 +20,6 @@ from unmask.errors import ConfigError, ModelError, did_you_mean
 from unmask.models.adapters import base_of, is_adapter, load_adapter
 from unmask.models.card import Card, write_card
 from unmask.models.checkpoints import (
-    Streamed,
     fill_from_files,
     official_tensors,
     resolve_folder,
@@ -30,6 +29,7 @@ from unmask.models.checkpoints import (
 )
 from unmask.models.facts import read_facts
 from unmask.models.shell import DiffusionModel
+from unmask.models.streamed import Streamed
 from unmask.models.tokenizers import load_tokenizer
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

@@ -266,23 +266,6 @@ def _tensors(path: Path, names: list[str] | None) -> Iterator[tuple[str, Tensor]
         raise ModelError(f"{path} ({size:,} bytes) is damaged or cut off: {error}. Download it again.") from None
 
 
-class Streamed(dict[str, Tensor]):
-    """Official name -> a tensor without values; looking one up makes it, so that `save_model` never holds them all.
-
-    Args:
-        empty: names, shapes and types of what is to be written.
-        make: the tensor of a name.
-    """
-
-    def __init__(self, empty: dict[str, Tensor], make: Callable[[str], Tensor]) -> None:
-        super().__init__(empty)
-        self.make = make
-
-    def __getitem__(self, name: str) -> Tensor:
-        # a copy: a tensor that is still a file's would keep all of the file that was read in memory
-        return self.make(name).to(dtype=super().__getitem__(name).dtype).clone()
-
-
 def tensor_reader(folder: Path, layout: ModelFamily) -> Callable[[str], Tensor]:
     """Reads one stored tensor by our name for it; `layout` is the family whose names the files have."""
     places = {
