@@ -46,6 +46,8 @@ def test_it_learns_and_transformers_opens_it(baseline: Path, settings: Callable[
     assert metrics["nll"] < 0.6 * math.log(264)
     saved = tmp_path / "run" / "checkpoint-final"
     assert "mask_token_id" not in json.loads((saved / "config.json").read_text())
+    card = (saved / "README.md").read_text()
+    assert "masked-diffusion" not in card and "AutoModelForCausalLM" in card
     ids = torch.randint(6, 264, (2, 20), generator=torch.Generator().manual_seed(0))
     theirs = AutoModelForCausalLM.from_pretrained(saved).eval()
     with torch.no_grad():

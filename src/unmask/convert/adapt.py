@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unmask.convert.options import AdaptArguments, Layout
 from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
+from unmask.models.card import Card, write_card
 from unmask.models.checkpoints import (
     fill_from_files,
     official_tensors,
@@ -97,7 +98,7 @@ def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], 
     with _built_aside(folder) as aside:
         save_model(model, aside, tensors=tensors, max_shard_size=options.max_shard_size)
         tokenizer.save_pretrained(aside)
-        (aside / "README.md").write_text(_card(name_or_path, facts, family, notes), encoding="utf-8")
+        write_card(aside, _card(name_or_path, folder, facts, family, notes))
     return Adapted(folder, family.name, mask_id, model.num_parameters(), notes)
 
 
@@ -200,23 +201,14 @@ def _built_aside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-_CARD = """---
-library_name: unmask
-base_model: {base}
-tags:
-- masked-diffusion
----
-
-# {base}, converted to a masked diffusion model
-
-`unmask convert` wrote this checkpoint: the weights of `{base}` (a {source} model) in the layout of {target}. It was
-**not trained** since, and predicts masked tokens badly until it is: `unmask pretrain --model_name_or_path DIR`, then
-`unmask sft`.
-
-{notes}
-"""
-
-
-def _card(name: str | os.PathLike[str], facts: Facts, family: ModelFamily, notes: tuple[str, ...]) -> str:
-    lines = "\n".join(f"* {note}" for note in notes)
-    return _CARD.format(base=os.fspath(name), source=facts.family.name, target=family.name, notes=lines)
+def _card(
+    name: str | os.PathLike[str], folder: Path, facts: Facts, family: ModelFamily, notes: tuple[str, ...]
+) -> Card:
+    base = os.fspath(name)
+    summary = (
+        f"The weights of `{base}`, a {facts.family.name} model, in the layout of {family.name}, as `unmask convert` "
+        "wrote them. **Not trained since**: it predicts masked tokens badly until `unmask pretrain`, then "
+        "`unmask sft`, have been run on it."
+    )
+    done = "\n".join(f"* {note}" for note in notes)
+    return Card(folder.name, summary, family.name, base=base, sections=(("What was done", done),))

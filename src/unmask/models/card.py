@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import ResourceError
+from unmask.registry import FAMILIES
 
 CARD = "README.md"
 # what `generate` does where nothing is said; written down because a card outlives the version that wrote it
@@ -19,6 +20,10 @@ _SAMPLING = (
     ("temperature", "0"),
     ("guidance_scale", "0"),
     ("cache", "none"),
+)
+
+_USE_BASELINE = (
+    "## Use\n\nAn autoregressive baseline: `transformers` opens it with `AutoModelForCausalLM`, or PEFT does."
 )
 
 
@@ -42,9 +47,14 @@ class Card:
 
     def markdown(self) -> str:
         """The file."""
-        parts = [self._front_matter(), f"# {self.title}", self.summary, _use(self.is_adapter), _sampling()]
+        use = [_USE_BASELINE] if self._autoregressive else [_use(self.is_adapter), _sampling()]
+        parts = [self._front_matter(), f"# {self.title}", self.summary, *use]
         parts += [f"## {title}\n\n{text}" for title, text in self.sections]
         return "\n\n".join(parts) + "\n"
+
+    @property
+    def _autoregressive(self) -> bool:
+        return self.family in FAMILIES.names() and FAMILIES.get(self.family).attention == "causal"
 
     def _front_matter(self) -> str:
         from huggingface_hub import ModelCardData
@@ -52,7 +62,7 @@ class Card:
         known: dict[str, Any] = {
             "library_name": "peft" if self.is_adapter else "unmask",
             "pipeline_tag": "text-generation",
-            "tags": ["unmask", "masked-diffusion", self.family],
+            "tags": ["unmask", "autoregressive" if self._autoregressive else "masked-diffusion", self.family],
         }
         if self.base and is_hub_id(self.base):
             known |= {"base_model": self.base, "base_model_relation": "adapter" if self.is_adapter else "finetune"}
@@ -85,9 +95,10 @@ def saved_card(model: Any, folder: Path) -> Card:
     base, parameters = str(model.config._name_or_path or "") or None, model.num_parameters()
     adapted = bool(getattr(model, "peft_config", None))
     origin = f" from `{base}`" if base else ""
+    kind = "autoregressive" if model.family.attention == "causal" else "masked diffusion"
     return Card(
         title=folder.resolve().name,
-        summary=f"A masked diffusion language model of the {model.family.name} family with {parameters:,} weights, "
+        summary=f"A {kind} language model of the {model.family.name} family with {parameters:,} weights, "
         f"loaded{origin} and saved with `unmask`.",
         family=model.family.name,
         base=base,
