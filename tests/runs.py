@@ -37,7 +37,7 @@ def settings(checkpoint: Path, conversations: Path, tmp_path: Path) -> Callable[
             ModelArguments(model_name_or_path=str(checkpoint)),
             DataArguments(dataset_args=str(conversations), max_length=96),
             ObjectiveArguments(),
-            RunArguments(),
+            RunArguments(report=False),
         ]
         trainer: dict[str, Any] = {
             "output_dir": str(tmp_path / "run"),

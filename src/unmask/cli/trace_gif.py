@@ -14,6 +14,7 @@ from unmask.generation.player import Recording
 
 WIDTH, MARGIN, SIZE, LEADING = 960, 28, 18, 30
 MOST_FRAMES = 90
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 SECONDS, LAST_SECONDS = 8.0, 2.5
 PAPER, INK, SOFT, MASK = (255, 255, 255), (28, 29, 33), (120, 123, 132), (228, 226, 220)
 
@@ -53,7 +54,7 @@ def write_gif(recording: Recording, file: Path) -> None:
 def _font() -> Any:
     """The machine's DejaVu, which knows most alphabets, or the font inside Pillow."""
     try:
-        return ImageFont.truetype("DejaVuSansMono.ttf", SIZE)
+        return ImageFont.truetype("DejaVuSansMono.ttf", SIZE, layout_engine=ImageFont.Layout.BASIC)
     except OSError:
         return ImageFont.load_default(SIZE)
 
@@ -83,7 +84,8 @@ def _tokens(row: dict[str, Any]) -> Iterator[tuple[str, int]]:
     masked = set(row["masked"])
     for place, text in enumerate(row["pieces"]):
         if place in steps or place not in masked:
-            yield text, steps.get(place, -1)
+            letters = (letter if letter.isprintable() or letter == "\n" else UNKNOWN for letter in text)
+            yield "".join(letters), steps.get(place, -1)
 
 
 def _frame(cells: list[Cell], height: int, step: int, last: int, font: Any) -> Image.Image:

@@ -83,9 +83,10 @@ class Report(TrainerCallback):
         del args, control
         self._is_first = state.is_world_process_zero
         self._began, self._first_step = time.perf_counter(), state.global_step
-        if self._is_first and state.global_step:
+        if state.global_step == 0:
+            self._sample(state)
+        elif self._is_first:
             self._remember(state.global_step)
-        self._sample(state)
         self._tell(state, now=True)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -6,6 +6,7 @@ anybody; where the weights are divided over ranks there are no samples.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -25,7 +26,6 @@ _ROWS, _LONGEST, _LOOKED_AT = 3, 256, 200
 # a corpus has no question: its rows are gone on with after so many tokens
 _OPENING = 24
 _BLOCK = 32
-_LONGEST_PATH = 4096
 _ROLES = ("user", "human")
 
 
@@ -103,7 +103,7 @@ def given_prompts(value: Sequence[str] | None) -> list[str] | None:
         return None
     found: list[str] = []
     for text in value:
-        if len(text) < _LONGEST_PATH and "\n" not in text and text.strip() and Path(text).is_file():
+        if os.path.isfile(text):  # unlike Path.is_file, False for names that no file can have
             found += _lines(text)
         elif text.strip():
             found.append(text)

@@ -1,0 +1,185 @@
+"""The estimate of memory against what PyTorch's allocator and optimizers really took, and against a published table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+from tests import tiny
+from unmask.errors import ConfigError
+from unmask.models.adapters import LoraSettings, attach_lora
+from unmask.models.checkpoints import load_model
+from unmask.models.facts import Facts, read_facts
+from unmask.training import memory
+from unmask.training.arguments import Settings
+from unmask.training.memory import Question, estimate, estimates, state_bytes
+from unmask.training.rehearsal import Pass, imagined, rehearse
+from unmask.training.run import describe
+from unmask.types import AttentionSpec
+
+ROWS, LENGTH, PREDICTED = 4, 64, 200
+# of the worst moment; what PyTorch keeps for itself inside an operation is not seen
+TOLERANCE = 0.02
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    size = {"d_model": 64, "n_layers": 3, "n_heads": 4, "n_kv_heads": 4, "mlp_hidden_size": 160}
+    return tiny.write_checkpoint(tmp_path_factory.mktemp("memory"), weights=False, **size)
+
+
+@pytest.fixture(scope="module")
+def facts(folder: Path) -> Facts:
+    return read_facts(folder)
+
+
+@contextmanager
+def allocated() -> Iterator[list[int]]:
+    """The allocator's own record: the most bytes held at once, and those held at the end."""
+    found: list[int] = []
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        yield found
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    found += [most, held]
+
+
+def really(folder: Path, lora: LoraSettings | None, what: Pass, every: int) -> list[int]:
+    model = load_model(folder, from_scratch=True)
+    if lora is not None:
+        attach_lora(model, lora)
+    model.train()
+    if every:
+        model.gradient_checkpointing_enable(every=every)
+    tokens = torch.zeros(what.rows, what.length, dtype=torch.int64)
+    at, targets = torch.arange(what.predicted), torch.zeros(what.predicted, dtype=torch.int64)
+    attention = AttentionSpec(document_BL=torch.zeros_like(tokens)) if what.hidden else None
+    with allocated() as found:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=what.bf16):
+            loss = model(tokens, attention=attention, logits_at=at, targets=targets).nll.sum()
+        loss.backward()
+        del loss
+    return found
+
+
+@pytest.mark.parametrize(
+    ("what", "lora", "every"),
+    [
+        (Pass(ROWS, LENGTH, PREDICTED), None, 0),
+        (Pass(ROWS, LENGTH, PREDICTED), None, 1),
+        (Pass(ROWS, LENGTH, PREDICTED, bf16=True), None, 2),
+        (Pass(ROWS, LENGTH, PREDICTED, bf16=True), LoraSettings(r=4), 0),
+        (Pass(ROWS, LENGTH, PREDICTED), LoraSettings(r=4), 1),
+        (Pass(ROWS, LENGTH, PREDICTED, hidden=True), None, 0),
+        (Pass(12, LENGTH, 700), None, 0),  # more than the head computes at once
+    ],
+    ids=["plain", "recomputed", "bf16-every-second", "bf16-adapter", "adapter-recomputed", "hidden", "many-logits"],
+)
+def test_a_rehearsal_takes_what_the_allocator_took(
+    folder: Path, facts: Facts, what: Pass, lora: LoraSettings | None, every: int
+) -> None:
+    with imagined(facts, torch.float32, lora) as model:
+        if every:
+            model.gradient_checkpointing_enable(every=every)
+        peaks = rehearse(model, what)
+    most, gradients = really(folder, lora, what, every)
+    assert peaks.together == pytest.approx(most, rel=TOLERANCE)
+    assert peaks.gradients == gradients
+
+
+def test_only_predicted_positions_reach_the_head(facts: Facts) -> None:
+    taken = {}
+    for predicted in (8, ROWS * LENGTH):
+        with imagined(facts, torch.float32) as model:
+            taken[predicted] = rehearse(model, Pass(ROWS, LENGTH, predicted)).working
+    logits = (ROWS * LENGTH - 8) * facts.shape.vocab_size * 4
+    assert taken[ROWS * LENGTH] - taken[8] > logits
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adagrad", "rmsprop"])
+@pytest.mark.parametrize("lora", [None, LoraSettings(r=4)], ids=["whole", "adapter"])
+def test_weights_gradients_and_optimizer_are_exact(
+    folder: Path, facts: Facts, tmp_path: Path, optim: str, lora: LoraSettings | None
+) -> None:
+    model = load_model(folder, from_scratch=True)
+    if lora is not None:
+        attach_lora(model, lora)
+    arguments = TrainingArguments(output_dir=str(tmp_path), optim=optim, use_cpu=True, report_to="none")
+    kind, words = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = kind(weights, **words)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    # counters of steps, one number each, are not worth counting
+    held = sum(value.numel() * value.element_size() for value in states if value.numel() > 1)
+    told = estimate(Question(facts, lora=lora, rows=1, length=8, optim=optim))
+    assert told.optimizer == held
+    assert told.gradients == sum(weight.grad.numel() * 4 for weight in weights if weight.grad is not None)
+    assert told.weights == sum(weight.numel() * 4 for weight in model.parameters())
+
+
+def test_tied_weights_count_once(tmp_path: Path) -> None:
+    told = []
+    for tied in (False, True):
+        place = tiny.write_checkpoint(tmp_path / str(tied), weights=False, weight_tying=tied)
+        told.append(estimate(Question(read_facts(place), rows=1, length=8)))
+    shape = read_facts(place).shape
+    assert told[0].weights - told[1].weights == 4 * shape.vocab_size * shape.width
+
+
+@pytest.mark.parametrize(("sharing", "expected"), [("zero1", 31.4), ("zero2", 16.6), ("zero3", 1.88)])
+def test_zero_divides_as_its_paper_says(sharing: str, expected: float) -> None:
+    """Figure 1 of arXiv 1910.02054: 7.5 billion weights, 64 devices, mixed precision with Adam, in GB."""
+    count = 7_500_000_000
+    counted = memory._Counted(
+        weights=count, bytes=2 * count, trained=count, trained_bytes=4 * count, states=8 * count, layer=0, root=0
+    )
+    question = Question(facts=None, bf16=True)  # type: ignore[arg-type]
+    weights, gradients, optimizer, _ = memory._DIVIDED[sharing](counted, question, 64)
+    assert (weights + gradients + optimizer) / 1e9 == pytest.approx(expected, rel=0.005)
+
+
+def test_every_way_of_dividing(facts: Facts) -> None:
+    question = Question(facts, rows=2, length=32, bf16=True)
+    told = {one.sharing: one for one in estimates(question, 4)}
+    assert list(told) == ["ddp", "zero1", "zero2", "zero3", "fsdp"]
+    alone = estimate(question)
+    assert told["ddp"].peak >= alone.peak and told["ddp"].buffers == alone.gradients
+    assert told["fsdp"].weights == alone.weights // 4
+    assert [one.sharing for one in estimates(question, 1)] == ["none"]
+    assert told["zero3"] == estimate(question, "zero3", 4)
+    with pytest.raises(ConfigError, match='Did you mean "zero3"'):
+        estimate(question, "zero33", 2)
+
+
+def test_a_quantised_base_is_an_eighth_and_a_bit(facts: Facts) -> None:
+    shape, lora = facts.shape, LoraSettings(r=4)
+    whole = estimate(Question(facts, torch.bfloat16, lora, rows=1, length=8)).weights
+    four, eight = (estimate(Question(facts, torch.bfloat16, lora, bits, 1, 8)).weights for bits in (4, 8))
+    linear = shape.layers * (4 * shape.width**2 + 3 * shape.width * shape.mlp_width)
+    assert whole - four == pytest.approx(linear * (2 - 0.5625))
+    assert whole - eight == linear
+
+
+def test_eight_bit_states() -> None:
+    assert state_bytes("adamw_bnb_8bit", torch.empty(1024, 1024), 4) == 2 * (1024**2 + 4 * 4096)
+    assert state_bytes("adamw_8bit", torch.empty(64), 4) == 2 * 4 * 64
+    assert state_bytes("lion_32bit", torch.empty(64), 4) == 4 * 64
+
+
+def test_a_dry_run_says_it(settings: Callable[..., Settings]) -> None:
+    told = describe(settings(), verb="sft")
+    assert "memory of one process, about: " in str(told)
+    assert told.memory["weights"] == 4 * told.parameters
+    less = describe(settings(gradient_checkpointing=True), verb="sft")
+    assert less.memory["activations"] < told.memory["activations"]
