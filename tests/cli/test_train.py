@@ -78,6 +78,7 @@ def test_a_long_pretraining_run_warms_up_for_2000_steps(settings_of: Run, steps:
         (["--eval_dataset_args", "e.jsonl"], ("steps", 0.1)),
         (["--eval_dataset_args", "e.jsonl", "--eval_steps", "50"], ("steps", 50)),
         (["--eval_dataset_args", "e.jsonl", "--eval_strategy", "no"], ("no", None)),
+        (["--eval_on_start"], ("steps", 0.1)),
     ],
 )
 def test_rows_named_for_evaluation_are_used(settings_of: Run, argv: list[str], expected: tuple[object, object]) -> None:
@@ -117,6 +118,7 @@ def test_rows_named_for_evaluation_are_used(settings_of: Run, argv: list[str], e
         (["--optim", "lomo"], "lomo updates weights during the backward pass"),
         (["--optim", "galore_adamw_layerwise"], "updates weights during the backward pass"),
         (["--load_best_model_at_end"], "load_best_model_at_end needs evaluation"),
+        (["--eval_on_start", "--eval_strategy", "no"], "--eval_on_start needs evaluation. Add --eval_strategy steps."),
         (
             ["--load_best_model_at_end", "--eval_strategy", "epoch"],
             "needs eval_strategy and save_strategy to be equal; got epoch and steps.",

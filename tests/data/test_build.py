@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict
 
-from unmask.data.build import build_pretrain, build_sft
+from unmask.data.build import build_pretrain, build_sft, tokenised
+from unmask.data.sources.named import open_sources
 from unmask.errors import ConfigError, DataError
 from unmask.training.arguments import DataArguments
 
@@ -286,3 +287,65 @@ def test_real_text(shared: Path) -> None:
     documents = [json.loads(line)["text"] + "<|endoftext|>" for line in path.open()]
     stream = [token for row in splits.train for token in row["input_ids"]]
     assert tokenizer.decode(stream) == "".join(documents)
+
+
+# Rows held out
+
+
+def _held_out(tokenizer: Any, text: Any, mode: Any = "sft", **options: Any) -> Any:
+    data = DataArguments(dataset_args=str(text), **options)
+    return tokenised(open_sources(data, mode, hold_out=True), data, tokenizer, mode)
+
+
+def test_one_per_cent_is_held_out_where_nothing_is_for_evaluation(write: Write, byte_tokenizer: Any) -> None:
+    path = write("a.jsonl", _pairs(300))
+    splits = _held_out(byte_tokenizer, path)
+    assert (len(splits.train), len(splits.test)) == (297, 3)
+    assert splits.notes[0] == f"no rows are named for evaluation, so 1 % is held out: {path}[test:1%]"
+    rows = {tuple(row["input_ids"]) for row in splits.train}
+    assert not rows & {tuple(row["input_ids"]) for row in splits.test}
+
+
+def test_nothing_is_held_out_where_rows_are_for_evaluation(write: Write, tmp_path: Path, byte_tokenizer: Any) -> None:
+    path, other = write("a.jsonl", _pairs(300)), write("b.jsonl", _pairs(5, "hello {}"))
+    assert len(_held_out(byte_tokenizer, f"{path}[test:7]").test) == 7
+    assert len(_held_out(byte_tokenizer, path, eval_dataset_args=str(other)).train) == 300
+    # One dataset with rows for evaluation is enough.
+    both = _held_out(byte_tokenizer, f"{path}+{other}[test:2]")
+    assert (len(both.train), len(both.test)) == (303, 2)
+    write("d/train.jsonl", _pairs(300))
+    write("d/test.jsonl", _pairs(4))
+    assert len(_held_out(byte_tokenizer, tmp_path / "d").test) == 4
+    assert len(_held_out(byte_tokenizer, "example:tables[train:20,test:3]").test) == 3
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_of_a_stream_the_first_rows_are_held_out(
+    write: Write, tmp_path: Path, byte_tokenizer: Any, folder: bool
+) -> None:
+    path: Any = write("d/train.jsonl", _pairs(250))
+    if folder:
+        write("d/test.jsonl", _pairs(150, "hello {}"))
+        path = tmp_path / "d"
+    splits = _held_out(byte_tokenizer, path, streaming=True)
+    assert len(splits.test) == 100 and "so the first 100 rows are held out" in splits.notes[0]
+    assert len(list(splits.train)) == (250 if folder else 150)
+    assert _learned(splits.test[0], byte_tokenizer) == ("hello 0" if folder else "the answer is 0") + "<|im_end|>"
+
+
+# Streams
+
+
+@pytest.mark.parametrize("truncation", ["right", "filter"])
+def test_what_a_stream_cuts_or_leaves_out_is_counted(
+    write: Write, byte_tokenizer: Any, truncation: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = {"user": "x" * 300, "assistant": "y"}
+    path = write("a.jsonl", [*_pairs(5), *_pairs(3, "z" * 200), long, long])
+    table = _sft(byte_tokenizer, path, truncation=truncation, max_length=120)
+    stream = _sft(byte_tokenizer, path, truncation=truncation, max_length=120, streaming=True)
+    assert list(stream.train) == list(table.train) and len(table.train) == (5 if truncation == "filter" else 8)
+    assert "5 of 10 exceed max_length=120" in caplog.text
+    assert ("2 of 10 have no token to learn" in caplog.text) == (truncation == "right")
+    with pytest.raises(DataError, match=r"no row of the stream has a trainable token within max_length=8"):
+        list(_sft(byte_tokenizer, path, max_length=8, streaming=True).train)

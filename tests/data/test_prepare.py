@@ -331,3 +331,12 @@ def test_streams_are_not_cached(write: Write, cache: Path, byte_tokenizer: Any) 
     data = DataArguments(str(write("a.jsonl", _talks(5))), streaming=True)
     assert len(_rows(_cached(data, byte_tokenizer).train)) == 5
     assert not cache.exists()
+
+
+def test_rows_of_tokens_are_not_copied_into_the_cache(
+    write: Write, tmp_path: Path, cache: Path, byte_tokenizer: Any
+) -> None:
+    prepare(DataArguments(str(write("a.jsonl", _talks(5)))), byte_tokenizer, "sft", Target(tmp_path / "out"))
+    data = DataArguments(str(tmp_path / "out"), load_preprocessed_data=True)
+    assert len(_cached(data, byte_tokenizer).train) == 5
+    assert not cache.exists()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import datasets
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from unmask.data.sources import Reading, load_records
 from unmask.data.spec import parse_dataset_args
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, ResourceError
 
 Write = Callable[..., Path]
 TEXT = Reading("text")
@@ -302,3 +303,86 @@ def test_temporary_files_go_with_the_process(write: Write, tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(str(scratch))
     assert not list(itertools.chain(scratch.glob("unmask-*")))
+
+
+# ModelScope and examples
+
+
+@pytest.fixture
+def modelscope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for the package: every dataset is the folder that is returned, but for `no/such`."""
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+
+    class NotExistError(Exception):
+        pass
+
+    def dataset_snapshot_download(dataset_id: str) -> str:
+        if dataset_id == "no/such":
+            raise NotExistError("The dataset no/such does not exist")
+        return str(folder)
+
+    errors = ModuleType("modelscope.hub.errors")
+    errors.NotExistError = NotExistError  # type: ignore[attr-defined]
+    package = ModuleType("modelscope")
+    package.dataset_snapshot_download = dataset_snapshot_download  # type: ignore[attr-defined]
+    for name, module in {"modelscope": package, "modelscope.hub.errors": errors}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return folder
+
+
+def test_modelscope(write: Write, modelscope: Path) -> None:
+    write("snapshot/train.json", json.dumps(_rows(9)))
+    write("snapshot/dataset_infos.json", '{"default": {}}')
+    write("snapshot/README.md", "about")
+    assert _texts(_load("modelscope:some/texts").train) == [str(number) for number in range(9)]
+    divided = _load("modelscope:some/texts[train:4,test:2]")
+    assert (len(divided.train), len(divided.test)) == (4, 2)
+    assert _texts(_load("modelscope:some/texts", streaming=True).train)[-1] == "8"
+    write("snapshot/more/extra.csv", "text\nx\n")
+    assert _texts(_load("modelscope:some/texts[name:more]").train) == ["x"]
+    assert _texts(_load("modelscope:some/texts[name:more/*.csv]").train) == ["x"]
+    with pytest.raises(DataError, match=r'"modelscope:some/texts" holds no "mor"; it holds: README.md'):
+        _load("modelscope:some/texts[name:mor]")
+    with pytest.raises(DataError, match=r"cannot be downloaded: The dataset no/such does not exist"):
+        _load("modelscope:no/such")
+    with pytest.raises(DataError, match=r"is written as modelscope:owner/name"):
+        _load("modelscope:texts")
+
+
+def test_modelscope_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    with pytest.raises(ResourceError, match=r'modelscope. Install it: pip install "unmask\[modelscope'):
+        _load("modelscope:some/texts")
+
+
+@pytest.mark.parametrize(("kind", "want"), [("text", "text"), ("tables", "conversation")])
+def test_examples(kind: Any, want: Any) -> None:
+    def load(options: str = "", **streaming: Any) -> Any:
+        return _load(f"example:{kind}{options}", Reading(want), **streaming)
+
+    records = load("[train:30,test:10]")
+    assert (len(records.train), len(records.test)) == (30, 10)
+    assert records.train[:] == load("[train:30,test:10]").train[:]
+    assert records.train[:] != load("[train:30,test:10,seed:1]").train[:]
+    assert records.train[:10] != records.test[:]
+    streamed = load("[train:30,test:10,seed:0]", streaming=True)
+    assert list(streamed.train()) == list(records.train) and streamed.test[:] == records.test[:]
+    alone = load("[train:12,split:train]")
+    assert len(alone.train) == 12 and alone.test is None
+    whole = load()
+    assert (len(whole.train), len(whole.test)) == (2000, 200)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "phrase"),
+    [
+        ("example:txt", ConfigError, r'"example:txt" is not one of example:text, example:tables.*Did you mean "text"'),
+        ("example:text[train:5%]", ConfigError, "rows are made as asked for; give train as a number of rows"),
+        ("example:text[split:dev]", DataError, 'has splits: train, test; no "dev"'),
+        ("example:tables[name:esay]", ConfigError, r'name must be one of .*; got "esay".*Did you mean "easy"'),
+    ],
+)
+def test_examples_that_are_none(text: str, error: type[Exception], phrase: str) -> None:
+    with pytest.raises(error, match=phrase):
+        _load(text)

@@ -171,12 +171,14 @@ def _transformers_fields(parsed: Parsed, verb: str) -> Parsed:
 
 
 def _evaluation(parsed: Parsed, verb: str) -> Parsed:
-    """Evaluate by default where rows for evaluation are named; less is better in every metric there is."""
+    """Evaluate by default where it is asked for or rows for it are named; less is better in every metric there is."""
     if parsed["metric_for_best_model"] is not None and "greater_is_better" not in parsed:
         parsed = parsed.put("greater_is_better", False, Given("greater_is_better", None))
     specs = parse_dataset_args(parsed["dataset_args"]) if parsed["dataset_args"] else []
     named = parsed["eval_dataset_args"] is not None or any(spec.test is not None for spec in specs)
-    if not named or "eval_strategy" in parsed:
+    if parsed["eval_on_start"] and parsed["eval_strategy"] == "no" and "eval_strategy" in parsed:
+        raise ConfigError(f"{parsed.label('eval_on_start')} needs evaluation. Add --eval_strategy steps.")
+    if not (named or parsed["eval_on_start"]) or "eval_strategy" in parsed:
         return parsed
     for name, default in EVALUATION.items():
         if name not in parsed:

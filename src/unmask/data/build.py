@@ -78,6 +78,12 @@ def build_pretrain(data: DataSettings, tokenizer: Any, *, seed: int = 0, stream_
     return tokenised(sources, data, tokenizer, "pretrain")
 
 
+def reading_of(data: DataSettings, mode: Mode) -> Reading:
+    """How the rows of a run are read."""
+    want = "conversation" if mode == "sft" else "text"
+    return Reading(want, data.text_field, data.skip_bad_rows, data.load_preprocessed_data)
+
+
 def tokenised(
     sources: Sources, data: DataSettings, tokenizer: Any, mode: Mode, *, shards: Path | None = None, overlap: int = 0
 ) -> Splits:
@@ -93,7 +99,7 @@ def tokenised(
     """
     check_prepared(sources, tokenizer)
     make = _Conversations(data, tokenizer) if mode == "sft" else _Documents(data, tokenizer, overlap)
-    reading = Reading(make.want, data.text_field, data.skip_bad_rows, data.load_preprocessed_data)
+    reading = reading_of(data, mode)
     work = Work(data.num_proc, data.skip_bad_rows, shards)
     with quiet_unless_seen():
         found = [read(one, reading, streaming=sources.streaming) for one in sources.trained]
@@ -141,7 +147,6 @@ def _joined(starts: list[Start], weights: list[float] | None) -> Start:
 class _Conversations:
     """What fine-tuning makes of records."""
 
-    want: Any = "conversation"
     features = SFT_FEATURES
 
     def __init__(self, data: DataSettings, tokenizer: Any) -> None:
@@ -167,7 +172,6 @@ class _Conversations:
 class _Documents:
     """What pretraining makes of records."""
 
-    want: Any = "text"
     features = ROW_FEATURES
 
     def __init__(self, data: DataSettings, tokenizer: Any, overlap: int) -> None:

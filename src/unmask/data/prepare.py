@@ -18,12 +18,13 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_from_disk
 from filelock import FileLock
 
-from unmask.data.build import Splits, tokenised
+from unmask.data.build import Splits, reading_of, tokenised
 from unmask.data.manifest import FILE, Manifest, digest, read_manifest, recipe_of, vocabulary_of
 from unmask.data.mixture import Mixture
 from unmask.data.packing import count_tokens
 from unmask.data.scratch import quiet_unless_seen
 from unmask.data.settings import DataSettings, Mode
+from unmask.data.sources import comes_tokenised
 from unmask.data.sources.named import Sources, open_sources
 from unmask.data.writing import Format, write_sets
 from unmask.errors import ConfigError
@@ -190,7 +191,8 @@ def cached_splits(
         sources, data, tokenizer, mode: of the run.
         overwrite: make them anew. write: False looks into the cache and leaves it as it is.
     """
-    if sources.streaming:
+    # Rows that hold tokens need no second copy.
+    if sources.streaming or all(comes_tokenised(one, reading_of(data, mode)) for one in sources.trained):
         return tokenised(sources, data, tokenizer, mode)
     recipe = recipe_of(sources, data, tokenizer, mode)
     folder = cache_folder() / digest(recipe)

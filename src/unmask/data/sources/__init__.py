@@ -106,6 +106,14 @@ def read(opened: Opened, reading: Reading, *, streaming: bool = False) -> Record
     return _divided(opened, reading) if opened.test is None else _separate(opened, reading, opened.test)
 
 
+def comes_tokenised(opened: Opened, reading: Reading) -> bool:
+    """Whether the training rows hold tokens already; reads the first of them."""
+    part = opened.train
+    if part.table is not None:
+        return holds_tokens(part.table.column_names, reading)
+    return _looked_at(part, reading)[1]
+
+
 # Tables
 
 

@@ -119,6 +119,8 @@ def _content(file: Path) -> list[Path]:
 def _saved_parts(folder: Path) -> dict[str, Part]:
     try:
         saved = load_from_disk(str(folder))
+    except IndexError as problem:
+        raise DataError(f"{folder} holds 0 records: it was saved empty") from problem
     except (OSError, ValueError, KeyError) as problem:
         raise DataError(f"{folder} is a save_to_disk folder that cannot be read: {problem}") from problem
     if not isinstance(saved, DatasetDict):
