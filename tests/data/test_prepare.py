@@ -20,6 +20,7 @@ from tests.data.conftest import CHATML, make_tokenizer
 from unmask.data.build import build_pretrain, build_sft
 from unmask.data.prepare import Target, cached_splits, prepare
 from unmask.data.sources.named import open_sources
+from unmask.data.tokenise import SFT_FEATURES
 from unmask.data.writing import FORMATS
 from unmask.errors import ConfigError, DataError
 from unmask.training.arguments import DataArguments
@@ -340,3 +341,47 @@ def test_rows_of_tokens_are_not_copied_into_the_cache(
     data = DataArguments(str(tmp_path / "out"), load_preprocessed_data=True)
     assert len(_cached(data, byte_tokenizer).train) == 5
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("mode", ["sft", "pretrain"])
+def test_prepared_rows_are_not_written_a_second_time(
+    write: Write, tmp_path: Path, byte_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, mode: Any
+) -> None:
+    path = write("a.jsonl", _talks(30) if mode == "sft" else _texts(30))
+    out, build = tmp_path / "out", build_sft if mode == "sft" else build_pretrain
+    prepare(DataArguments(f"{path}[test:5]", max_length=60), byte_tokenizer, mode, Target(out))
+    changes: list[Any] = []
+    mapped = scratch._mapped
+    monkeypatch.setattr(scratch, "_mapped", lambda *rest: changes.append(rest) or mapped(*rest))
+    rows = build(DataArguments(str(out), max_length=60, load_preprocessed_data=True), byte_tokenizer).train
+    assert not changes and rows.cache_files[0]["filename"].startswith(str(out))
+    if mode == "sft":
+        # What is to be cut is cut all the same.
+        cut = build_sft(DataArguments(str(out), max_length=50, load_preprocessed_data=True), byte_tokenizer)
+        assert max(map(len, cut.train["input_ids"])) == 50 and changes
+
+
+@pytest.mark.parametrize(
+    ("row", "phrase"),
+    [
+        ({"input_ids": [20, 99_999], "may_noise": [False, True]}, "row 2 holds the id 99999"),
+        ({"input_ids": [20, -3], "may_noise": [False, True]}, "row 2 holds the id -3"),
+        ({"input_ids": [20, 21], "may_noise": [True]}, "row 2 has 2 input_ids but 1 may_noise"),
+        ({"input_ids": [], "may_noise": []}, 'row 2 "input_ids" is empty'),
+        ({"input_ids": None, "may_noise": [True]}, 'row 2 "input_ids" is null'),
+    ],
+)
+def test_rows_with_our_columns_are_checked(tmp_path: Path, byte_tokenizer: Any, row: Any, phrase: str) -> None:
+    good = {"input_ids": [20, 21], "may_noise": [False, True]}
+    for rows in ([good, row, good], [good, row]):
+        Dataset.from_list(rows, features=SFT_FEATURES).save_to_disk(tmp_path / f"d{len(rows)}")
+        with pytest.raises(DataError, match=phrase):
+            build_sft(DataArguments(str(tmp_path / f"d{len(rows)}")), byte_tokenizer)
+    mask = byte_tokenizer.mask_token_id
+    Dataset.from_list([{**good, "input_ids": [20, mask]}], features=SFT_FEATURES).save_to_disk(tmp_path / "m")
+    with pytest.raises(DataError, match="row 1 contains the mask token"):
+        build_sft(DataArguments(str(tmp_path / "m")), byte_tokenizer)
+    nothing = {"input_ids": [20, 21], "may_noise": [False, False]}
+    Dataset.from_list([good, nothing], features=SFT_FEATURES).save_to_disk(tmp_path / "n")
+    splits = build_sft(DataArguments(str(tmp_path / "n")), byte_tokenizer)
+    assert len(splits.train) == 1 and "1 of 2 conversations left out" in splits.notes[-1]

@@ -19,6 +19,7 @@ from datasets.exceptions import DatasetNotFoundError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from unmask.data.examples import EXAMPLE_NAMES
 from unmask.data.sources import Reading, load_records
 from unmask.data.spec import parse_dataset_args
 from unmask.errors import ConfigError, DataError, ResourceError
@@ -383,6 +384,9 @@ def test_examples(kind: Any, want: Any) -> None:
         ("example:tables[name:esay]", ConfigError, r'name must be one of .*; got "esay".*Did you mean "easy"'),
     ],
 )
-def test_examples_that_are_none(text: str, error: type[Exception], phrase: str) -> None:
+def test_examples_that_are_none(
+    text: str, error: type[Exception], phrase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EXAMPLE_NAMES, "tables", ("", "easy", "hard"))
     with pytest.raises(error, match=phrase):
         _load(text)

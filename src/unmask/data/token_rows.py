@@ -14,8 +14,8 @@ from datasets import Dataset, Features, List, Value
 from unmask.data.chat import Encoded
 from unmask.data.packing import ROW_FEATURES
 from unmask.data.rows import BadRow, Row, json_type
-from unmask.data.scratch import Work, map_batches
-from unmask.data.tokenise import CHECKED, Encoding, encoded_columns, trainable, without_problems
+from unmask.data.scratch import Work, columns_in_batches, map_batches
+from unmask.data.tokenise import CHECKED, SFT_FEATURES, Encoding, encoded_columns, trainable, without_problems
 from unmask.errors import DataError
 
 IGNORED_LABEL = -100
@@ -90,6 +90,9 @@ def use_labels(rows: Dataset, encoding: Encoding, label: str, place: str, work: 
             "is unknown. To learn all: --mask_prompt_loss false"
         )
 
+    if encoding.mask_prompt_loss and _need_no_change(rows, SFT_FEATURES, encoding.tokenizer, encoding.max_length):
+        return rows.select_columns(list(SFT_FEATURES)), [_as_they_are(rows, label)]
+
     def change(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded, problems = [], []
         for record in _records(batch, place):
@@ -113,6 +116,9 @@ def use_rows(
             another type.
     """
 
+    if _need_no_change(rows, ROW_FEATURES, tokenizer, max_length):
+        return rows.select_columns(list(ROW_FEATURES)), [_as_they_are(rows, label)]
+
     def change(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         records = list(_records(batch, place))
         problems = [row_problem(record, tokenizer, max_length) for record in records]
@@ -124,6 +130,28 @@ def use_rows(
     checked = map_batches(rows, change, _CHECKED_ROWS, work)
     table, skipped = without_problems(checked, label, work.skip_bad_rows)
     return table.select_columns(list(ROW_FEATURES)), [*skipped, _as_they_are(rows, label)]
+
+
+def _need_no_change(rows: Dataset, features: Features, tokenizer: Any, max_length: int) -> bool:
+    """Whether rows have our own columns and nothing of them is to be cut, left out or refused.
+
+    So that a large prepared dataset is neither unpacked nor written a second time.
+    """
+    if any(rows.features.get(name) != kind for name, kind in features.items()):
+        return False
+    other = next(name for name in features if name != "input_ids")
+    pairs = zip(columns_in_batches(rows, "input_ids"), columns_in_batches(rows, other), strict=True)
+    return all(_fits_as_it_is(ids, beside, tokenizer, max_length) for ids, beside in pairs)
+
+
+def _fits_as_it_is(ids: Any, beside: Any, tokenizer: Any, max_length: int) -> bool:
+    lengths, others = (np.diff(column.offsets.to_numpy()) for column in (ids, beside))
+    flat, flags = (column.flatten().to_numpy(zero_copy_only=False) for column in (ids, beside))
+    if ids.null_count or beside.null_count or not (lengths == others).all() or not lengths.all():
+        return False
+    learned = flags.dtype != bool or np.logical_or.reduceat(flags, np.cumsum(lengths) - lengths).all()
+    known = flat.min() >= 0 and flat.max() < len(tokenizer) and not (flat == tokenizer.mask_token_id).any()
+    return bool(lengths.max() <= max_length and learned and known)
 
 
 def _records(batch: dict[str, list[Any]], place: str) -> Any:
