@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -75,15 +76,22 @@ def flags(words: list[str]) -> list[str]:
     return [word.split("=")[0] for word in words if word.startswith("--")]
 
 
+def asked_for_help(words: list[str]) -> tuple[str, ...]:
+    """The words that choose a help text: a verb, or a verb and what stands before its options where that matters."""
+    if words[0] not in {"eval", "prepare"}:
+        return (words[0],)
+    return tuple(itertools.takewhile(lambda word: not word.startswith("-"), words))
+
+
 @cache
-def accepted(verb: str) -> frozenset[str]:
+def accepted(*verb: str) -> frozenset[str]:
     """Every option that a verb's help names, for the training verbs the library's too, and their other spellings."""
     from unmask.cli.aliases import ALIASES, CONFIG_NAMES
 
-    result = subprocess.run([sys.executable, "-m", "unmask", verb, "--help"], capture_output=True, text=True)
-    assert result.returncode == 0, f"unmask {verb} --help: {result.stderr}"
+    result = subprocess.run([sys.executable, "-m", "unmask", *verb, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0, f"unmask {' '.join(verb)} --help: {result.stderr}"
     named = {flag.removeprefix("--") for flag in re.findall(r"--\w[\w-]*", result.stdout)}
-    if verb in {"pretrain", "sft"}:
+    if verb[0] in {"pretrain", "sft"}:
         from transformers import TrainingArguments
 
         named |= {field.name for field in dataclasses.fields(TrainingArguments)}
@@ -127,7 +135,10 @@ def test_commands_exist(page: str) -> None:
     known = [words for words in typed if words[0] in VERBS]
     unknown = [f"unmask {words[0]}" for words in typed if words not in known and not words[0].startswith("-")]
     unknown += [
-        f"unmask {words[0]} {flag}" for words in known for flag in flags(words) if flag not in accepted(words[0])
+        f"unmask {words[0]} {flag}"
+        for words in known
+        for flag in flags(words)
+        if flag not in accepted(*asked_for_help(words))
     ]
     assert not unknown, f"{page} has commands that do not exist: {unknown}"
 

@@ -57,15 +57,21 @@ def about_model(lm: DiffusionLM, name: str, adapter: str | None, options: Genera
 
 def page(found: dict[str, Any]) -> str:
     """The document as Markdown: totals with the baselines, then a table per breakdown."""
-    model = found["model"]["name"] if found.get("model") else f"baseline: {found['baseline']}"
-    whole = {model: found["totals"], **{f"baseline: {name}": totals for name, totals in found["baselines"].items()}}
-    if found.get("baseline"):
-        whole = {model: found["totals"]}
+    whole = {_answerer(found): found["totals"]}
+    if "model" in found:
+        whole |= {f"baseline: {name}": totals for name, totals in found["baselines"].items()}
     parts = [f"# Answers to {found['dataset_args']}", _table("", whole)]
     parts += [f"## By {name}\n\n{_table(name, groups)}" for name, groups in found["breakdown"].items()]
     parts += [f"{note}." for note in found["notes"]]
     parts.append("Percent, with 95 % intervals: Wilson's for exact match and denotation, bootstrap for F1.")
     return "\n\n".join(parts) + "\n"
+
+
+def _answerer(found: dict[str, Any]) -> str:
+    if "model" not in found:
+        return f"baseline: {found['baseline']}"
+    named = [found["model"]["name"], found["model"]["adapter"]]
+    return " + ".join(name for name in named if name)
 
 
 def _table(name: str, groups: dict[str, dict[str, Any]]) -> str:
