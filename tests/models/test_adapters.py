@@ -314,3 +314,12 @@ def test_a_place_that_cannot_be_written(base: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="cannot save to .*Free space or choose another folder"):
         save_adapter(adapted(base), tmp_path / "file")
+
+
+def test_the_folder_of_a_finished_run_is_an_adapter(base: Path, tmp_path: Path):
+    model = adapted(base)
+    save_adapter(model, tmp_path / "run/checkpoint-final")
+    again = load_model(base)
+    load_adapter(again, tmp_path / "run")
+    with torch.no_grad():
+        assert torch.equal(model(tokens()).logits, again(tokens()).logits)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
+from unmask.models.checkpoints import resolve_folder
 from unmask.models.families import ModelFamily
 from unmask.models.shell import DiffusionModel
 
@@ -81,13 +82,14 @@ def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, train
 
     Args:
         model: its base; on the meta device only the adapter's own weights get values.
-        folder: holds `adapter_config.json` and `adapter_model.safetensors`, ours or PEFT's over the official code.
+        folder: holds `adapter_config.json` and `adapter_model.safetensors`, ours or PEFT's over the official code; or
+            a finished run's, or a Hub id.
         trainable: go on training it.
 
     Raises:
         ModelError: the folder is no adapter, or belongs to another base.
     """
-    source = Path(folder)
+    source = resolve_folder(folder)
     config, ours = _named_as_ours(model, source)
     targets = sorted({name.split(".lora_")[0] for name in ours if ".lora_" in name})
     unknown = [path for path in targets if path not in dict(model.named_modules())]
