@@ -2,17 +2,26 @@
 
 The commands differ from the documented ones in what starts them alone: `accelerate launch ... examples/llada/sft.py`
 has become `unmask sft`. They are split by the rules of a shell; the YAML files are unchanged.
+
+The page `docs/coming_from.md` is held to the same: it shows these very commands, explains every option of theirs that
+we lack, and each of ours on it is accepted.
 """
 
 from __future__ import annotations
 
+import io
+import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
+from tests.architecture.test_docs import Block, blocks, commands
+from unmask.cli.main import main
 from unmask.training.arguments import Settings
 
 S0 = r"""
@@ -397,3 +406,108 @@ def test_hidden_defaults_of_mistral_to_llada(settings_of: Run) -> None:
     extra = argv_of("--weight_decay .01 --warmup_ratio .1 --gradient_accumulation_steps 8 --seed 42")
     verb, *argv = argv_of(S4["sft"])
     chosen(settings_of(verb, *argv, *extra), weight_decay=0.01, warmup_steps=0.1, seed=42)
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text(encoding="utf-8")
+SECTIONS = {
+    f"{system.splitlines()[0]}: {part.splitlines()[0]}": part
+    for system in PAGE.split("\n## ")[1:]
+    for part in system.split("\n### ")[1:]
+}
+FILES = {
+    "config/sft/default_config.yaml": S1_SFT_YAML,
+    "config/lora/default_config.yaml": S1_LORA_YAML,
+    "your_config.yaml": S1_SFT_YAML,
+    "configs/llada-100M-pt.yaml": S3_PT_YAML,
+    "configs/llada-8b-sft.yaml": S3_SFT_YAML,
+    "configs/qwen2.5-7b-alpaca.yaml": S3_QWEN_YAML,
+    "configs/qwen2.5-100M-pt.yaml": S3_QWEN_PT_YAML,
+}
+# words of launchers, not of the scripts that they start
+LAUNCHERS = {
+    "--config_file",
+    "--num_processes",
+    "--nodes",
+    "--gres",
+    "--accelerate_config",
+    "--script_path",
+    "--script_args",
+}
+OPTION = re.compile(r"(?<![\w-])--[a-z]\w*")
+
+
+def ours(section: str) -> list[list[str]]:
+    """The words after `unmask` of each command in a section, those given to the Slurm script too."""
+    found = []
+    for block in blocks(section):
+        if block.language == "bash":
+            found += commands(block)
+            found += [[verb_of(block), *args] for args in script_args(block.body)]
+    return found
+
+
+def there(section: str) -> Iterator[list[str]]:
+    """The arguments of each old script in a section."""
+    for block in blocks(section):
+        if block.language == "text":
+            yield from script_args(block.body)
+            for line in block.body.replace("\\\n", " ").splitlines():
+                words = shlex.split(line)
+                scripts = [place for place, word in enumerate(words) if word.endswith((".py", ".sh"))]
+                yield words[scripts[-1] + 1 :] if scripts else []
+
+
+def script_args(text: str) -> list[list[str]]:
+    return [shlex.split(found) for found in re.findall(r"--script_args '([^']*)'", text)]
+
+
+def verb_of(block: Block) -> str:
+    return "pretrain" if "examples/llada/pt.py" in block.body else "sft"
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_option_of_an_old_command_is_ours_or_explained(title: str) -> None:
+    shown = {"text": "", "bash": ""}
+    for block in blocks(SECTIONS[title]):
+        shown[block.language] += block.body
+    system = "".join(part for name, part in SECTIONS.items() if name.split(":")[0] == title.split(":")[0])
+    explained = OPTION.findall(re.sub(r"```.*?```", "", system, flags=re.DOTALL))
+    lost = set(OPTION.findall(shown["text"])) - LAUNCHERS - {*OPTION.findall(shown["bash"]), *explained}
+    assert not lost
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_command_of_ours_is_accepted(
+    title: str, settings_of: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training verbs come to settings; the others get as far as missing the model or the data."""
+
+    def unreachable(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    for name, text in FILES.items():
+        write(name, text)
+    for verb, *argv in ours(SECTIONS[title]):
+        argv = [word for word in argv if word != "--debug"]
+        if verb in ("sft", "pretrain"):
+            settings_of(verb, *argv)
+            continue
+        assert main([verb, *argv]) == 2
+        assert re.search(r'no folder "|holds no|there is no file|no such file|no file', capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", [S0, S0_REPO, S2_SFT, S2_PT, *(text.split(maxsplit=1)[1] for text in S4.values())])
+def test_the_page_shows_the_commands_that_are_tested_here(command: str) -> None:
+    shown = [words for section in SECTIONS.values() for words in there(section)]
+    assert argv_of(command) in shown
+
+
+def test_the_page_has_every_script_and_option_of_the_documentation(shared: Path) -> None:
+    documented = (shared / "reference" / "commands.md").read_text(encoding="utf-8")
+    typed = "\n".join(re.findall(r"```bash\n(.*?)```", documented, re.DOTALL))
+    options, scripts = set(OPTION.findall(typed)), set(re.findall(r"[\w-]+\.(?:py|sh|yaml)\b", typed))
+    assert len(options) > 50 and len(scripts) > 15
+    assert not {option for option in options if not re.search(rf"{option}\b", PAGE)}
+    assert not {script for script in scripts if script not in PAGE}
