@@ -125,7 +125,7 @@ class RunArguments:
     sample_every: int | None = None
     """Updates between samples; default: whenever there is an evaluation, before the first update and after the last."""
     sample_new_tokens: int = 64
-    """Tokens written after each prompt of the report, one forward each."""
+    """Most tokens written after each prompt of the report, two by each forward; fewer where answers are short."""
     logging_dir: str | None = None
     """Folder of TensorBoard's files; default: OUTPUT_DIR/logs."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import torch
 from datasets import Dataset
+from transformers import TrainingArguments
 
 from unmask import __version__
 from unmask.training.arguments import Settings
@@ -147,7 +148,7 @@ def _training(material: Material) -> list[tuple[str, str]]:
         ("rows of an update", f"{shares.update:,} ({batch})"),
         ("learning rate", f"{get('learning_rate', 5e-5):g}, {_text(get('lr_scheduler_type', 'linear'))}"),
         ("warmup", _warmup(get("warmup_steps", 0))),
-        ("optimizer", _text(get("optim", "transformers' default"))),
+        ("optimizer", _text(get("optim") or TrainingArguments.default_optim)),
         ("noise", f"{objective.noise_schedule}, times {objective.time_sampling.replace('_', ' ')}"),
         ("loss", f"{objective.objective}, weight {objective.loss_weight}, per {material.normalization}"),
         ("seed", str(get("seed", 42))),
@@ -220,4 +221,4 @@ def peak_memory(before: int = 0) -> tuple[int, str]:
     """The most memory held so far, in bytes, and where: on the GPU where there is one, else by the process."""
     if torch.cuda.is_available():
         return max(before, torch.cuda.max_memory_allocated()), "on the first GPU"
-    return max(before, psutil.Process().memory_info().rss), "of the process, Python and its libraries included"
+    return max(before, psutil.Process().memory_info().rss), "of the whole process"

@@ -21,11 +21,14 @@ from unmask.generation.player import Played, Recording, Vocabulary
 from unmask.lm import DiffusionLM
 from unmask.training.arguments import Settings
 
-# of the data, unless prompts are given: rows that become prompts, tokens of the longest, rows looked at
-_ROWS, _LONGEST, _LOOKED_AT = 3, 256, 200
+# tokens written after short answers' questions
+_FEWEST = 16
+# of the data, unless prompts are given: rows that become prompts, tokens that are few, rows looked at
+_ROWS, _SHORT, _LOOKED_AT = 3, 200, 200
 # a corpus has no question: its rows are gone on with after so many tokens
 _OPENING = 24
-_BLOCK = 32
+# tokens decoded together, and written by each forward: samples must cost little
+_BLOCK, _AT_ONCE = 32, 2
 _ROLES = ("user", "human")
 
 
@@ -53,7 +56,11 @@ class Sampler:
         self.lm, self.asked = lm, asked
         self.vocabulary = Vocabulary.of(lm.tokenizer)
         self.options = GenerationOptions(
-            max_new_tokens=new_tokens, block_size=min(_BLOCK, new_tokens), steps=new_tokens, seed=seed, trace=True
+            max_new_tokens=new_tokens,
+            block_size=min(_BLOCK, new_tokens),
+            steps=-(-new_tokens // _AT_ONCE),
+            seed=seed,
+            trace=True,
         )
         self.last_step: int | None = None
 
@@ -92,7 +99,7 @@ def sampler_for(
     if not asked:
         return None, "No row of the data fits as a prompt; --sample_prompts names others."
     longest = max(len(lm._prompt_ids(one.prompt)) for one in asked)
-    new_tokens = max(1, min(run.sample_new_tokens, room - longest))
+    new_tokens = max(1, min(run.sample_new_tokens, _enough(asked, lm), room - longest))
     where = "given prompts" if given else "rows that are not trained on" if unseen else "rows of the training data"
     return Sampler(lm, asked, new_tokens, seed), f"{where}, seed {seed}, temperature 0"
 
@@ -133,22 +140,40 @@ def asked_of(prompts: Sequence[str], verb: str, lm: DiffusionLM, room: int) -> l
 
 
 def asked_of_rows(rows: Any, verb: str, lm: DiffusionLM, room: int, new_tokens: int) -> list[Asked]:
-    """The beginnings of the first few rows that are short enough: up to the answer, or an opening of a text."""
+    """The beginnings of a few rows, up to the answer, or an opening of a text: the first short ones, else the shortest.
+
+    Args:
+        rows: tokenised. verb: `pretrain` or `sft`. lm: for its tokenizer. room: positions of the model.
+        new_tokens: that are to be written.
+    """
     if not isinstance(rows, Dataset):
         return []
-    found: list[Asked] = []
-    for number, row in enumerate(islice(rows.with_format(None), _LOOKED_AT)):
-        ids, noisable = row["input_ids"], row.get("may_noise")
-        start = noisable.index(True) if verb == "sft" and noisable and any(noisable) else 0
-        is_question = start > 0
-        if not is_question:
-            start = min(_OPENING, len(ids) // 2)
-        if 0 < start <= min(_LONGEST, room - new_tokens):
-            answer = _answer(row, start, lm) if is_question else None
-            found.append(Asked(_title(_question(ids[:start], lm), number), list(ids[:start]), answer))
-        if len(found) == _ROWS:
-            break
-    return found
+    looked_at = list(islice(rows.with_format(None), _LOOKED_AT))
+    ends = [(number, _prompt_end(row, verb)) for number, row in enumerate(looked_at)]
+    fitting = [(number, end) for number, end in ends if 0 < end <= room - new_tokens]
+    # by length where it is long, by place where it is not
+    chosen = sorted(fitting, key=lambda pair: (max(pair[1], _SHORT), pair[0]))[:_ROWS]
+    return [_asked(looked_at[number], end, number, verb, lm) for number, end in sorted(chosen)]
+
+
+def _enough(asked: Sequence[Asked], lm: DiffusionLM) -> int:
+    """Tokens that hold twice the longest answer expected; no limit where none is."""
+    answers = [len(lm._encode(one.expected)) for one in asked if one.expected is not None]
+    return max(_FEWEST, 2 * max(answers)) if len(answers) == len(asked) else lm.model.facts.shape.max_length
+
+
+def _prompt_end(row: Any, verb: str) -> int:
+    """Where the first answer begins; in a text, some way in."""
+    noisable = row.get("may_noise")
+    start = noisable.index(True) if verb == "sft" and noisable and any(noisable) else 0
+    return start or min(_OPENING, len(row["input_ids"]) // 2)
+
+
+def _asked(row: Any, end: int, number: int, verb: str, lm: DiffusionLM) -> Asked:
+    ids, is_question = row["input_ids"], verb == "sft" and not row["may_noise"][0]
+    return Asked(
+        _title(_question(ids[:end], lm), number), list(ids[:end]), _answer(row, end, lm) if is_question else None
+    )
 
 
 def _answer(row: Any, start: int, lm: DiffusionLM) -> str:

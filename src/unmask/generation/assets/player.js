@@ -114,6 +114,7 @@ class History {
 
 // --- the player
 
+const LONG_PROMPT = 120;  // tokens
 class Player {
   // options: keys (listen to the keyboard), start ("first" or "last"), titles (row -> text)
   constructor(doc, options = {}) {
@@ -171,7 +172,7 @@ class Player {
       return el("span", { class: `t ${given ? "given" : "masked"} ${special}`, "data-row": number, "data-place": place },
         this.glyph(history, place, given ? id : final));
     });
-    const canvas = el("div", { class: "canvas" }, history.cells);
+    const canvas = el("div", { class: "canvas" }, this.folded(history));
     canvas.addEventListener("pointerover", (event) => this.hover(event));
     canvas.addEventListener("pointerleave", hideTip);
     const facts = [el("b", {}, (options.titles && options.titles[number]) || `Text ${number + 1}`)];
@@ -184,6 +185,18 @@ class Player {
     }
     parts.push(this.drawMap(history));
     return el("div", { class: "row" }, parts);
+  }
+
+  // Of a long prompt only the end is shown, until the reader asks for all of it.
+  folded(history) {
+    const given = history.masked.size ? Math.min(...history.masked) : 0;
+    if (given <= LONG_PROMPT) return history.cells;
+    const early = history.cells.slice(0, given - LONG_PROMPT / 2), whole = el("span", { hidden: true }, early);
+    const button = el("button", { class: "unfold", onclick: () => {
+      whole.hidden = !whole.hidden;
+      button.textContent = whole.hidden ? `… ${early.length} tokens before` : "fold the prompt";
+    } }, `… ${early.length} tokens before`);
+    return [button, whole, ...history.cells.slice(early.length)];
   }
 
   // The letters of a token; a newline is shown, or it would look like nothing.

@@ -62,7 +62,7 @@ class Chart {
     this.svg.addEventListener("pointermove", (event) => board.hover(this.stepAt(event)));
     this.svg.addEventListener("pointerdown", (event) => board.hover(this.stepAt(event)));
     this.svg.addEventListener("pointerleave", () => board.hover(null));
-    new ResizeObserver(() => this.draw()).observe(this.root);
+    new ResizeObserver(() => requestAnimationFrame(() => this.draw())).observe(this.root);
   }
   stepAt(event) {
     const box = this.svg.getBoundingClientRect(), { left, width } = this.frame;
