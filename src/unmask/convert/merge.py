@@ -149,17 +149,18 @@ def _fold(module: nn.Module, leaf: str, stored: Tensor) -> Tensor:
     from peft.tuners.lora import LoraLayer
     from peft.utils import ModulesToSaveWrapper
 
+    layer: Any = module
     if isinstance(module, ModulesToSaveWrapper):
-        return getattr(module.modules_to_save[_ADAPTER], leaf)
-    holder = module.get_base_layer() if isinstance(module, LoraLayer) else module
+        return getattr(layer.modules_to_save[_ADAPTER], leaf)
+    holder = layer.get_base_layer() if isinstance(module, LoraLayer) else layer
     learned = getattr(holder, leaf)
     if not learned.is_meta:
         return learned  # a bias that was trained
     if leaf != "weight" or not isinstance(module, LoraLayer):
         return stored
     _put(holder, stored.to(torch.float32, copy=True))
-    module.float()
-    module.merge(adapter_names=[_ADAPTER])
+    layer.float()
+    layer.merge(adapter_names=[_ADAPTER])
     merged = holder.weight.detach()
     if not torch.isfinite(merged).all():
         raise ModelError("the adapter holds values that are not finite. Train it again, or take an earlier checkpoint.")

@@ -318,7 +318,7 @@ def _fetaqa(folder: CorpusFolder, split: str) -> Iterator[Example]:
 
 
 def _fetaqa_example(where: str, fields: dict[str, Any]) -> Example:
-    cells = fields.get("table_array")
+    cells: Any = fields.get("table_array")
     if not _is_table(cells):
         raise DataError(f'{where} "table_array" must be rows of strings, as many in each row. Copy the file again.')
     texts = {}
