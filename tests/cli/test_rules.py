@@ -1,0 +1,35 @@
+"""Rules about objectives: an autoregressive run takes no setting that is about noise, and pads without learning it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from unmask.training.arguments import Settings
+
+RUN = ("--model_name_or_path", "m", "--dataset_args", "d.jsonl", "--objective", "autoregressive", "--output_dir", "o")
+
+
+def test_padding_is_not_learned_unless_asked_for(settings_of: Callable[..., Settings]) -> None:
+    assert settings_of("sft", *RUN).data.padding == "none"
+    assert settings_of("sft", *RUN, "--padding", "max_length").data.padding == "max_length"
+    assert settings_of("sft", *RUN[:4]).data.padding == "eos"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("loss_weight", "uniform"), ("noise_schedule", "cosine"), ("time_epsilon", "0.01")]
+)
+def test_noise_has_no_place(refusal: Callable[..., str], option: str, value: str) -> None:
+    told = refusal("sft", *RUN, f"--{option}", value)
+    assert f"--{option} is set but objective is autoregressive, which draws no noise" in told
+
+
+def test_the_best_model_is_chosen_by_what_is_reported(refusal: Callable[..., str]) -> None:
+    best = ("--load_best_model_at_end", "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "5")
+    told = refusal("sft", *RUN, *best, "--save_steps", "5", "--metric_for_best_model", "unscaled_loss")
+    assert "objective autoregressive reports loss and nll" in told
+
+
+def test_an_objective_that_does_not_exist_is_refused(refusal: Callable[..., str]) -> None:
+    assert 'Did you mean "autoregressive"' in refusal("sft", *RUN[:4], "--objective", "autoregresive")
