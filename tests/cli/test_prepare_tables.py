@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from unmask.cli.main import main
 from unmask.cli.prepare_tables import run
 from unmask.errors import ConfigError
 
@@ -77,6 +78,8 @@ def test_invented_questions(tmp_path: Path) -> None:
 
 
 def test_help_shows_examples_and_the_knobs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "tables", "--help"]) == 0
+    assert "--max_table_rows" in capsys.readouterr().out
     assert run(["generated", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "--per_table" in shown and "unmask prepare tables generated" in shown and "--data_dir FOLDER" not in shown
