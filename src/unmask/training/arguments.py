@@ -70,9 +70,9 @@ class DataArguments:
     random_length_ratio: float = 0.0
     """Share of rows cut to a random length (LLaDA's pretraining: 0.01)."""
     load_preprocessed_data: bool = False
-    """The dataset is a `save_to_disk` folder; rows with input_ids are used as they are."""
+    """The dataset comes from `unmask prepare` or `save_to_disk`; rows with input_ids are used as they are."""
     overwrite_cache: bool = False
-    """Tokenise again where an earlier result is cached."""
+    """Tokenise again where an earlier run kept its tokens."""
     mask_prompt_loss: bool = True
     """Only answers may be noised; false: the whole conversation."""
     train_turns: Literal["all", "last"] = "all"
