@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 
-from unmask.cli.config import parse, say
+from unmask.cli import sampling
+from unmask.cli.config import parse
 from unmask.cli.options import Option, OptionTable
 from unmask.errors import ConfigError
 
@@ -39,7 +40,7 @@ def run(argv: list[str]) -> int:
             raise ConfigError(
                 f"{name} is missing. Give --{name} {'FOLDER_OR_HUB_ID' if 'model' in name else 'FOLDER'}."
             )
-    say(parsed.notes)
+    sampling.say_notes(parsed)
     options: AdaptArguments = parsed.build(AdaptArguments)  # type: ignore[assignment]
 
     from unmask.convert.adapt import adapt
