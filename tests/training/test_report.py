@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -15,6 +16,7 @@ from unmask.errors import ConfigError, ModelError
 from unmask.training import report as report_module
 from unmask.training.arguments import Settings
 from unmask.training.report import read_report, thinned, thinned_history
+from unmask.training.report_samples import asked_of_rows
 from unmask.training.run import train
 
 Make = Callable[..., Settings]
@@ -135,6 +137,22 @@ def test_a_prompt_longer_than_the_model_is_refused_before_anything_is_written(se
     with pytest.raises(ConfigError, match="sample_prompts: .* has .* tokens, the model was made for 256"):
         train(settings(report=True, sample_prompts=("red " * 100,)), verb="sft")
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_become_prompts_the_first_short_ones_or_else_the_shortest(checkpoint: Path) -> None:
+    lm = unmask.load(str(checkpoint), device="cpu")
+
+    def chosen(*prompts: int, new_tokens: int = 10) -> list[int]:
+        rows = [{"input_ids": [9] * end + [10, 11], "may_noise": [False] * end + [True] * 2} for end in prompts]
+        asked = asked_of_rows(Dataset.from_list(rows), "sft", lm, 256, new_tokens)
+        assert all(one.expected == lm.tokenizer.decode([10, 11]) for one in asked)
+        return [len(one.prompt) for one in asked]
+
+    assert chosen(20, 230, 30, 240, 10, 5) == [20, 30, 10]
+    assert chosen(240, 230, 245, 210) == [240, 230, 210]
+    assert chosen(250, 30) == [30], "what leaves no room for an answer is no prompt"
+    openings = asked_of_rows(Dataset.from_list([{"input_ids": list(range(9, 109))}] * 5), "pretrain", lm, 256, 10)
+    assert [len(one.prompt) for one in openings] == [24, 24, 24] and openings[0].expected is None
 
 
 def test_long_histories_are_thinned() -> None:

@@ -109,7 +109,8 @@ def imagined(
         facts: of the model. dtype: of its weights. lora: an adapter on top. whole: a type that all of it is cast to.
     """
     with torch.device("meta"):
-        model = DiffusionModel(facts).to(dtype)
+        model: Any = DiffusionModel(facts)
+        model.to(dtype)
         if lora is not None:
             attach_lora(model, lora)
         if whole is not None:

@@ -180,14 +180,14 @@ def _answer(row: Any, start: int, lm: DiffusionLM) -> str:
     """The first turn that is learned."""
     flags = row["may_noise"][start:]
     end = start + (flags.index(False) if False in flags else len(flags))
-    return lm.tokenizer.decode(row["input_ids"][start:end], skip_special_tokens=True).strip()
+    return str(lm.tokenizer.decode(row["input_ids"][start:end], skip_special_tokens=True)).strip()
 
 
 def _question(ids: Sequence[int], lm: DiffusionLM) -> str:
     """What was asked last, without the template around it: the last text between special tokens that is no role."""
     special = set(lm.tokenizer.all_special_ids)
     runs = [list(run) for is_special, run in groupby(ids, key=lambda token: token in special) if not is_special]
-    texts = [lm.tokenizer.decode(run).strip() for run in runs]
+    texts = [str(lm.tokenizer.decode(run)).strip() for run in runs]
     asked = [text for text in texts if text and text.partition("\n")[0].strip() not in ("assistant", *_ROLES)]
     headed = [text.partition("\n")[2] for text in texts if text.partition("\n")[0].strip() in _ROLES]
     return ([text for text in headed if text.strip()] or asked or [""])[-1]

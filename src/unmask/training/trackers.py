@@ -11,8 +11,10 @@ from typing import Any
 
 from rich.console import Console
 from transformers import TrainerCallback
-from transformers.integrations import get_reporting_integration_callbacks
-from transformers.integrations.integration_utils import get_available_reporting_integrations
+from transformers.integrations.integration_utils import (
+    get_available_reporting_integrations,
+    get_reporting_integration_callbacks,
+)
 
 from unmask.errors import ResourceError
 from unmask.training.arguments import Settings

@@ -44,6 +44,13 @@ function logTicks(low, high) {
   const bare = inside.filter((v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-9);
   return inside.length > 6 && bare.length > 1 ? bare : inside.length > 1 ? inside : niceTicks(low, high, 3);
 }
+// Neighbouring ticks must read differently: as many digits as their distance has.
+function tickLabels(ticks) {
+  const step = ticks.length > 1 ? Math.abs(ticks[1] - ticks[0]) : 0, most = Math.max(...ticks.map(Math.abs));
+  if (!step || step < 1e-3 || most >= 1000) return ticks.map(short);
+  const digits = [0, 1, 2, 3, 4].find((d) => Math.abs(step * 10 ** d - Math.round(step * 10 ** d)) < 1e-6);
+  return ticks.map((tick) => tick.toFixed(digits === undefined ? 4 : digits));
+}
 function smoothed(points, weight) {
   if (!weight) return points;
   let held = 0, mass = 0;
@@ -81,16 +88,17 @@ class Chart {
     const pad = log ? 0 : (high - low) * .05;
     if (log) { low *= .96; high *= 1.04; } else { low = low >= 0 && low - pad < 0 ? 0 : low - pad; high += pad; }
     const ticks = log ? logTicks(low, high) : niceTicks(low, high, this.spec.wide ? 5 : 4);
-    const left = 10 + 6.4 * Math.max(...ticks.map((tick) => short(tick).length)), top = 8, bottom = 24;
+    const labels = log ? ticks.map(short) : tickLabels(ticks);
+    const left = 10 + 6.4 * Math.max(...labels.map((label) => label.length)), top = 8, bottom = 24;
     const width = whole - left - 8, tall = height - top - bottom, scale = log ? Math.log : (v) => v;
     this.frame = { left, width };
     const x = (step) => left + width * (step - this.board.low) / Math.max(this.board.high - this.board.low, 1e-9);
     const y = (v) => top + tall * (1 - (scale(v) - scale(low)) / (scale(high) - scale(low)));
     this.x = x; this.y = y; this.isLog = log;
     const parts = [];
-    for (const tick of ticks) {
+    for (const [i, tick] of ticks.entries()) {
       parts.push(svg("line", { class: "grid", x1: left, x2: left + width, y1: y(tick), y2: y(tick) }),
-        svg("text", { x: left - 7, y: y(tick) + 4, "text-anchor": "end" }, short(tick)));
+        svg("text", { x: left - 7, y: y(tick) + 4, "text-anchor": "end" }, labels[i]));
     }
     for (const tick of niceTicks(this.board.low, this.board.high, Math.max(2, Math.floor(width / 110)))) {
       const at = x(tick), anchor = at > left + width - 14 ? "end" : at < left + 14 ? "start" : "middle";
