@@ -154,6 +154,7 @@ NUMPY = [
     (np.zeros((0, 4), np.int32), r"input_ids\.npy holds 0 records"),
     (np.array([[5, 99_999]]), r"row 1 holds the id 99999, but the tokenizer has"),
     (np.array([[5, -1]]), r"row 1 holds the id -1, but the tokenizer has"),
+    (np.array([[5, 2**40]]), r"input_ids\.npy holds input_ids beyond int32, from 5 to 1099511627776"),
 ]
 
 

@@ -24,7 +24,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 _FLUSH_ROWS = 1000
-SHARD_ROWS = 50_000
+SHARD_ROWS = 20_000
 _FLUSH_CHARACTERS = 1 << 25
 
 

@@ -28,6 +28,7 @@ from unmask.data.sources.parts import Opened as Opened
 from unmask.data.sources.parts import Part, chosen, table_rows
 from unmask.data.sources.reading import (
     Reading,
+    arrays_table,
     first_records,
     holds_tokens,
     records_stream,
@@ -159,6 +160,8 @@ def _table(part: Part, reading: Reading, index: np.ndarray | None = None) -> tup
         if holds_tokens(part.table.column_names, reading):
             return _selected(_numbered(part.table), index), []
         return records_table(table_rows(part.table, part.label, index), part.label, reading)
+    if part.columns is not None:
+        return _numbered(arrays_table(part.columns(), part.label)), []
     rows, tokenised = _looked_at(part, reading)
     return (tokens_table if tokenised else records_table)(rows, part.label, reading)
 

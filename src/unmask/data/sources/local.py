@@ -7,14 +7,15 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datasets import DatasetDict, load_from_disk
 
 from unmask.data.formats import READERS, TEXT_KINDS, file_kind, is_readable, read_rows
-from unmask.data.formats.token_arrays import BESIDE, LENGTHS, TOKENS
+from unmask.data.formats.token_arrays import BESIDE, LENGTHS, TOKENS, token_columns
 from unmask.data.sources.parts import TEST_SPLITS, Part, file_identity, table_rows
 from unmask.errors import DataError, did_you_mean
 
@@ -107,7 +108,13 @@ def _file_part(files: list[Path], label: str) -> Part:
             f"{unknown} is no file that can be read; allowed: {', '.join(READERS)}, and .gz of {', '.join(TEXT_KINDS)}"
         )
     content = [place for file in files for place in _content(file)]
-    return Part(label, lambda: itertools.chain.from_iterable(map(read_rows, files)), partial(file_identity, content))
+    rows, identity = partial(_chained, read_rows, files), partial(file_identity, content)
+    arrays = all(file_kind(file) == ".npy" for file in files)
+    return Part(label, rows, identity, columns=partial(_chained, token_columns, files) if arrays else None)
+
+
+def _chained(read: Callable[[Path], Iterator[Any]], files: list[Path]) -> Iterator[Any]:
+    return itertools.chain.from_iterable(map(read, files))
 
 
 def _content(file: Path) -> list[Path]:

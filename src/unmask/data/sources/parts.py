@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -25,12 +26,14 @@ class Part:
     Attributes:
         label: what messages call it. rows: starts the rows anew. identity: a text that changes when they do.
         table: the rows as a table, where they are one already.
+        columns: starts the rows anew as columns of a few of them, where they hold tokens in arrays.
     """
 
     label: str
     rows: Callable[[], Iterator[Row | BadRow]]
     identity: Callable[[], str]
     table: Dataset | None = None
+    columns: Callable[[], Iterator[dict[str, Any]]] | None = None
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,24 @@ def tokens_table(rows: Iterable[Row | BadRow], label: str, reading: Reading) -> 
     return table, tally.notes()
 
 
+def arrays_table(columns: Iterator[dict[str, Any]], label: str) -> Dataset:
+    """Columns of tokens as a table.
+
+    Raises:
+        DataError: there are none, or those of two files differ.
+    """
+    first = next(columns, None)
+    if first is None:
+        raise DataError(f"{label} holds 0 records. Give data with at least one row")
+    features = Features({name: TOKEN_COLUMNS[name] for name in first})
+    writer = TableWriter(features)
+    for some in chain([first], columns):
+        if list(some) != list(features):
+            raise DataError(f"{label}: one file has {', '.join(features)}, another one {', '.join(some)}")
+        writer.write_columns(list(some.values()))
+    return writer.finish()
+
+
 def _token_features(record: dict[str, Any]) -> Features:
     """Rows are to have the columns of the first one."""
     named = {name: kind for name, kind in TOKEN_COLUMNS.items() if name in record}
