@@ -347,5 +347,7 @@ def test_what_a_stream_cuts_or_leaves_out_is_counted(
     assert list(stream.train) == list(table.train) and len(table.train) == (5 if truncation == "filter" else 8)
     assert "5 of 10 exceed max_length=120" in caplog.text
     assert ("2 of 10 have no token to learn" in caplog.text) == (truncation == "right")
-    with pytest.raises(DataError, match=r"no row of the stream has a trainable token within max_length=8"):
+    with pytest.raises(DataError, match=r"holds 10 records, but no row has a token to learn within max_length=8"):
         list(_sft(byte_tokenizer, path, max_length=8, streaming=True).train)
+    with pytest.raises(DataError, match=r"holds 1 records, but no row of tokens comes of it; .* max_length=1,024"):
+        list(_pretrain(byte_tokenizer, write("a.txt", "hello"), streaming=True).train)

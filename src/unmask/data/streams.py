@@ -40,7 +40,7 @@ def conversation_stream(start: Start, encoding: Encoding, skip_bad_rows: bool) -
             if any(flags) and not left_out:
                 seen["used"] += 1
                 yield {"input_ids": ids, "may_noise": flags}
-    _close(seen, f"max_length={encoding.max_length}")
+    _close(seen, encoding.max_length, "has a token to learn within")
 
 
 def _encoded(batch: list[dict[str, Any]], encoding: Encoding) -> Iterator[tuple[Any, str]]:
@@ -56,7 +56,13 @@ def _bad(problem: str, skip: bool, seen: Counter[str]) -> None:
     seen["bad"] += 1
 
 
-def _close(seen: Counter[str], limit: str) -> None:
+def _close(seen: Counter[str], max_length: int, wanted: str) -> None:
+    """Say what was counted.
+
+    Raises:
+        DataError: nothing was left over.
+    """
+    limit = f"max_length={max_length:,}"
     told = {
         "long": f"exceed {limit}",
         "empty": f"have no token to learn within {limit}",
@@ -66,7 +72,7 @@ def _close(seen: Counter[str], limit: str) -> None:
         if seen[kind]:
             _LOG.warning("streamed rows: %s of %s %s", f"{seen[kind]:,}", f"{seen['rows']:,}", what)
     if not seen["used"]:
-        raise DataError(f"no row of the stream has a trainable token within {limit} ({seen['rows']:,} rows)")
+        raise DataError(f"the stream holds {seen['rows']:,} records, but no row {wanted} {limit}")
 
 
 def packed_stream(
@@ -88,7 +94,7 @@ def packed_stream(
     for row in rows:
         seen["used"] += 1
         yield row
-    _close(seen, f"max_length={packing['max_length']}")
+    _close(seen, packing["max_length"], "of tokens comes of it; drop_tail needs whole rows of")
 
 
 def _fitting(
