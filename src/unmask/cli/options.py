@@ -91,7 +91,7 @@ class OptionTable:
     def help(self) -> str:
         """The text of `--help`: every option with its default, in groups."""
         common = (
-            "--config FILE.yaml may be given more than once; later files, then options, win. "
+            "--config FILE.yaml, or recipe:NAME, may be given more than once; later files, then options, win. "
             "A bare --option means true. Other spellings are listed by: unmask show aliases"
         )
         # jsonargparse's `--name+` for appending to a list is not ours.

@@ -7,9 +7,7 @@ tensor and written in the target family's own layout; the folder appears when it
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -18,8 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from unmask.convert.aside import built_aside
 from unmask.convert.options import AdaptArguments, Layout
-from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
+from unmask.errors import ConfigError, ModelError, did_you_mean
 from unmask.models.card import Card, write_card
 from unmask.models.checkpoints import (
     fill_from_files,
@@ -95,7 +94,7 @@ def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], 
 
     notes = (*_notes(facts), _mask_note(tokenizer, facts, is_new=is_new))
     tensors = Streamed(official_tensors(model), make)
-    with _built_aside(folder) as aside:
+    with built_aside(folder) as aside:
         save_model(model, aside, tensors=tensors, max_shard_size=options.max_shard_size)
         tokenizer.save_pretrained(aside)
         write_card(aside, _card(name_or_path, folder, facts, family, notes))
@@ -186,19 +185,6 @@ def _mask_note(tokenizer: Any, facts: Facts, *, is_new: bool) -> str:
         row = "a spare row of the embedding" if mask_id < rows else f"a new row of the embedding, which had {rows:,}"
         where = f"{row}, filled with the mean of the others and noise"
     return f"mask token {tokenizer.mask_token}, id {mask_id}: {where}"
-
-
-@contextmanager
-def _built_aside(folder: Path) -> Iterator[Path]:
-    """A folder beside it that takes its name when it is complete."""
-    aside = folder.with_name(f".{folder.name}.part")
-    try:
-        yield aside
-        os.replace(aside, folder)
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error}. Free space or choose another folder.") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _card(
