@@ -174,7 +174,7 @@ def broken(folder: Path, made: Path, **config: object) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "llama"}, ["llama", "llada"]),
+        ({"model_type": "gpt2"}, ["gpt2", "llada"]),
         ({"_attn_implementation_internal": "evil/kernel"}, ["_attn_implementation_internal"]),
         ({"block_type": "sequential"}, ["block_type", "llama"]),
         ({"n_layers": 5}, ["missing"]),
