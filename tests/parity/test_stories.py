@@ -44,3 +44,9 @@ def test_its_tokenizer_reads_and_writes_the_same(stories: Path, golden: dict[str
     assert tokenizer(golden["text"])["input_ids"] == golden["text_ids"]
     assert tokenizer.decode(golden["greedy_ids_from_bos"], skip_special_tokens=True) == golden["greedy_text"]
     assert tokenizer.mask_token_id is None
+
+
+def test_a_tokenizer_without_a_template_gets_one_of_its_own_marks(stories: Path) -> None:
+    turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes."}]
+    text = load_tokenizer(stories).apply_chat_template(turns, tokenize=False)
+    assert text == "<s>[INST] Hi. [/INST] Yes.</s>"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from unmask.models.families import ModelFamily, llama_layout
-from unmask.models.families.llada import CHAT_TEMPLATE
+from unmask.models.families.llada import CHAT_TEMPLATE as LLAMA_3
+from unmask.models.families.mistral import CHAT_TEMPLATE as LLAMA_2
+
+# LLaDA took Llama 3's over, Mistral Llama 2's; the marks of one are no tokens of the other
+CHAT_TEMPLATE = f"{{% if bos_token == '<s>' %}}{LLAMA_2}{{% else %}}{LLAMA_3}{{% endif %}}"
 
 FAMILY = ModelFamily(
     name="llama",
@@ -20,7 +24,6 @@ FAMILY = ModelFamily(
     stop_tokens=("<|end_of_text|>", "<|eot_id|>", "</s>"),
     eos_token="<|end_of_text|>",
     bos_token="<|begin_of_text|>",
-    # Llama 3's, which LLaDA took over
     chat_template=CHAT_TEMPLATE,
     lora_targets=llama_layout.LORA_TARGETS,
     tiny_config={"model_type": "llama", "architectures": ["LlamaForCausalLM"], **llama_layout.TINY},
