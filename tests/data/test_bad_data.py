@@ -14,8 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_from_disk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from unmask.data.build import build_pretrain, build_sft
+from unmask.data.formats import read_rows
+from unmask.data.rows import Row
 from unmask.data.sources import Reading, load_records
 from unmask.data.spec import parse_dataset_args
 from unmask.errors import DataError
@@ -138,6 +142,40 @@ def test_a_truncated_save_to_disk_folder(tmp_path: Path) -> None:
         if not whole:
             with pytest.raises(DataError, match=r"d is a save_to_disk folder that cannot be read"):
                 _load(tmp_path / "d")
+
+
+def test_a_damaged_arrow_file_is_never_read_past_its_end(tmp_path: Path) -> None:
+    # Offsets of texts, written over with huge numbers: Arrow itself would follow them out of its memory.
+    Dataset.from_dict({"text": [f"row {number}" for number in range(100)]}).save_to_disk(tmp_path / "d")
+    file = next((tmp_path / "d").glob("*.arrow"))
+    content = file.read_bytes()
+    offsets = np.cumsum([0] + [len(f"row {number}") for number in range(100)]).astype(np.int32).tobytes()
+    assert content.count(offsets) == 1
+    file.write_bytes(content.replace(offsets, offsets[:200] + b"\xff\xff\xff\x7e" * 10 + offsets[240:]))
+    with pytest.raises(DataError, match=r"d row 1 and those behind it cannot be read, the file is damaged"):
+        _load(tmp_path / "d")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), name=st.sampled_from(["a.csv", "a.tsv", "a.parquet", "a.npy"]))
+def test_mutated_files_never_end_in_a_traceback(tmp_path: Path, data: Any, name: str) -> None:
+    if not (tmp_path / "a.npy").exists():
+        table = pa.table({"text": ['a "b"', "c\nd", "é"], "n": [1, 2, 3]})
+        pq.write_table(table, tmp_path / "a.parquet", compression="none")
+        (tmp_path / "a.csv").write_text('text,n\n"a ""b""",1\n"c\nd",2\né,3\n')
+        (tmp_path / "a.tsv").write_text("text\tn\na\t1\nb\t2\n")
+        np.save(tmp_path / "a.npy", np.arange(12).reshape(3, 4))
+    content = bytearray((tmp_path / name).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content)))
+        content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    path = tmp_path / f"mutated{Path(name).suffix}"
+    path.write_bytes(bytes(content))
+    try:
+        for row in read_rows(path):
+            assert (row.where if isinstance(row, Row) else str(row)).startswith(str(path))
+    except DataError as problem:
+        assert str(path) in str(problem)
 
 
 # Numpy

@@ -23,6 +23,8 @@ import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from unmask.errors import DataError
+
 _FLUSH_ROWS = 1000
 SHARD_ROWS = 20_000
 _FLUSH_CHARACTERS = 1 << 25
@@ -139,7 +141,33 @@ def columns_in_batches(dataset: Dataset, name: str) -> Iterator[Any]:
     """One column of a table as Arrow arrays of at most a thousand rows."""
     for table in dataset.with_format("arrow").iter(batch_size=_FLUSH_ROWS):
         column: Any = table[name]  # type: ignore[index, call-overload]
+        check_whole(column, name)
         yield column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def check_whole(data: Any, what: str) -> None:
+    """Refuse Arrow data whose offsets point outside its buffers, as in a damaged file: Arrow would follow them.
+
+    Texts that are no UTF-8 pass: they are found row by row, where a row can be skipped.
+
+    Raises:
+        DataError: they do.
+    """
+    for column in data.columns if isinstance(data, pa.Table) else [data]:
+        try:
+            _as_bytes(column).validate(full=True)
+        except pa.ArrowInvalid as problem:
+            reason = str(problem).split("\n")[0]
+            raise DataError(f"{what} and those behind it cannot be read, the file is damaged: {reason}") from problem
+
+
+def _as_bytes(column: Any) -> Any:
+    """A column of texts as one of bytes, of which only the offsets can be wrong; any other as it is."""
+    bytes_of = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+    if bytes_of is None:
+        return column
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return pa.chunked_array([chunk.view(bytes_of) for chunk in chunks], bytes_of)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,10 +23,17 @@ def parquet_file(path: Path) -> Iterator[Row | BadRow]:
     """
     number = 0
     for batch in _batches(path):
-        for fields in _fields(batch, path, number):
-            number += 1
-            where = f"{path} row {number}"
-            yield fields if isinstance(fields, BadRow) else Row(where, fields)
+        yield from rows_of(batch, [f"{path} row {number + index + 1}" for index in range(len(batch))])
+        number += len(batch)
+
+
+def rows_of(batch: pa.RecordBatch | pa.Table, places: list[str]) -> Iterator[Row | BadRow]:
+    """The rows of some Arrow data, each with its place; one that is no UTF-8 is a bad row."""
+    try:
+        yield from map(Row, places, batch.to_pylist())
+    except (UnicodeDecodeError, SystemError):
+        for index, where in enumerate(places):
+            yield _one(batch.slice(index, 1), where)
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -37,7 +43,8 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
             for batch in file.iter_batches(batch_size=_BATCH):
                 yield batch
                 rows += len(batch)
-    except (pa.ArrowException, OSError) as problem:
+    # A damaged name of a column fails to decode.
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
         # Arrow's own words end in advice for its programmers.
         reason = str(problem).split("\n")[0].split(". ")[0].rstrip(".")
         place = f"from row {rows + 1} on" if rows else "as Parquet"
@@ -46,15 +53,10 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
         ) from problem
 
 
-def _fields(batch: pa.RecordBatch, path: Path, before: int) -> list[dict[str, Any] | BadRow]:
+def _one(row: pa.RecordBatch | pa.Table, where: str) -> Row | BadRow:
     try:
-        return batch.to_pylist()
-    except UnicodeDecodeError:
-        return [_one(batch.slice(index, 1), f"{path} row {before + index + 1}") for index in range(len(batch))]
-
-
-def _one(row: pa.RecordBatch, where: str) -> dict[str, Any] | BadRow:
-    try:
-        return row.to_pylist()[0]
+        return Row(where, row.to_pylist()[0])
     except UnicodeDecodeError as problem:
         return not_utf8(where, problem)
+    except SystemError:
+        return BadRow(where, "cannot be read; the file is damaged", "damage")

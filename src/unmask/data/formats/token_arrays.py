@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,8 @@ def _fitting(path: Path, file: str, ids: np.ndarray) -> np.ndarray:
 def _array(path: Path, dimensions: int) -> np.ndarray:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as problem:
+    # Numpy reads the header as a Python literal.
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError, MemoryError, OverflowError, TypeError) as problem:
         reason = str(problem).split("\n")[0]
         raise DataError(f"{path} cannot be read as a numpy array: {reason}; the file may be cut off") from problem
     if not isinstance(values, np.ndarray) or values.ndim != dimensions or values.dtype.kind not in "iub":

@@ -128,7 +128,7 @@ def _saved_parts(folder: Path) -> dict[str, Part]:
         saved = load_from_disk(str(folder))
     except IndexError as problem:
         raise DataError(f"{folder} holds 0 records: it was saved empty") from problem
-    except (OSError, ValueError, KeyError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise DataError(f"{folder} is a save_to_disk folder that cannot be read: {problem}") from problem
     if not isinstance(saved, DatasetDict):
         tables = {"train": (str(folder), folder, saved)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from unmask.data.formats.parquet_files import rows_of
 from unmask.data.rows import BadRow, Row
+from unmask.data.scratch import check_whole
 from unmask.data.spec import DatasetSpec
 from unmask.errors import DataError, did_you_mean
 
@@ -89,9 +90,16 @@ def content_digest(file: Path) -> str:
 
 
 def table_rows(table: Dataset, label: str, index: np.ndarray | None = None) -> Iterator[Row | BadRow]:
-    """The rows of a table, numbered from 1 as they stand in it."""
+    """The rows of a table, numbered from 1 as they stand in it.
+
+    Raises:
+        DataError: its file is damaged, which Arrow itself would read past its memory.
+    """
     picked = table if index is None else table.select(index)
-    places = itertools.count() if index is None else iter(index)
-    for batch in picked.iter(batch_size=1000):
-        for values in zip(*dict(batch).values(), strict=True):
-            yield Row(f"{label} row {next(places) + 1}", dict(zip(batch, values, strict=True)))
+    done = 0
+    for batch in picked.with_format("arrow").iter(batch_size=1000):
+        data: Any = batch
+        places = range(done, done + len(data)) if index is None else index[done : done + len(data)]
+        done += len(data)
+        check_whole(data, f"{label} row {places[0] + 1}")
+        yield from rows_of(data, [f"{label} row {place + 1}" for place in places])
