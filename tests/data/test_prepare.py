@@ -23,7 +23,8 @@ from unmask.data.sources.named import open_sources
 from unmask.data.tokenise import SFT_FEATURES
 from unmask.data.writing import FORMATS
 from unmask.errors import ConfigError, DataError
-from unmask.training.arguments import DataArguments
+from unmask.training.arguments import DataArguments, Settings
+from unmask.training.folder import recipe
 
 Write = Callable[..., Path]
 
@@ -385,3 +386,8 @@ def test_rows_with_our_columns_are_checked(tmp_path: Path, byte_tokenizer: Any, 
     Dataset.from_list([good, nothing], features=SFT_FEATURES).save_to_disk(tmp_path / "n")
     splits = build_sft(DataArguments(str(tmp_path / "n")), byte_tokenizer)
     assert len(splits.train) == 1 and "1 of 2 conversations left out" in splits.notes[-1]
+
+
+def test_tokens_made_anew_are_no_other_run() -> None:
+    anew = Settings(data=DataArguments("a.jsonl", overwrite_cache=True))
+    assert recipe(anew, "sft") == recipe(Settings(data=DataArguments("a.jsonl")), "sft")

@@ -29,7 +29,7 @@ _LEARNED_BY = (
     "max_grad_norm",
     "seed",
 )
-_ONLY_SPEED = ("attn_implementation", "num_proc", "skip_bad_rows")
+_ONLY_SPEED = ("attn_implementation", "num_proc", "overwrite_cache", "skip_bad_rows")
 
 
 @dataclass(frozen=True)
