@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ DOES = (
 )
 # Settings of a run that say nothing about what the tokens are.
 _OF_THE_RUN = ("eval_dataset_args", "streaming", "random_length_ratio", "padding", "block_size", "packing")
+_HERE = {"overwrite_cache": "Make the folder anew, also in the place of other data that was prepared there."}
 _ONLY_FOR = {
     "sft": ("truncation", "mask_prompt_loss", "train_turns"),
     "pretrain": ("text_field", "insert_eos", "drop_tail", "overlap"),
@@ -42,7 +43,8 @@ _COMMAND = (
 
 def table() -> OptionTable:
     """The options: those of training that decide what the tokens are, and those of the command."""
-    ours = tuple(option for option in declared(DataArguments) if option.name not in _OF_THE_RUN)
+    shared = (option for option in declared(DataArguments) if option.name not in _OF_THE_RUN)
+    ours = tuple(replace(option, help=_HERE.get(option.name, option.help)) for option in shared)
     return OptionTable("prepare", DOES, (), (("The command", _COMMAND), ("The data, as in training", ours)))
 
 
