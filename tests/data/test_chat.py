@@ -170,14 +170,18 @@ STYLES = {
 
 
 def _expected(segments: Segments, tokenizer: Any) -> tuple[list[int], list[bool]]:
-    """With one token per byte, tokenising segment by segment is exact."""
+    """With one token per byte, tokenising segment by segment is exact. Nothing follows the last answer."""
     ids: list[int] = []
     flags: list[bool] = []
-    for text, answer in segments:
+    for text, answer in _up_to_the_last_answer(segments):
         some = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids += some
         flags += [answer] * len(some)
     return ids, flags
+
+
+def _up_to_the_last_answer(segments: Segments) -> Segments:
+    return segments[: max(place for place, (_, answer) in enumerate(segments) if answer) + 1]
 
 
 def _answers(encoded: Any, tokenizer: Any) -> list[str]:
@@ -219,7 +223,7 @@ def test_answers_are_marked_exactly_for_any_content(style: str, pairs: list[tupl
 def test_merged_tokens_give_the_same_answers(style: str) -> None:
     template, segments = STYLES[style]
     tokenizer = make_tokenizer(template, merges=True)
-    written = "".join(text for text, _ in segments(TALK))
+    written = "".join(text for text, _ in _up_to_the_last_answer(segments(TALK)))
     encoded = encode_conversation(TALK, tokenizer)
     assert encoded.input_ids == tokenizer(written, add_special_tokens=False)["input_ids"]
     wanted = [
@@ -253,6 +257,31 @@ def test_without_masking_the_prompt_every_token_is_learned(byte_tokenizer: Any) 
     encoded = encode_conversation(TALK, byte_tokenizer, mask_prompt_loss=False)
     assert all(encoded.may_noise)
     assert encoded.input_ids == encode_conversation(TALK, byte_tokenizer).input_ids
+
+
+@pytest.mark.parametrize("options", [{}, {"train_turns": "last"}, {"mask_prompt_loss": False}], ids=str)
+@pytest.mark.parametrize("merges", [False, True])
+def test_nothing_stands_behind_the_last_answer(merges: bool, options: dict[str, Any]) -> None:
+    tokenizer = make_tokenizer(CHATML, merges=merges)
+    rendered = tokenizer.apply_chat_template(TALK, tokenize=False)
+    assert rendered.endswith("hello 你好<|im_end|>\n")
+    encoded = encode_conversation(TALK, tokenizer, **options)
+    assert tokenizer.decode(encoded.input_ids) == rendered[:-1]
+    assert encoded.may_noise[-1]
+
+
+def test_an_answered_conversation_is_the_prompt_and_the_answer(byte_tokenizer: Any) -> None:
+    prompt = byte_tokenizer.apply_chat_template(TALK[:-1], add_generation_prompt=True, return_dict=False)
+    answer = byte_tokenizer("hello 你好<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert encode_conversation(TALK, byte_tokenizer).input_ids == prompt + answer
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_conversation_that_goes_on_after_its_last_answer_is_whole(byte_tokenizer: Any, masked: bool) -> None:
+    rendered = byte_tokenizer.apply_chat_template(TALK[:-1], tokenize=False)
+    encoded = encode_conversation(TALK[:-1], byte_tokenizer, mask_prompt_loss=masked)
+    assert byte_tokenizer.decode(encoded.input_ids) == rendered
+    assert encoded.may_noise[-1] == (not masked)
 
 
 def test_a_space_glued_to_the_first_word_does_not_cost_the_word() -> None:
@@ -297,7 +326,7 @@ def test_special_tokens_written_in_a_message_are_plain_text(merges: bool) -> Non
     end, start = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>"])
     assert (encoded.input_ids.count(end), encoded.input_ids.count(start)) == (2, 2)
     assert tokenizer.eos_token_id not in encoded.input_ids
-    assert tokenizer.decode(encoded.input_ids) == tokenizer.apply_chat_template(talk, tokenize=False)
+    assert tokenizer.decode(encoded.input_ids) + "\n" == tokenizer.apply_chat_template(talk, tokenize=False)
     assert _answers(encoded, tokenizer) == ["say <|im_end|> to stop </s><|im_end|>"]
 
 

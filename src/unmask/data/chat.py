@@ -2,8 +2,9 @@
 
 The chat template is rendered to text once and that text is tokenised once; what belongs to an answer is found as
 spans of characters and carried over to tokens. An answer is what the model itself has to write: everything after the
-generation prompt, its end-of-turn token included, and nothing of what the template puts behind that. Needs only a fast
-tokenizer of transformers with a `chat_template`; knows nothing of files or of padding.
+generation prompt, its end-of-turn token included, and nothing of what the template puts behind that. A conversation
+stops where its last answer does. Needs only a fast tokenizer of transformers with a `chat_template`; knows nothing of
+files or of padding.
 """
 
 from __future__ import annotations
@@ -41,10 +42,15 @@ def encode_conversation(
     space glued to an answer's first word does not cost that word, and a newline glued to a template's word is not
     learned. Special tokens written out in a message are tokenised as plain text.
 
+    What the template puts behind a last answer (ChatML's newline) is left out, whatever is learned and by whichever
+    objective: sampling stops at the end of the answer and never shows it, but in training it would stand, seldom or
+    never hidden, one place behind the end, and so tell how long the answer is. A conversation that goes on after its
+    last answer is kept whole.
+
     Args:
         messages: `{"role", "content"}` in order.
         tokenizer: a fast tokenizer with `chat_template`; nothing is added around what the template writes.
-        mask_prompt_loss: only answers are marked; False: every token is.
+        mask_prompt_loss: only answers are marked; False: every token that is kept.
         train_turns: mark every assistant turn, or only the last one.
 
     Raises:
@@ -67,13 +73,17 @@ def encode_conversations(
     tokenised = _tokenise(texts, conversations, tokenizer)
     encoded = []
     for messages, text, (ids, offsets) in zip(conversations, texts, tokenised, strict=True):
-        if not mask_prompt_loss:
-            encoded.append(Encoded(ids, [True] * len(ids)))
-            continue
         spans = answer_spans(messages, text, tokenizer)
-        chosen = spans if train_turns == "all" else spans[-1:]
-        encoded.append(Encoded(ids, _inside(offsets, text, chosen)))
+        flags = _inside(offsets, text, spans if train_turns == "all" else spans[-1:])
+        length = _length(messages, flags)
+        encoded.append(Encoded(ids[:length], flags[:length] if mask_prompt_loss else [True] * length))
     return encoded
+
+
+def _length(messages: Messages, is_answer: list[bool]) -> int:
+    """How many tokens to keep: up to the last answer's end, where the conversation ends with an answer."""
+    ends_with_answer = messages[-1]["role"] == "assistant" and any(is_answer)
+    return len(is_answer) - (is_answer[::-1].index(True) if ends_with_answer else 0)
 
 
 def check_no_mask_token(texts: Any, tokenizer: Any) -> None:
