@@ -146,7 +146,7 @@ def test_the_same_conversations_from_everywhere(tmp_path: Path, byte_tokenizer: 
     for row, (question, thought, answer) in zip(splits.train, THREE, strict=True):
         asked = f"<|im_start|>user\n{_user(question)}<|im_end|>\n<|im_start|>assistant\n"
         learned = f"{_answer(thought, answer)}<|im_end|>"
-        whole = byte_tokenizer(f"{asked}{learned}\n", add_special_tokens=False)["input_ids"]
+        whole = byte_tokenizer(f"{asked}{learned}", add_special_tokens=False)["input_ids"]
         assert row["input_ids"] == whole
         flagged = [token for token, flag in zip(whole, row["may_noise"], strict=True) if flag]
         assert byte_tokenizer.decode(flagged) == learned
