@@ -100,6 +100,13 @@ def test_an_adapter_is_trained_alone_and_used_over_its_base(settings: Make, tmp_
     assert onwards.history[0]["nll"] < run.history[0]["nll"]
 
 
+def test_kinds_of_adapters_are_saved_as_asked(settings: Make) -> None:
+    run = train(settings(lora=True, r=4, lora_alpha=6, use_dora=True, use_rslora=True, max_steps=1), verb="sft")
+    saved = json.loads((run.folder / "adapter_config.json").read_text())
+    assert {"r": 4, "lora_alpha": 6, "use_dora": True, "use_rslora": True}.items() <= saved.items()
+    assert any("lora_magnitude_vector" in name for name in load_file(run.folder / "adapter_model.safetensors"))
+
+
 def test_frozen_weights_stay(settings: Make, checkpoint: Path) -> None:
     run = train(settings(freeze="ff_proj,up_proj,wte"), verb="sft")
     before, after = load_file(checkpoint / "model.safetensors"), load_file(run.folder / "model.safetensors")

@@ -202,7 +202,16 @@ def _unknown(given: Given, table: OptionTable) -> str:
 
 
 # What a file may hold that describes an adapter and nothing else.
-ADAPTER_OPTIONS = frozenset({"r", "lora_alpha", "lora_dropout", "target_modules", "bias", "modules_to_save", ""})
+ADAPTER_OPTIONS = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "bias",
+    "modules_to_save",
+    "use_dora",
+    "use_rslora",
+)
 
 
 def _adapter_file(settings: list[Given], table: OptionTable) -> list[Given]:
@@ -213,6 +222,6 @@ def _adapter_file(settings: list[Given], table: OptionTable) -> list[Given]:
         members = [given for given in settings if given.section == section]
         targets = [alias.target if (alias := _known(given, table)) else given.typed for given in members]
         switched = any(given.typed in ("lora", "enable_lora") for given in settings)
-        if set(targets) <= ADAPTER_OPTIONS and "r" in targets and not switched:
+        if set(targets) <= {*ADAPTER_OPTIONS, ""} and "r" in targets and not switched:
             return [*settings, Given("lora", "true", members[0].where, section)]
     return settings

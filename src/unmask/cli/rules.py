@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.config import Parsed
+from unmask.cli.config import ADAPTER_OPTIONS, Parsed
 from unmask.cli.yaml_file import Given
 from unmask.errors import ConfigError, ResourceError, did_you_mean
 from unmask.registry import NOISE_SCHEDULES
@@ -56,7 +56,6 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": (f"from 0 to {LARGEST_SEED:,}", lambda value: 0 <= value <= LARGEST_SEED),
 }
 
-ADAPTER_ONLY = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "modules_to_save")
 ONLY_FOR = {
     "sft": ("truncation", "mask_prompt_loss", "train_turns", "padding", "packing"),
     "pretrain": ("text_field", "insert_eos", "drop_tail", "random_length_ratio"),
@@ -170,7 +169,7 @@ def _trackers(parsed: Parsed) -> None:
 
 
 def _adapter(parsed: Parsed) -> None:
-    idle = [name for name in ADAPTER_ONLY if name in parsed]
+    idle = [name for name in ADAPTER_OPTIONS if name in parsed]
     on = parsed["lora"] or parsed["adapter"] is not None
     if idle and not on:
         raise ConfigError(

@@ -37,6 +37,10 @@ class ModelArguments:
     """Which biases the adapter trains."""
     modules_to_save: str | list[str] | None = None
     """Layers trained whole beside the adapter."""
+    use_dora: bool = False
+    """Learn the size of each output's weights apart from their direction (DoRA)."""
+    use_rslora: bool = False
+    """Scale the adapter by lora_alpha / sqrt(r) instead of lora_alpha / r (rsLoRA)."""
     load_in_4bit: bool = False
     """Hold the frozen base in 4 bits (QLoRA; needs the extra `quant`)."""
     load_in_8bit: bool = False

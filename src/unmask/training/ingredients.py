@@ -183,15 +183,8 @@ def shares_of(settings: Settings) -> Shares:
 
 
 def lora_settings(settings: Settings) -> LoraSettings:
-    chosen = settings.model
-    return LoraSettings(
-        r=chosen.r,
-        lora_alpha=chosen.lora_alpha,
-        lora_dropout=chosen.lora_dropout,
-        target_modules=chosen.target_modules,
-        bias=chosen.bias,
-        modules_to_save=chosen.modules_to_save,
-    )
+    """The shape of the adapter, whose settings go by the same names."""
+    return LoraSettings(**{field.name: getattr(settings.model, field.name) for field in fields(LoraSettings)})
 
 
 def _freeze(model: DiffusionModel, names: str | list[str] | None) -> None:

@@ -113,7 +113,8 @@ def _model(material: Material, parameters: int, trainable: int) -> list[tuple[st
         ("held in", str(next(model.parameters()).dtype).removeprefix("torch.")),
     ]
     if chosen.lora:
-        rows.append(("adapter", f"LoRA, r {chosen.r}, alpha {chosen.lora_alpha}, on {_text(chosen.target_modules)}"))
+        kind = f"{'rs' if chosen.use_rslora else ''}{'DoRA' if chosen.use_dora else 'LoRA'}"
+        rows.append(("adapter", f"{kind}, r {chosen.r}, alpha {chosen.lora_alpha}, on {_text(chosen.target_modules)}"))
     return rows
 
 
