@@ -10,7 +10,8 @@ from tests.tiny import write_checkpoint
 from unmask.errors import ConfigError, ModelError, ResourceError
 from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM, load
-from unmask.models.adapters import LoraSettings, attach_lora, save_adapter
+from unmask.models.adapters import LoraSettings, attach_lora, base_of, save_adapter
+from unmask.models.checkpoints import EXAMPLES
 from unmask.objectives.estimators import log_likelihood
 
 MASK, END = 0, 1  # of the tiny tokenizer
@@ -164,6 +165,17 @@ def test_an_adapter_on_top(folder: Path, tmp_path: Path) -> None:
     adapted.save(tmp_path / "saved")
     assert load(folder, adapter=tmp_path / "saved", device="cpu").generate("Once", **SETTINGS) == expected
     assert load(tmp_path / "saved", device="cpu").generate("Once", **SETTINGS) == expected  # it names its base
+
+
+def test_the_model_of_the_package_stays_a_name(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXAMPLES, "base", (str(folder),))
+    lm = load("example:base", device="cpu")
+    attach_lora(lm.model, LoraSettings(r=4))
+    lm.save(tmp_path / "adapter")
+    assert base_of(tmp_path / "adapter") == "example:base"
+    again = load(tmp_path / "adapter", device="cpu")
+    assert again.model.config._name_or_path == "example:base"
+    assert again.generate("Once", **SETTINGS) == lm.generate("Once", **SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -357,10 +357,12 @@ def load(
     if quantization is not None:
         raise ConfigError(f'quantization "{quantization}" is not available; leave it out.')
     folder = resolve_folder(name_or_path)
-    base: str | os.PathLike[str] = folder
+    name, base = name_or_path, folder
     if adapter is None and is_adapter(folder):
-        base, adapter = base_of(folder) or folder, folder
+        name, adapter = base_of(folder) or folder, folder
+        base = resolve_folder(name)
     model = load_model(base, dtype=dtype, device=_device(device))  # type: ignore[arg-type]
+    model.config._name_or_path = os.fspath(name)
     if adapter is not None:
         load_adapter(model, adapter)
     return DiffusionLM(model.eval(), load_tokenizer(base, model.facts))
