@@ -159,9 +159,15 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], phrase: str, 
 
 
 def test_a_folder_that_exists_is_not_touched(tmp_path: Path) -> None:
+    tiny.write_texts(tmp_path / "mine.txt")
+    with pytest.raises(ConfigError, match=r"mine\.txt exists and is not empty. Choose another folder"):
+        adapt(tmp_path / "old", tmp_path / "mine.txt", AdaptArguments())
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    with pytest.raises(ConfigError, match="new exists already. Give a folder that does not"):
-        adapt(tmp_path / "old", tmp_path / "new", AdaptArguments())
+    adapt(source(tmp_path / "old", "llama"), tmp_path / "new", AdaptArguments())
+    assert load_model(tmp_path / "new").family.name == "a2d-llama"
 
 
 def test_half_a_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ DOES = (
 )
 _COMMAND = (
     Option("model_name_or_path", str | None, None, "Folder or Hub id of the checkpoint; --model for short."),
-    Option("output_dir", str | None, None, "Folder to write; it must not exist yet."),
+    Option("output_dir", str | None, None, "Folder to write; must be absent or empty."),
     Option("json", bool, False, "Print the result as one JSON object."),
 )
 

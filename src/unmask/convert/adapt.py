@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from unmask.convert.aside import built_aside
+from unmask.convert.aside import built_aside, free_folder
 from unmask.convert.options import AdaptArguments, Layout
 from unmask.errors import ConfigError, ModelError, did_you_mean
 from unmask.models.card import Card, write_card
@@ -62,14 +62,15 @@ def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], 
 
     Args:
         name_or_path: folder or Hub id of a Llama, Mistral, Qwen2 or Qwen3.
-        target: a folder that does not exist yet.
+        target: folder of the new checkpoint; must be absent or empty.
 
     Raises:
-        ConfigError: an option is out of its range, or the target exists.
+        ConfigError: an option is out of its range, or the target is not empty.
         ModelError: the checkpoint is no autoregressive one, is damaged, or has no place in that layout.
         ResourceError: the target cannot be written.
     """
-    folder = _checked(Path(target), options)
+    _check(options)
+    folder = free_folder(target)
     source = resolve_folder(name_or_path)
     facts = read_facts(source)
     if facts.family.attention != "causal":
@@ -101,7 +102,7 @@ def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], 
     return Adapted(folder, family.name, mask_id, model.num_parameters(), notes)
 
 
-def _checked(target: Path, options: AdaptArguments) -> Path:
+def _check(options: AdaptArguments) -> None:
     if options.to not in get_args(Layout):
         known = get_args(Layout)
         raise ConfigError(f'to "{options.to}" is not one of {", ".join(known)}.{did_you_mean(options.to, known)}')
@@ -109,9 +110,6 @@ def _checked(target: Path, options: AdaptArguments) -> Path:
         raise ConfigError(f"mask_noise is {options.mask_noise}; it must lie in 0..100. Usual: 1.")
     if options.mask_token is not None and not options.mask_token.strip():
         raise ConfigError("mask_token is empty. Leave it out, or give a text such as <|mask|>.")
-    if target.exists():
-        raise ConfigError(f"{target} exists already. Give a folder that does not.")
-    return target
 
 
 def _add_mask_token(tokenizer: PreTrainedTokenizerBase, family: ModelFamily, wanted: str | None, source: Path) -> bool:

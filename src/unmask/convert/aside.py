@@ -9,7 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unmask.errors import ResourceError
+from unmask.errors import ConfigError, ResourceError
+
+
+def free_folder(target: str | os.PathLike[str]) -> Path:
+    """The absolute path of a folder to be written, which must be absent or empty.
+
+    Raises:
+        ConfigError: there is something there.
+    """
+    folder = Path(target).expanduser().absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{target} exists and is not empty. Choose another folder.")
+    return folder
 
 
 @contextmanager
