@@ -87,6 +87,7 @@ FLAGS = [
     (sft("--max_length", "5000"), ["5000", "256", "max_length"]),
     (sft("--save_total_limit", "0"), ["save_total_limit", ">= 2"]),
     (sft("--r", "8"), ["r is set", "lora"]),
+    (sft("--use_dora"), ["use_dora is set", "lora"]),
     (sft("--lora", "--target_modules", "q_prj"), ["q_prj", 'Did you mean "q_proj"']),
     (sft("--train_turns", "some"), ["some", "all", "last"]),
     (sft("--padding", "eso"), ["eso", 'Did you mean "eos"']),

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from unmask.convert.aside import built_aside
+from unmask.convert.aside import built_aside, free_folder
 from unmask.errors import ConfigError, ModelError, did_you_mean
 from unmask.models.adapters import base_of, is_adapter, load_adapter
 from unmask.models.card import Card, write_card
@@ -76,8 +76,8 @@ def merge_adapter(
     if dtype not in get_args(Dtype):
         allowed = ", ".join(get_args(Dtype))
         raise ConfigError(f'dtype "{dtype}" is not one of {allowed}.{did_you_mean(dtype, get_args(Dtype))}')
-    folder = _free(target)
-    source = resolve_folder(adapter)
+    folder = free_folder(target)
+    source = resolve_folder(adapter, holds="an adapter_config.json")
     if not is_adapter(source):
         raise ModelError(f"{source} is no adapter: it holds no adapter_config.json. Give the folder of a LoRA run.")
     base = os.fspath(base or _base_named_by(source))
@@ -193,10 +193,3 @@ def _base_named_by(source: Path) -> str:
     except ModelError as error:
         raise ModelError(f"{source} names a base that is not there: {error} Or give it: --base_model_path") from None
     return base
-
-
-def _free(target: str | os.PathLike[str]) -> Path:
-    folder = Path(target).expanduser().absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{target} exists and is not empty. Choose another folder for the merged model.")
-    return folder

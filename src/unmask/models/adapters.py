@@ -89,7 +89,7 @@ def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, train
     Raises:
         ModelError: the folder is no adapter, or belongs to another base.
     """
-    source = resolve_folder(folder)
+    source = resolve_folder(folder, holds=f"an {CONFIG}")
     config, ours = _named_as_ours(model, source)
     targets = sorted({name.split(".lora_")[0] for name in ours if ".lora_" in name})
     unknown = [path for path in targets if path not in dict(model.named_modules())]

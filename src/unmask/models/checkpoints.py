@@ -39,12 +39,13 @@ EXAMPLE, EXAMPLES = "example:", {"base": ("demo", "base")}
 _WANTED_FROM_HUB = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "tokenizer*"]
 
 
-def resolve_folder(name_or_path: str | os.PathLike[str], *, weights: bool = True) -> Path:
+def resolve_folder(name_or_path: str | os.PathLike[str], *, weights: bool = True, holds: str = "a config.json") -> Path:
     """The folder of a checkpoint: a local one, one that comes with this package, or a snapshot of a Hub id.
 
     Args:
         name_or_path: folder, `example:base` or `owner/name`.
         weights: fetch the weights too, not just configuration and tokenizer.
+        holds: the file that such a folder is known by, for the message where there is none.
 
     Raises:
         ModelError: there is no such folder, and no such model can be had from the Hub.
@@ -56,7 +57,7 @@ def resolve_folder(name_or_path: str | os.PathLike[str], *, weights: bool = True
         finished = folder / FINISHED
         return finished if finished.is_dir() and not (folder / "config.json").exists() else folder
     if os.path.exists(name) or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(f'no folder "{name}". Give a folder with a config.json, or a Hub id such as owner/name.')
+        raise ModelError(f'no folder "{name}". Give a folder with {holds}, or a Hub id such as owner/name.')
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
