@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from unmask.data.chat import check_unicode, prompt_ids
-from unmask.errors import ConfigError, ResourceError, did_you_mean
+from unmask.errors import ConfigError, ResourceError
 from unmask.generation.loop import Decoding, stream, stream_infill
 from unmask.generation.options import GenerationOptions
 from unmask.generation.trace import Commit, Completion, Stats, Trace
@@ -32,7 +32,6 @@ from unmask.objectives.estimators import log_likelihood
 
 Messages = Sequence[Mapping[str, Any]]
 Prompt = str | Sequence[int] | Messages
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 BLANK = "[MASK]"
 
 
@@ -352,20 +351,18 @@ def load(
         ModelError: there is no such model, or its files are missing, damaged or do not fit.
         ResourceError: the device is not there.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(f'dtype "{dtype}" is not one of {", ".join(DTYPES)}.{did_you_mean(dtype, DTYPES)}')
     if quantization is not None:
         raise ConfigError(f'quantization "{quantization}" is not available; leave it out.')
     folder = resolve_folder(name_or_path)
-    name, base = name_or_path, folder
+    name = name_or_path
     if adapter is None and is_adapter(folder):
         name, adapter = base_of(folder) or folder, folder
-        base = resolve_folder(name)
-    model = load_model(base, dtype=dtype, device=_device(device))  # type: ignore[arg-type]
+        folder = resolve_folder(name)
+    model = load_model(folder, dtype=dtype, device=_device(device))  # type: ignore[arg-type]
     model.config._name_or_path = os.fspath(name)
     if adapter is not None:
         load_adapter(model, adapter)
-    return DiffusionLM(model.eval(), load_tokenizer(base, model.facts))
+    return DiffusionLM(model.eval(), load_tokenizer(folder, model.facts))
 
 
 def _device(name: str | torch.device) -> torch.device:

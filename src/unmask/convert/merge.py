@@ -10,16 +10,18 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unmask.convert.aside import built_aside, free_folder
-from unmask.errors import ConfigError, ModelError, did_you_mean
+from unmask.errors import ModelError
 from unmask.models.adapters import base_of, is_adapter, load_adapter
 from unmask.models.card import Card, write_card
 from unmask.models.checkpoints import (
+    Dtype,
+    dtype_of,
     fill_from_files,
     official_tensors,
     resolve_folder,
@@ -32,7 +34,6 @@ from unmask.models.shell import DiffusionModel
 from unmask.models.streamed import Streamed
 from unmask.models.tokenizers import load_tokenizer
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _ADAPTER = "default"  # what PEFT calls the only one
 
 
@@ -73,9 +74,7 @@ def merge_adapter(
         ModelError: the adapter is none, its base is unknown or another one, or cannot take it.
         ResourceError: the disk is full, or the folder cannot be written.
     """
-    if dtype not in get_args(Dtype):
-        allowed = ", ".join(get_args(Dtype))
-        raise ConfigError(f'dtype "{dtype}" is not one of {allowed}.{did_you_mean(dtype, get_args(Dtype))}')
+    wanted = dtype_of(dtype)
     folder = free_folder(target)
     source = resolve_folder(adapter, holds="an adapter_config.json")
     if not is_adapter(source):
@@ -83,7 +82,6 @@ def merge_adapter(
     base = os.fspath(base or _base_named_by(source))
     origin = resolve_folder(base)
     model = _without_values(base, origin)
-    wanted = None if dtype == "auto" else getattr(torch, dtype)
     empty = {name: tensor.to(dtype=wanted) for name, tensor in official_tensors(model).items()}
     load_adapter(model, source)
     _refuse_half_of_a_tie(model, source)

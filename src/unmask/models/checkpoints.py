@@ -111,7 +111,7 @@ def load_model(
         ModelError: the folder is no checkpoint of a known family, or its weights are missing, damaged or do not fit.
         ConfigError: `dtype` is none of those.
     """
-    wanted = _dtype(dtype)
+    wanted = dtype_of(dtype)
     folder = resolve_folder(name_or_path, weights=not from_scratch)
     facts = read_facts(folder)
     with torch.device("meta"):
@@ -124,7 +124,12 @@ def load_model(
     return model.eval()
 
 
-def _dtype(name: str) -> torch.dtype | None:
+def dtype_of(name: str) -> torch.dtype | None:
+    """The type that `dtype` names; None for auto.
+
+    Raises:
+        ConfigError: it names none of those known.
+    """
     if name not in get_args(Dtype):
         raise ConfigError(
             f'dtype "{name}" is not one of {", ".join(get_args(Dtype))}.{did_you_mean(name, get_args(Dtype))}'
