@@ -7,6 +7,7 @@ that two splits share none, whatever the seeds. Knows no tokenizer; questions ar
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -127,6 +128,12 @@ def make_tables(options: TableOptions, *, split: Split = "train", first: int = 0
             )
 
 
+def tables_again(options: TableOptions, *, split: Split = "train") -> Iterator[Table]:
+    """Tables without end, all of one split; where the options allow few, the same ones come again."""
+    draws = (_draw(Random(f"tables/{options.seed}/{number}"), options) for number in itertools.count())
+    return (table for table in draws if table.split == split)
+
+
 def serialise(table: Table, style: Style = "markdown") -> str:
     """A table as text, without its title.
 
@@ -146,7 +153,7 @@ def describe(table: Table, random: Random) -> str:
     said = [sentence(table.title)]
     for row in table.rows:
         said += _say_row(table, row, random)
-    return " ".join(said + _say_extremes(table, random))
+    return " ".join(said + extremes(table, random))
 
 
 def text_records(
@@ -228,7 +235,8 @@ def _say_row(table: Table, row: tuple[Cell, ...], random: Random) -> list[str]:
     return said
 
 
-def _say_extremes(table: Table, random: Random) -> list[str]:
+def extremes(table: Table, random: Random) -> list[str]:
+    """In half of the cases a sentence about the most and the least of a column of numbers."""
     quantities = [column for column in table.columns if isinstance(column, Quantity)]
     if len(table.rows) < 2 or not quantities or random.random() < 0.5:
         return []
