@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -22,6 +23,12 @@ torch.set_num_threads(1)
 # Runs keep their tokens in the user's cache; those of the tests are nobody's.
 os.environ["UNMASK_CACHE"] = tempfile.mkdtemp(prefix="unmask-tests-")
 atexit.register(shutil.rmtree, os.environ["UNMASK_CACHE"], ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    # Every run collects garbage at its end: let it not walk over all that the libraries made when they were imported.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
