@@ -24,11 +24,11 @@ def _pairs(count: int, answer: str = "the answer is {}") -> list[dict[str, str]]
 
 
 def _sft(tokenizer: Any, path: Any, **options: Any) -> Any:
-    return build_sft(DataArguments(dataset_args=str(path), **options), tokenizer, seed=0)
+    return build_sft(DataArguments(dataset_args=str(path), **options), tokenizer)
 
 
 def _pretrain(tokenizer: Any, path: Any, **options: Any) -> Any:
-    return build_pretrain(DataArguments(dataset_args=str(path), **options), tokenizer, seed=0)
+    return build_pretrain(DataArguments(dataset_args=str(path), **options), tokenizer)
 
 
 def _learned(row: dict[str, Any], tokenizer: Any) -> str:
@@ -99,7 +99,7 @@ def test_hub_data_is_streamed_by_default_in_pretraining_only(monkeypatch: Any, b
     _pretrain(bpe_tokenizer, "x/y", max_length=8)
     _pretrain(bpe_tokenizer, "x/y", max_length=8, streaming=False)
     _sft(bpe_tokenizer, "x/y")
-    build_pretrain(DataArguments("x/y", max_length=8), bpe_tokenizer, seed=0, stream_hub_by_default=False)
+    build_pretrain(DataArguments("x/y", max_length=8), bpe_tokenizer, stream_hub_by_default=False)
     assert asked == [True, False, False, False]
 
 
@@ -208,7 +208,7 @@ def test_a_short_test_part_keeps_its_tail(write: Write, bpe_tokenizer: Any) -> N
 def test_settings_that_contradict(write: Write, bpe_tokenizer: Any) -> None:
     path = write("a.jsonl", _pairs(3))
     with pytest.raises(ConfigError, match="no dataset: give dataset_args"):
-        build_sft(DataArguments(), bpe_tokenizer, seed=0)
+        build_sft(DataArguments(), bpe_tokenizer)
     with pytest.raises(DataError, match="load_preprocessed_data reads a folder"):
         _sft(bpe_tokenizer, path, load_preprocessed_data=True)
 

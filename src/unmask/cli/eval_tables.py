@@ -60,7 +60,7 @@ class EvalTablesArguments:
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     dtype: str = "auto"
-    """auto (as stored), float32, bfloat16, float16 or float64."""
+    """auto (as stored), float32, bfloat16 or float16."""
     json: bool = False
     """Print the results as one JSON object."""
 

@@ -37,7 +37,7 @@ class SamplerArguments:
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     dtype: str = "auto"
-    """auto (as stored), float32, bfloat16, float16 or float64."""
+    """auto (as stored), float32, bfloat16 or float16."""
     show: bool = False
     """Show the canvas while it fills; on stderr, animated on a terminal."""
 

@@ -47,33 +47,28 @@ class Splits:
     mixture: Mixture | None = None
 
 
-def build_sft(data: DataSettings, tokenizer: Any, *, seed: int = 0) -> Splits:
+def build_sft(data: DataSettings, tokenizer: Any) -> Splits:
     """Conversations, tokenised, with the tokens that may be noised marked.
 
     Args:
         data: which data, and how. tokenizer: a fast tokenizer with `chat_template`.
-        seed: of the run; the division into train and test does not depend on it, so that runs that differ in their
-            seed are tested on the same rows.
 
     Raises:
         ConfigError: the settings contradict each other. DataError: the data is missing, bad or holds nothing to learn.
     """
-    del seed
     return tokenised(open_sources(data, "sft"), data, tokenizer, "sft")
 
 
-def build_pretrain(data: DataSettings, tokenizer: Any, *, seed: int = 0, stream_hub_by_default: bool = True) -> Splits:
+def build_pretrain(data: DataSettings, tokenizer: Any, *, stream_hub_by_default: bool = True) -> Splits:
     """Documents, tokenised and packed into rows of `max_length`.
 
     Args:
         data: which data, and how. tokenizer: a fast tokenizer with `eos_token_id`.
-        seed: of the run; nothing here depends on it.
         stream_hub_by_default: read Hub data while training, unless `data.streaming` says otherwise.
 
     Raises:
         ConfigError: the settings contradict each other. DataError: the data is missing, bad or too short.
     """
-    del seed
     sources = open_sources(data, "pretrain", stream_hub=stream_hub_by_default)
     return tokenised(sources, data, tokenizer, "pretrain")
 

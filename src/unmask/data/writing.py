@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -16,7 +16,6 @@ from datasets import Dataset, DatasetDict
 from unmask.data.formats.token_arrays import LENGTHS, TOKENS
 
 Format = Literal["arrow", "jsonl", "npy"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 _BATCH = 1000
 
 
