@@ -4,6 +4,7 @@
 #   make test [ARGS="-k cache"]   the test suite, without the large matrices
 #   make test-all                 the whole of it
 #   make test-gpu                 what needs a CUDA device; skipped where there is none
+#   make docs                     the pages as a site in site/, built and read without a network
 #   make lint                     ruff, pyright, import-linter
 #   make setup                    the environment alone
 #   make clean                    remove it
@@ -22,7 +23,7 @@ STAMP := $(VENV)/.set-up-$(EXTRAS)
 # One thread for each test process: more of them fight for the same cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup
 
-.PHONY: demo test test-all test-gpu lint setup clean
+.PHONY: demo test test-all test-gpu docs lint setup clean
 .DEFAULT_GOAL := setup
 
 demo: $(STAMP)
@@ -36,6 +37,11 @@ test-all: $(STAMP)
 
 test-gpu: $(STAMP)
 	@$(BIN)/python -m pytest -q -m gpu $(ARGS)
+
+# In its own make: the environment's stamp is named by its extras when the Makefile is read.
+docs:
+	@$(MAKE) --no-print-directory EXTRAS=dev,docs setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # All four speak, then the worst of them decides.
 lint: $(STAMP)
