@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from unmask.data.build import build_pretrain, build_sft
 from unmask.data.prepare import Target, cached_splits, prepare
 from unmask.data.sources.named import open_sources
 from unmask.data.tokenise import SFT_FEATURES
-from unmask.data.writing import FORMATS
+from unmask.data.writing import Format
 from unmask.errors import ConfigError, DataError
 from unmask.training.arguments import DataArguments, Settings
 from unmask.training.folder import recipe
@@ -51,7 +51,7 @@ def _rows(part: Any) -> list[Any]:
     return list(part)
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", get_args(Format))
 @pytest.mark.parametrize("test", ["", "[test:7]"])
 def test_fine_tuning_from_it_is_fine_tuning_from_the_source(
     write: Write, tmp_path: Path, byte_tokenizer: Any, to: Any, test: str
@@ -67,7 +67,7 @@ def test_fine_tuning_from_it_is_fine_tuning_from_the_source(
     assert _rows(build_sft(replace(prepared, streaming=True), byte_tokenizer).train) == _rows(source.train)
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", get_args(Format))
 @pytest.mark.parametrize("drop_tail", [True, False])
 def test_pretraining_from_it_is_pretraining_from_the_source(
     write: Write, tmp_path: Path, byte_tokenizer: Any, to: Any, drop_tail: bool
