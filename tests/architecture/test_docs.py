@@ -27,7 +27,10 @@ from huggingface_hub import constants
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))]
+PAGES = [
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").rglob("*.md")))
+]
 SHELLS = {"bash", "sh", "shell", "console"}
 
 BLOCK = re.compile(
