@@ -51,8 +51,7 @@ class Lesson:
     plain: float = 0.0
 
 
-# Small worlds first: with few words the model finds out in minutes that a cell is found by its key; many words, more
-# columns and longer tables come when it has.
+# Small worlds first; more words, columns and rows come when a cell is found by its key.
 LESSONS = (
     Lesson(1, (3, 4), (1, 1), 1, 20_000),
     Lesson(2, (2, 4), (1, 1), 2, 8_000),
