@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from heads import NEIGHBOURS, write_first_weights
+from rows import Lesson, token_rows
+from start import write_configuration, write_tokenizer
 
 from unmask.data.chat import encode_conversation, prompt_ids
-from unmask.demo.base_files import write_configuration, write_tokenizer
 from unmask.models.checkpoints import load_model
 from unmask.models.tokenizers import load_tokenizer
 
@@ -56,3 +59,37 @@ def test_the_configuration_opens(start: Path) -> None:
     model = load_model(start, from_scratch=True)
     assert 1_000_000 < model.num_parameters() < 6_000_000  # 12 MB in bfloat16
     assert model.head.weight is model.trunk.embed.weight
+
+
+def test_the_first_layer_looks_at_neighbours(start: Path, tokenizer) -> None:
+    write_first_weights(start, 0)
+    trunk = load_model(start).trunk
+    attention = trunk.layers[0].attention
+    ids = torch.randint(10, len(tokenizer), (1, 40), generator=torch.Generator().manual_seed(1))
+    seen: list[torch.Tensor] = []
+    attention.o_proj.register_forward_hook(lambda _module, args, _out: seen.append(args[0]))
+    for changed in range(2):
+        trunk(ids)
+        ids = ids.clone()
+        ids[0, 20] += changed + 1
+    # a head whose output at a position changes has seen what changed
+    width = attention.head_width
+    moved = (seen[0] - seen[1])[0].view(40, -1, width).norm(dim=-1)
+    for head, offset in enumerate(NEIGHBOURS):
+        assert moved[:, head].argmax() == 20 - offset
+
+
+def test_rows_hide_values_or_keys_or_all_that_is_said(tokenizer) -> None:
+    rows = list(token_rows(Lesson((2, 4), (1, 2), reasoned=0.5, plain=0.2), tokenizer, count=200, seed=0))
+    assert rows == list(token_rows(Lesson((2, 4), (1, 2), reasoned=0.5, plain=0.2), tokenizer, count=200, seed=0))
+    shares = [sum(row["may_noise"]) / len(row["input_ids"]) for row in rows]
+    assert min(shares) > 0
+    assert 20 < sum(share == 1.0 for share in shares) < 100  # plain texts, and readings hidden whole
+
+
+def test_hidden_values_stand_in_the_table_too(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rows.HIDDEN", {"value": 1.0})
+    for row in token_rows(Lesson((2, 4), (1, 2)), tokenizer, count=100, seed=0):
+        first = row["may_noise"].index(True)
+        hidden = {id for id, may in zip(row["input_ids"], row["may_noise"], strict=True) if may}
+        assert hidden <= set(row["input_ids"][:first])

@@ -1,4 +1,4 @@
-"""What the shipped base model begins as: its tokenizer and its configuration. The weights come from `recipes/base`."""
+"""What the base begins as: its tokenizer and its configuration. Its first weights are in `heads.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from unmask.data.table_topics import TOPICS, Category
 from unmask.models.families.llada import FAMILY
 
 VOCAB_SIZE = 2048
-POSITIONS = 512
+POSITIONS = 1024
+# few of the rotary pairs turn fast: those tell neighbours apart, the others can compare words at any distance
+ROPE_THETA = 100_000.0
 USER, ASSISTANT, SYSTEM, EOT, PAD = "<|user|>", "<|assistant|>", "<|system|>", "<|eot|>", "<|pad|>"
 # A word and the space before it are one token, in a cell as in a sentence, so that a value is the same wherever it
 # stands; numbers up to 999 are one token too.
@@ -78,13 +80,13 @@ def write_configuration(folder: Path) -> None:
         "mask_token_id": tokenizer.mask_token_id,
         "max_sequence_length": POSITIONS,
         "mlp_hidden_size": 352,
-        "n_heads": 4,
-        "n_kv_heads": 4,
-        "n_layers": 4,
+        "n_heads": 8,
+        "n_kv_heads": 8,
+        "n_layers": 6,
         "pad_token_id": tokenizer.pad_token_id,
         "rms_norm_eps": 1e-5,
         "rope": True,
-        "rope_theta": 10000.0,
+        "rope_theta": ROPE_THETA,
         "vocab_size": len(tokenizer),
         "weight_tying": True,
     }
