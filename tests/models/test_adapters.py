@@ -192,6 +192,13 @@ def test_a_loaded_adapter_is_frozen_unless_it_is_to_be_trained(base: Path, saved
     assert not model.training and not any(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("name", [5, ["a"], {"a": 1}, True])
+def test_a_base_that_is_no_name(saved: Path, name: object):
+    change_config(saved, base_model_name_or_path=name)
+    with pytest.raises(ModelError, match="base_model_name_or_path is .*it must be a folder or a Hub id"):
+        base_of(saved)
+
+
 def test_an_adapter_knows_its_base(base: Path, saved: Path):
     assert is_adapter(saved) and not is_adapter(base) and base_of(saved) == str(base)
 
@@ -278,7 +285,10 @@ def test_reading_an_adapter_of_other_targets(base: Path, saved: Path):
         ({"peft_type": "IA3"}, "is a IA3 adapter; only LoRA is supported"),
         ({"r": 0}, "r must be at least 1"),
         ({"r": 3}, "does not fit this model"),
-        ({"r": "2"}, "not supported between"),
+        ({"r": "2"}, "r is '2', which is no such setting"),
+        ({"use_dora": "yes"}, "use_dora is 'yes', which is no such setting"),
+        ({"r": True}, "r is True, which is no such setting"),
+        ({"base_model_name_or_path": 5, "r": 3}, "does not fit this model"),
         ({"bias": "some"}, 'bias "some" is not one of'),
     ],
 )

@@ -230,7 +230,7 @@ def _render(messages: Messages, tokenizer: Any, add_generation_prompt: bool = Fa
 def _applied(tokenizer: Any, messages: Messages, **options: Any) -> Any:
     try:
         return tokenizer.apply_chat_template(list(messages), **options)
-    except (TemplateError, TypeError, ValueError) as problem:
+    except (TemplateError, TypeError, ValueError, OverflowError) as problem:
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"cannot be written with the chat template (roles: {roles}): {problem}") from problem
 

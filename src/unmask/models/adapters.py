@@ -17,18 +17,29 @@ from torch import Tensor, nn
 from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
 from unmask.models.checkpoints import resolve_folder
 from unmask.models.families import ModelFamily
+from unmask.models.json_file import read_json
 from unmask.models.shell import DiffusionModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BIASES = ("none", "all", "lora_only")
 _PREFIX, _WRAPPED = "base_model.model.", ".base_layer"
-# settings of PEFT that change the forward pass, with the values under which they do not
-_FIXED: dict[str, tuple[Any, ...]] = {
-    "alpha_pattern": (None, {}),
-    "fan_in_fan_out": (None, False),
-    "lora_bias": (None, False),
-    "rank_pattern": (None, {}),
+# settings that are read, with their types
+_READ: dict[str, type | tuple[type, ...]] = {
+    "r": int,
+    "lora_alpha": (int, float),
+    "lora_dropout": (int, float),
+    "bias": str,
+    "use_dora": bool,
+    "use_rslora": bool,
 }
+# settings that say where an adapter came from, or what its file says better; all others have to be off
+_WITHOUT_EFFECT = """
+    auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config exclude_modules inference_mode
+    layers_pattern layers_to_transform loftq_config lora_ga_config megatron_core modules_to_save peft_type
+    peft_version qalora_group_size revision runtime_config target_modules task_type
+"""
+# first values that leave the base as it is; PiSSA and its like take a part out of it
+_INITIAL = (True, False, "gaussian", "orthogonal", "eva", "mica")
 
 
 @dataclass(frozen=True)
@@ -97,23 +108,43 @@ def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, train
         raise ModelError(f"{source} adapts {unknown[0]}, which this {model.family.name} model lacks: another base.")
     # whole modules trained beside the adapter; PEFT's list of them may name none, or name them in another way
     saved = sorted({name.removesuffix(".weight") for name in ours if ".lora_" not in name and name.endswith(".weight")})
-    _inject(model, targets, _settings_of(config, source), saved or None)
+    settings = _settings_of(config, source)
+    _refuse_another_rank(ours, settings.r, source)
+    _inject(model, targets, settings, saved or None)
     _fill(model, ours, source)
     if not trainable:
         model.requires_grad_(False)
 
 
 def _settings_of(config: dict[str, Any], source: Path) -> LoraSettings:
-    for key, allowed in _FIXED.items():
-        if config.get(key) not in allowed:
-            raise ModelError(f"{source / CONFIG}: {key}={config[key]!r} is not supported; supported: {allowed[-1]!r}.")
-    keys = ("r", "lora_alpha", "lora_dropout", "bias", "use_dora", "use_rslora")
+    where = source / CONFIG
+    for key, value in config.items():
+        if key not in _READ and key not in _WITHOUT_EFFECT.split() and key != "init_lora_weights" and value:
+            raise ModelError(f"{where}: {key}={value!r} is not supported, and might change what the adapter does.")
+        if key in _READ and value is not None and not _is_a(value, _READ[key]):
+            raise ModelError(f"{where}: {key} is {value!r}, which is no such setting. Save the adapter again.")
+    initial = config.get("init_lora_weights")
+    if initial is not None and initial not in _INITIAL:
+        raise ModelError(
+            f"{where}: init_lora_weights={initial!r} takes a part out of the base, which is not supported."
+        )
     try:
-        settings = LoraSettings(**{key: config[key] for key in keys if config.get(key) is not None})
+        settings = LoraSettings(**{key: config[key] for key in _READ if config.get(key) is not None})
         _check(settings)
-    except (ConfigError, TypeError) as error:
-        raise ModelError(f"{source / CONFIG}: {error}") from None
+    except ConfigError as error:
+        raise ModelError(f"{where}: {error}") from None
     return settings
+
+
+def _is_a(value: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _refuse_another_rank(tensors: dict[str, Tensor], r: int, source: Path) -> None:
+    """Before an adapter of that rank is made, which might not fit into any memory."""
+    for name, value in tensors.items():
+        if (".lora_A" in name or ".lora_embedding_A" in name) and value.shape[0] != r:
+            raise ModelError(f"{source} does not fit this model: {CONFIG} says r is {r}, {name} has {value.shape[0]}.")
 
 
 def read_adapter(model: DiffusionModel, folder: str | os.PathLike[str]) -> None:
@@ -197,8 +228,15 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(folder: Path) -> str | None:
-    """The base that an adapter was trained on, as its configuration names it."""
-    return _read_config(folder).get("base_model_name_or_path")
+    """The base that an adapter was trained on, as its configuration names it.
+
+    Raises:
+        ModelError: that file cannot be read, or names no base by a text.
+    """
+    base = _read_config(folder).get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        raise ModelError(f"{folder / CONFIG}: base_model_name_or_path is {base!r}; it must be a folder or a Hub id.")
+    return base
 
 
 def _inject(model: DiffusionModel, targets: list[str], settings: LoraSettings, saved: list[str] | None) -> None:
@@ -286,10 +324,10 @@ def _is_json(value: Any) -> bool:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(folder / CONFIG)
     except FileNotFoundError:
         raise ModelError(f"{folder} is no adapter: it holds no {CONFIG}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(f"{folder / CONFIG} is not valid JSON: {error}. Save the adapter again.") from None
     if not isinstance(config, dict):
         raise ModelError(f"{folder / CONFIG} holds a {type(config).__name__}, no settings. Save the adapter again.")

@@ -24,12 +24,15 @@ from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
 from unmask.models.dense import initialise
 from unmask.models.facts import read_facts
 from unmask.models.families import ModelFamily
+from unmask.models.json_file import read_json
 from unmask.models.shell import DiffusionModel
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+# types of weights that mean what they say; what has 8 bits means nothing without its scales
+_PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # what older versions of transformers stored although it follows from config.json
 _DERIVED = ".rotary_emb.inv_freq"
 # where a finished run leaves its model: the run's folder is a model too
@@ -200,7 +203,7 @@ def fill_from_files(
                     f"{folder / file}: {name} has shape {list(stored.shape)}, config.json asks for "
                     f"{list(expected[ours])}. The two do not belong together."
                 )
-            if not stored.is_floating_point():
+            if stored.dtype not in _PLAIN:
                 raise ModelError(
                     f"{folder / file}: {name} is of type {stored.dtype}. Give weights that are not quantized."
                 )
@@ -243,23 +246,37 @@ def _place(model: nn.Module, name: str, value: Tensor, device: torch.device | No
 def _files(folder: Path) -> dict[str, list[str] | None]:
     """Shard file -> tensors to take from it (None: all). Of one file and an index, transformers too takes the file."""
     if (folder / WEIGHTS).is_file():
+        _refuse_a_link_away(folder, WEIGHTS)
         return {WEIGHTS: None}
     index = folder / INDEX
     if not index.is_file():
         raise ModelError(_no_weights(folder))
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(index)["weight_map"]
         shards: dict[str, list[str] | None] = {}
         for name, file in sorted(weight_map.items()):
             shards.setdefault(file, []).append(name)  # type: ignore[union-attr]
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} is not an index of shards ({error}). Download it again.") from None
     for file in shards:
         if not isinstance(file, str) or Path(file).name != file:
             raise ModelError(f'{index} points outside its folder ("{file}"). Do not use this checkpoint.')
         if not (folder / file).is_file():
             raise ModelError(f"{folder} lacks the shard {file} that its index names. Download it again.")
+        _refuse_a_link_away(folder, file)
     return shards
+
+
+def _refuse_a_link_away(folder: Path, file: str) -> None:
+    """A checkpoint brings its own weights along: a link could make it publish somebody else's."""
+    home, real = folder.resolve(), (folder / file).resolve()
+    # in the Hub's cache a snapshot holds links to the files of all revisions
+    store = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    if not real.is_relative_to(home) and not real.is_relative_to(store):
+        raise ModelError(
+            f"{folder / file} is a link to {real}, outside its folder. Put the file itself there, or load the folder "
+            "where it is."
+        )
 
 
 def _tensors(path: Path, names: list[str] | None) -> Iterator[tuple[str, Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import ChainMap
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from unmask.errors import ModelError, did_you_mean
 from unmask.models.families import ModelFamily
+from unmask.models.json_file import read_json
 from unmask.registry import FAMILIES
 
 # keys that transformers writes into any configuration and that change no forward pass
@@ -74,8 +74,8 @@ def read_facts(folder: Path) -> Facts:
     if not path.is_file():
         raise ModelError(f"{folder} holds no config.json, so it is no checkpoint. Give a folder or a Hub id that does.")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of a million digits, nested too deep
+        config = read_json(path)
+    except ValueError as error:
         raise ModelError(f"{path} is not valid JSON: {error}. Download or write it again.") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds a {type(config).__name__}, not a configuration. Download or write it again.")
