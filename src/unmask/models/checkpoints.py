@@ -228,8 +228,17 @@ def _misfit(folder: Path, family: ModelFamily, missing: set[str], surplus: list[
         parts.append(f"{len(missing)} tensors are missing (first: {first})")
     if surplus:
         parts.append(f"{len(surplus)} are not part of a {family.name} model (first: {min(surplus)})")
-    advice = "If this is a LoRA adapter, give it as --adapter; otherwise download it again."
-    return f"{folder}: {' and '.join(parts)}. {advice}"
+    return f"{folder}: {' and '.join(parts)}. {_advice(family, missing, surplus)}"
+
+
+def _advice(family: ModelFamily, missing: set[str], surplus: list[str]) -> str:
+    """What to do about weights that do not fit, by what real files were seen to lack or to have."""
+    if missing == {"head.weight"} and not surplus:
+        tie = next(key for key in ("tie_word_embeddings", "weight_tying") if key in family.reader.defaults)
+        return f"If its head is its embedding, set {tie} to true in config.json; otherwise download it again."
+    if not missing and all(to_our_name(family, name) for name in surplus):
+        return "config.json describes a network without them: take the one that belongs to these weights."
+    return "If this is a LoRA adapter, give it as --adapter; otherwise download it again."
 
 
 def _place(model: nn.Module, name: str, value: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> None:
