@@ -56,6 +56,7 @@ FAMILIES = Registry(
         "a2d-llama": "unmask.models.families.a2d_llama:FAMILY",
         "a2d-qwen2": "unmask.models.families.a2d_qwen2:FAMILY",
         "a2d-qwen3": "unmask.models.families.a2d_qwen3:FAMILY",
+        "dream": "unmask.models.families.dream:FAMILY",
         "llada": "unmask.models.families.llada:FAMILY",
         "llama": "unmask.models.families.llama:FAMILY",
         "mistral": "unmask.models.families.mistral:FAMILY",

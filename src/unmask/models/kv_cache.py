@@ -14,6 +14,8 @@ class KVCache:
     Attributes:
         start: column where the next forward writes; `length` appends, a smaller value overwrites.
         length: columns in use.
+        hidden: last hidden states `[B, capacity, D]` of the columns in use, where predictions need those of the column
+            before the rows that are fed; None until `remember` is called.
     """
 
     def __init__(self, *, layers: int, shape_BGLK: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device):
@@ -21,6 +23,7 @@ class KVCache:
         self.values = torch.zeros_like(self.keys)
         self.start = 0
         self.length = 0
+        self.hidden: Tensor | None = None
 
     @property
     def capacity(self) -> int:
@@ -45,6 +48,13 @@ class KVCache:
         """Count the rows of a finished forward as stored; the next one appends."""
         self.length = max(self.length, self.start + rows)
         self.start = self.length
+
+    def remember(self, column: int, hidden_BLD: Tensor) -> None:
+        """Keep the last hidden states of the rows that were fed at `column`."""
+        if self.hidden is None:
+            batch, length, width = hidden_BLD.shape
+            self.hidden = hidden_BLD.new_zeros(batch, max(self.capacity, length), width)
+        self.hidden[:, column : column + hidden_BLD.shape[1]] = hidden_BLD
 
     def overwrite_from(self, column: int) -> None:
         """Let the next forward replace the rows from `column` on, keeping those behind them."""

@@ -18,6 +18,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from unmask.errors import ModelError
 from unmask.models.facts import Facts
+from unmask.models.kv_cache import KVCache
+from unmask.models.shift import predicting_rows
 from unmask.types import AttentionSpec, DenoiserOutput
 
 # rows of the head computed at once where only the likelihood is wanted: 512 x 126k float32 logits are 260 MB
@@ -88,7 +90,7 @@ class DiffusionModel(PreTrainedModel):
         *,
         attention: AttentionSpec | None = None,
         positions: Tensor | None = None,
-        cache: Any | None = None,
+        cache: KVCache | None = None,
         logits_at: Tensor | None = None,
         targets: Tensor | None = None,
         signal: Tensor | None = None,
@@ -100,20 +102,25 @@ class DiffusionModel(PreTrainedModel):
             attention_mask: `[B, L]`, 0 where a position is padding, in the way of transformers; `attention` says more.
             attention: who sees whom; None: all that the checkpoint's own pattern lets see each other.
             positions: int64 `[B, L]`; None: 0, 1, 2, ...
-            cache: `models.kv_cache.KVCache`; rows are written at its `start`.
+            cache: keys and values of other columns; rows are written at its `start`.
             logits_at: int64 `[n]` flat positions into `[B * L]` where the head runs; None: everywhere.
             targets: int64 `[n]` ids; then their negative log-likelihood is returned and no logits.
             signal: self-conditioning; no family here uses it.
 
         Returns:
-            logits `[B, L, V]` or `[n, V]` and hidden `[B, L, D]`, or nll float32 `[n]` in nats.
+            logits `[B, L, V]` or `[n, V]` and hidden `[B, L, D]`, or nll float32 `[n]` in nats. The hidden states are
+            the network's, row by row, also where a family's row i predicts token i + 1; logits and nll are aligned.
         """
         if attention is None and attention_mask is not None:
             attention = AttentionSpec(document_BL=attention_mask.long() - 1, packed=False)
         seen = max(cache.length, cache.start + input_ids.shape[1]) if cache else input_ids.shape[1]
         attention = self._allowed(attention, seen)
+        start = cache.start if cache else 0
         hidden_BLD = self.trunk(input_ids, attention=attention, positions=positions, cache=cache)
-        wanted = hidden_BLD if logits_at is None else hidden_BLD.flatten(0, 1).index_select(0, logits_at)
+        if self.family.shift:
+            wanted = self._before(hidden_BLD, logits_at, attention, cache, start)
+        else:
+            wanted = hidden_BLD if logits_at is None else hidden_BLD.flatten(0, 1).index_select(0, logits_at)
         if targets is not None:
             # not the hidden states: mixed precision would copy them to float32 for nobody
             return DenoiserOutput(nll=self._nll(wanted, targets))
@@ -128,6 +135,27 @@ class DiffusionModel(PreTrainedModel):
             # ours is the largest distance, the configuration's counts the token itself
             asked = replace(asked or AttentionSpec(), window=window - 1)
         return asked
+
+    def _before(
+        self,
+        hidden_BLD: Tensor,
+        at: Tensor | None,
+        attention: AttentionSpec | None,
+        cache: KVCache | None,
+        start: int,
+    ) -> Tensor:
+        """The hidden states that predict what is asked for, each of the position before it: `models/shift.py`."""
+        batch, length, width = hidden_BLD.shape
+        rows_BLD = hidden_BLD
+        if cache is not None:
+            if start > 0:
+                assert cache.hidden is not None, "rows before the first one were fed without predicting"
+                rows_BLD = torch.cat([cache.hidden[:, start - 1 : start], hidden_BLD], dim=1)
+            cache.remember(start, hidden_BLD)
+        asked = torch.arange(batch * length, device=hidden_BLD.device) if at is None else at
+        rows = predicting_rows(asked, batch=batch, length=length, attention=attention, start=start)
+        wanted = rows_BLD.flatten(0, 1).index_select(0, rows)
+        return wanted.view(batch, length, width) if at is None else wanted
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits, scale = self.head(hidden), self.facts.shape.logit_scale

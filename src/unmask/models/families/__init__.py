@@ -82,6 +82,7 @@ class ModelFamily:
         tiny_config: an official configuration of a few thousand weights, for tests.
         paper: where the model is described.
         attention: who sees whom. Rows of a `causal`, that is autoregressive, model's logits predict the next token.
+        shift: row i of the network predicts token i + 1, as in the autoregressive model it came from; the shell aligns.
     """
 
     name: str
@@ -100,3 +101,4 @@ class ModelFamily:
     tiny_config: Mapping[str, Any]
     paper: str
     attention: Literal["bidirectional", "causal"] = "bidirectional"
+    shift: bool = False
