@@ -39,10 +39,15 @@ class Run:
     schedule: str
 
 
-# Small tables until a cell is found by its key, then all of it; the rate falls to nothing at the end.
+# Small tables, only cells hidden, until a cell is found by its key; then all of it; the rate falls to nothing.
 RUNS = (
-    Run(Lesson((2, 4), (1, 2)), 1_000, 1e-3, "constant_with_warmup"),
-    Run(Lesson((1, 6), (1, 4), reasoned=0.5, plain=0.15), 20_000, 1e-3, "cosine"),
+    Run(Lesson((2, 4), (1, 2), {"value": 0.75, "key": 0.25}, foreign=0.3), 1_500, 1e-3, "constant_with_warmup"),
+    Run(
+        Lesson((1, 8), (1, 4), {"value": 0.55, "key": 0.15, "said": 0.2, "all": 0.1}, 0.5, 0.25, 0.15),
+        24_000,
+        1e-3,
+        "cosine",
+    ),
 )
 
 
@@ -83,7 +88,7 @@ def _settings(run: Run, model: Path, rows: Path, folder: Path, steps: int) -> Se
     return Settings(
         model=ModelArguments(model_name_or_path=str(model)),
         data=DataArguments(dataset_args=str(rows), load_preprocessed_data=True, max_length=512, padding="none"),
-        objective=ObjectiveArguments(time_epsilon=0.15, loss_weight="uniform", loss_normalization="token"),
+        objective=ObjectiveArguments(time_epsilon=0.15, loss_weight="uniform", loss_normalization="sequence"),
         run=RunArguments(),
         trainer={
             "output_dir": str(folder),

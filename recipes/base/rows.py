@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,7 +14,7 @@ from unmask.data.table_reading import Reading, What, readings
 from unmask.data.tables import TableOptions
 
 # What is noised of a reading, and how often: only values, only keys, all that is said, or the table too.
-HIDDEN = {"value": 0.5, "key": 0.15, "said": 0.25, "all": 0.1}
+Hidden = Mapping[Literal["value", "key", "said", "all"], float]
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,17 @@ class Lesson:
 
     Attributes:
         rows, columns: of the tables, least and most.
+        hidden: what is noised, and how often.
         reasoned: share of readings that tell what follows from several cells.
+        foreign: share of readings with made-up words.
         plain: share of paragraphs and facts without a table among the rows.
     """
 
     rows: tuple[int, int]
     columns: tuple[int, int]
+    hidden: Hidden
     reasoned: float = 0.0
+    foreign: float = 0.0
     plain: float = 0.0
 
 
@@ -39,13 +43,17 @@ def token_rows(
     """`count` rows `{"input_ids", "may_noise"}`, readings and plain texts mixed."""
     random = Random(f"base/{seed}")
     plain = iter(example_rows("text", name="easy", count=count, seed=seed, split="train"))
-    tables = readings(TableOptions(seed=seed, rows=lesson.rows, columns=lesson.columns), reasoned=lesson.reasoned)
+    tables = readings(
+        TableOptions(seed=seed, rows=lesson.rows, columns=lesson.columns),
+        reasoned=lesson.reasoned,
+        foreign=lesson.foreign,
+    )
     for _ in range(count):
         if random.random() < lesson.plain:
             ids = [*tokenizer(next(plain)["text"])["input_ids"], tokenizer.eos_token_id]
             yield {"input_ids": ids, "may_noise": [True] * len(ids)}
         else:
-            hidden = random.choices(tuple(HIDDEN), tuple(HIDDEN.values()))[0]
+            hidden = random.choices(tuple(lesson.hidden), tuple(lesson.hidden.values()))[0]
             yield _reading_row(next(tables), hidden, tokenizer)
 
 

@@ -118,3 +118,12 @@ def test_the_older_of_two() -> None:
     for rows, sentence, told in reasoned(r"is older\."):
         named = {name: int(age) for name, age in rows if name in sentence}
         assert told == max(named, key=named.__getitem__)
+
+
+def test_made_up_words_are_told_from_the_table_too() -> None:
+    known = {name for reading in some() for row in rows_of(reading) for name in row[:1]}
+    for reading in some(foreign=1.0):
+        rows = rows_of(reading)
+        assert not {row[0] for row in rows} & known
+        told = {reading.said[start:end].strip() for start, end in reading.spans("value")}
+        assert told <= {row[1] for row in rows}

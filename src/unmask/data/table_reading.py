@@ -8,17 +8,20 @@ Statements are no questions: a model that was trained on these has never seen ho
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Literal
 
 from unmask.data.table_queries import Kind, Query, answer, column_of, draw_query
 from unmask.data.table_questions import condition, degrees, plural
 from unmask.data.table_text import Style, serialise_rows
-from unmask.data.tables import Split, Table, TableOptions, tables_again
+from unmask.data.table_topics import words
+from unmask.data.tables import Cell, Split, Table, TableOptions, tables_again
 
 What = Literal["word", "key", "value"]
 Span = tuple[int, int]
+_BEGINNINGS = words("b c ch d dr f g gr h j k kl l m n p pr qu r s sh st t th tr v w y z")
+_ENDINGS = words("a an ar e el en er es i il in is o on or os u un us ai ea ie ou y")
 _REASONED: tuple[Kind, ...] = ("comparison", "superlative", "count", "filter", "difference", "sum")
 
 
@@ -60,7 +63,12 @@ class Reading:
 
 
 def readings(
-    options: TableOptions, *, wordings: int = 2, reasoned: float = 0.0, split: Split = "train"
+    options: TableOptions,
+    *,
+    wordings: int = 2,
+    reasoned: float = 0.0,
+    foreign: float = 0.0,
+    split: Split = "train",
 ) -> Iterator[Reading]:
     """Readings without end. Small tables come up more than once, each time with other statements.
 
@@ -69,15 +77,40 @@ def readings(
         wordings: of each fact, at most.
         reasoned: share of the readings that tell what follows from several cells: which is the oldest, how many live
             in Oslo, the sum of a column.
+        foreign: share of the readings whose words and numbers are made up, each anew: there is nothing to know of
+            them but what the table says. Nothing follows from several of their cells.
         split: train or test; they share no table.
     """
     for number, table in enumerate(tables_again(options, split=split)):
         random = Random(f"reading/{options.seed}/{number}")
         style: Style = "tagged" if random.random() < 0.2 else "markdown"
-        pieces = list(_reasoned(table, random)) if random.random() < reasoned else []
+        is_foreign = random.random() < foreign
+        if is_foreign:
+            table = _with_made_up_words(table, random)
+        pieces = list(_reasoned(table, random)) if not is_foreign and random.random() < reasoned else []
         if not pieces:
             pieces = list(_rows_again(table, random) if random.random() < 0.3 else _cells(table, wordings, random))
         yield Reading(f"{serialise_rows(table.header, table.rows, style)}\n", tuple(pieces))
+
+
+def _with_made_up_words(table: Table, random: Random) -> Table:
+    made_up: dict[Cell, Cell] = {}
+    largest = 10 ** random.randint(2, 5)
+
+    def other(cell: Cell) -> Cell:
+        if cell not in made_up:
+            made_up[cell] = random.randrange(largest) if isinstance(cell, int) else _made_up(random)
+        return made_up[cell]
+
+    return replace(table, rows=tuple(tuple(other(cell) for cell in row) for row in table.rows))
+
+
+def _made_up(random: Random) -> str:
+    """One or two words that are none: "Tovu", "Kel Mora"."""
+    syllables = [random.choice(_BEGINNINGS) + random.choice(_ENDINGS) for _ in range(random.randint(1, 3))]
+    word = "".join(syllables)
+    second = random.choice(("", "", "", f" {random.choice(_BEGINNINGS)}{random.choice(_ENDINGS)}"))
+    return f"{word}{second}".title() if random.random() < 0.7 else word
 
 
 def _rows_again(table: Table, random: Random) -> Iterator[Piece]:

@@ -101,11 +101,12 @@ def _counted(verb: str, noun: str) -> tuple[str, ...]:
     )
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """What stands between the spaces."""
     return tuple(text.split())
 
 
-_PEOPLE = _words(
+_PEOPLE = words(
     "Anna Ben Clara David Emma Felix Grace Hugo Iris Jonas Karin Leo Maria Noah Olga Paul Rosa Simon Tara Victor "
     "Wendy Yusuf Zoe Amir Bella Carlos Diana Elias Fiona Goran"
 )
@@ -129,7 +130,7 @@ KIND_OF = dict(_ANIMALS)
 BY_KEY = {**COUNTRY_OF, **KIND_OF}
 _COLOURS = ("red", "blue", "green", "yellow", "black", "white", "brown", "purple")
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_MONTHS = _words("January February March April May June July August September October November December")
+_MONTHS = words("January February March April May June July August September October November December")
 _SOME_CITIES = tuple(COUNTRY_OF)[::2]
 
 TOPICS: tuple[Topic, ...] = (
@@ -168,7 +169,7 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic(
         "products", "product", "products", "product", "the ",
-        _words("lamp chair table kettle blanket basket mirror clock vase pillow carpet bottle ladder hammer bucket "
+        words("lamp chair table kettle blanket basket mirror clock vase pillow carpet bottle ladder hammer bucket "
               "mug notebook umbrella suitcase candle"),
         (
             Quantity("price", "dollars", 5, 300, 5, ("costs {value} dollars", "sells for {value} dollars"),
@@ -207,7 +208,7 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic(
         "teams", "team", "teams", "team", "",
-        _words("Ashford Brookdale Carlton Dunmore Easton Fairview Granby Hillside Ironton Kingsley Lakewood Milford "
+        words("Ashford Brookdale Carlton Dunmore Easton Fairview Granby Hillside Ironton Kingsley Lakewood Milford "
                "Norwood Oakham Preston Redhill"),
         (
             Quantity("wins", "wins", 0, 40, 1, ("has {value} wins", "won {value} games"),
@@ -245,7 +246,7 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic(
         "rivers", "river", "rivers", "river", "the ",
-        _words("Alba Brin Corva Delna Elmar Forsa Gelt Hava Irun Jora Kessel Lunda Merin Norra Orba Pelva"),
+        words("Alba Brin Corva Delna Elmar Forsa Gelt Hava Irun Jora Kessel Lunda Merin Norra Orba Pelva"),
         (
             Quantity("length", "km", 40, 990, 10, ("is {value} km long", "flows for {value} km"),
                      ("How long is {key}?", "What is the length of {key}?"),
@@ -282,7 +283,7 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic(
         "courses", "course", "courses", "course", "the course in ",
-        _words("French Spanish Chess Pottery Dance Cooking Drawing Sewing Yoga Guitar Piano Botany Physics Algebra "
+        words("French Spanish Chess Pottery Dance Cooking Drawing Sewing Yoga Guitar Piano Botany Physics Algebra "
               "Singing Writing"),
         (
             Category("day", _DAYS, ("meets on {value}", "takes place on {value}"),
