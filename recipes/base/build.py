@@ -44,7 +44,7 @@ RUNS = (
     Run(Lesson((2, 4), (1, 2), {"value": 0.75, "key": 0.25}, foreign=0.3), 1_500, 1e-3, "constant_with_warmup"),
     Run(
         Lesson((1, 8), (1, 4), {"value": 0.55, "key": 0.15, "said": 0.2, "all": 0.1}, 0.5, 0.25, 0.15),
-        24_000,
+        16_000,
         1e-3,
         "cosine",
     ),

@@ -54,10 +54,11 @@ def token_rows(
             yield {"input_ids": ids, "may_noise": [True] * len(ids)}
         else:
             hidden = random.choices(tuple(lesson.hidden), tuple(lesson.hidden.values()))[0]
-            yield _reading_row(next(tables), hidden, tokenizer)
+            yield reading_row(next(tables), hidden, tokenizer)
 
 
-def _reading_row(reading: Reading, hidden: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def reading_row(reading: Reading, hidden: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """A reading as ids, with what of it may be noised."""
     what: What = "key" if hidden == "key" else "value"
     given = tokenizer(reading.given)["input_ids"]
     said = tokenizer(reading.said, return_offsets_mapping=True)

@@ -22,7 +22,7 @@ What = Literal["word", "key", "value"]
 Span = tuple[int, int]
 _BEGINNINGS = words("b c ch d dr f g gr h j k kl l m n p pr qu r s sh st t th tr v w y z")
 _ENDINGS = words("a an ar e el en er es i il in is o on or os u un us ai ea ie ou y")
-_REASONED: tuple[Kind, ...] = ("comparison", "superlative", "count", "filter", "difference", "sum")
+REASONED: tuple[Kind, ...] = ("comparison", "superlative", "count", "filter", "difference", "sum")
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,17 @@ def readings(
         yield Reading(f"{serialise_rows(table.header, table.rows, style)}\n", tuple(pieces))
 
 
+def statement(table: Table, kind: Kind, random: Random) -> tuple[Piece, ...]:
+    """One statement that answers a query of that kind, in any wording; empty where the table allows none."""
+    query = draw_query(table, kind, random)
+    if query is None:
+        return ()
+    if kind == "look-up":
+        says = random.choice(column_of(table, query).says)
+        return tuple(_cell(table, query.keys[0], says, answer(table, query)))
+    return tuple(_STATEMENTS[kind](table, query, random))
+
+
 def _with_made_up_words(table: Table, random: Random) -> Table:
     made_up: dict[Cell, Cell] = {}
     largest = 10 ** random.randint(2, 5)
@@ -127,11 +138,15 @@ def _cells(table: Table, wordings: int, random: Random) -> Iterator[Piece]:
     """Some of the cells in words, in any order."""
     facts = [(row, column, value) for row in table.rows for column, value in zip(table.columns, row[1:], strict=True)]
     for row, column, value in random.sample(facts, random.randint(1, len(facts))):
-        before, _, after = random.choice(column.says[:wordings]).partition("{value}")
-        # the space before a word belongs to it, as in a cell
-        yield from _stated(table, str(row[0]), f" {before.rstrip()}")
-        yield Piece(f" {value}", "value")
-        yield Piece(f"{after}.")
+        yield from _cell(table, str(row[0]), random.choice(column.says[:wordings]), value)
+
+
+def _cell(table: Table, key: str, says: str, value: Cell) -> Iterator[Piece]:
+    before, _, after = says.partition("{value}")
+    # the space before a word belongs to it, as in a cell
+    yield from _stated(table, key, f" {before.rstrip()}")
+    yield Piece(f" {value}", "value")
+    yield Piece(f"{after}.")
 
 
 def _stated(table: Table, key: str, rest: str) -> Iterator[Piece]:
@@ -149,10 +164,8 @@ def _capital(text: str) -> str:
 
 def _reasoned(table: Table, random: Random) -> Iterator[Piece]:
     """Up to three statements that no single cell tells."""
-    for kind in random.sample(_REASONED, 3):
-        query = draw_query(table, kind, random)
-        if query is not None:
-            yield from _STATEMENTS[kind](table, query, random)
+    for kind in random.sample(REASONED, 3):
+        yield from statement(table, kind, random)
 
 
 def _names(keys: Iterable[str], between: str, article: str) -> Iterator[Piece]:
