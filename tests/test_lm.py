@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def forced(lm: DiffusionLM) -> Any:
     """Make the model write one text at given positions, whatever it thinks."""
     handles = []
 
-    def force(start: int, text: str) -> None:
+    def force(start: int, text: str, model: Any = lm.model) -> None:
         wanted = torch.tensor(lm.tokenizer(text)["input_ids"])
 
         def replace_logits(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
@@ -42,7 +44,7 @@ def forced(lm: DiffusionLM) -> Any:
             logits[torch.arange(len(place)), wanted[place]] = 10.0
             return output._replace(logits=logits)
 
-        handles.append(lm.model.register_forward_hook(replace_logits, with_kwargs=True))
+        handles.append(model.register_forward_hook(replace_logits, with_kwargs=True))
 
     yield force
     for handle in handles:
@@ -91,6 +93,19 @@ def test_infilling_keeps_the_other_text_byte_for_byte(lm: DiffusionLM, forced: A
     # Each of the first three blanks is at positions 6 to 8, the fourth at 13; the forced text is one byte per token.
     assert filled.text == "  The ... of\t. \N{SNOWMAN}\n"
     assert filled.finish_reason == "length" and filled.stats.emitted == 4
+
+
+def test_a_blank_is_filled_with_its_space_where_the_mask_takes_it(folder: Path, tmp_path: Path, forced: Any) -> None:
+    shutil.copytree(folder, tmp_path / "takes")
+    file = tmp_path / "takes" / "tokenizer.json"
+    facts = json.loads(file.read_text("utf-8"))
+    (mask,) = (token for token in facts["added_tokens"] if token["content"] == "<|mdm_mask|>")
+    mask["lstrip"] = True
+    file.write_text(json.dumps(facts), "utf-8")
+    takes = load(tmp_path / "takes", device="cpu")
+    forced(0, "...Rome", takes.model)
+    # one byte is one token: the first of two blanks stands where the space stood
+    assert takes.infill("\nin [MASK][MASK], not out")[0].text == "\ninRo, not out"
 
 
 def test_infilling_unforced(lm: DiffusionLM) -> None:

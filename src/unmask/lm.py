@@ -7,7 +7,6 @@ Everything is done elsewhere: the networks are in `models`, decoding is in `gene
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from unmask.data.blanks import BLANK, blanked_ids, filled_text
 from unmask.data.chat import check_unicode, prompt_ids
 from unmask.errors import ConfigError, ResourceError
 from unmask.generation.loop import Decoding, stream, stream_infill
@@ -32,7 +32,6 @@ from unmask.objectives.estimators import log_likelihood
 
 Messages = Sequence[Mapping[str, Any]]
 Prompt = str | Sequence[int] | Messages
-BLANK = "[MASK]"
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ class DiffusionLM:
     ) -> TextStream:
         """As `generate`, but hands over every commit when it happens."""
         options = _options(options, settings)
-        rows = [_Row(self._prompt_ids(prompt), isinstance(prompt, str)) for prompt in _several(prompts)]
+        rows = [_Row(self.encode(prompt), isinstance(prompt, str)) for prompt in _several(prompts)]
         self._check_lengths(rows, options.max_new_tokens)
         decoding = stream(
             self.model,
@@ -165,8 +164,8 @@ class DiffusionLM:
         """Fill in blanks; nothing but the blanks changes.
 
         Args:
-            texts: one or several; in a text each `[MASK]`, or the tokenizer's own mask token, is one blank token. In a
-                list of ids the mask token's id is one.
+            texts: one or several; in a text each `[MASK]`, or the tokenizer's own mask token, is one blank token, and
+                with it the space before it where the tokenizer says so (`lstrip`). In ids the mask token's id is one.
             options: all settings at once; None: `settings`, where `block_size` is the whole text unless given.
             seeds: one per text; None: `seed` + row.
             **settings: see `GenerationOptions`.
@@ -201,6 +200,29 @@ class DiffusionLM:
             device=self.model.device,
         )
         return TextStream(self, decoding, rows)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt: a text, a list of ids, or messages, which go through the chat template.
+
+        Raises:
+            ConfigError: it is none of these.
+            DataError: the template refuses the messages, or a text is no Unicode.
+        """
+        if isinstance(prompt, str):
+            check_unicode(prompt)
+            # verbose: transformers warns about any text longer than its guess of the model's limit
+            return list(self.tokenizer(prompt, verbose=False)["input_ids"])
+        if isinstance(prompt, Sequence) and all(isinstance(entry, Mapping) for entry in prompt) and prompt:
+            for entry in cast(Messages, prompt):
+                if "role" not in entry or "content" not in entry:
+                    raise ConfigError(f'a message has the keys {sorted(entry)}; it needs "role" and "content".')
+            return prompt_ids(prompt, self.tokenizer)  # type: ignore[arg-type]
+        if isinstance(prompt, Sequence) and all(_is_id(entry) for entry in prompt):
+            return list(cast("Sequence[int]", prompt))
+        raise ConfigError(
+            f"a prompt is a {type(prompt).__name__}; it must be a text, a list of token ids, or a list of messages "
+            'such as {"role": "user", "content": "Hello"}.'
+        )
 
     def log_likelihood(
         self, prompt: Prompt, target: str | Sequence[int], *, samples: int = 128, seed: int = 0
@@ -240,41 +262,21 @@ class DiffusionLM:
     def _mask_token_id(self) -> int:
         return mask_token_id(self.tokenizer, self.model)
 
-    def _prompt_ids(self, prompt: Any) -> list[int]:
-        if isinstance(prompt, str):
-            return self._encode(prompt)
-        if isinstance(prompt, Sequence) and all(isinstance(entry, Mapping) for entry in prompt) and prompt:
-            for entry in prompt:
-                if "role" not in entry or "content" not in entry:
-                    raise ConfigError(f'a message has the keys {sorted(entry)}; it needs "role" and "content".')
-            return prompt_ids(prompt, self.tokenizer)
-        if isinstance(prompt, Sequence) and all(_is_id(entry) for entry in prompt):
-            return list(prompt)
-        raise ConfigError(
-            f"a prompt is a {type(prompt).__name__}; it must be a text, a list of token ids, or a list of messages "
-            'such as {"role": "user", "content": "Hello"}.'
-        )
-
-    def _encode(self, text: str) -> list[int]:
-        check_unicode(text)
-        # Without this, transformers warns about any text longer than its guess of the model's limit.
-        return list(self.tokenizer(text, verbose=False)["input_ids"])
-
     def _split(self, prompt: Prompt, target: str | Sequence[int]) -> tuple[list[int], list[int]]:
         if not isinstance(target, str):
-            return self._prompt_ids(prompt), self._prompt_ids(target)
+            return self.encode(prompt), self.encode(target)
         if not isinstance(prompt, str):
-            return self._prompt_ids(prompt), list(self.tokenizer(target, add_special_tokens=False)["input_ids"])
-        whole, start = self._encode(prompt + target), len(self._encode(prompt.rstrip(" ")))
+            return self.encode(prompt), list(self.tokenizer(target, add_special_tokens=False)["input_ids"])
+        whole, start = self.encode(prompt + target), len(self.encode(prompt.rstrip(" ")))
         return whole[:start], whole[start:]
 
     def _blanked(self, text: Any, number: int) -> _Row:
         if isinstance(text, str):
-            mask_token = cast(str, self.tokenizer.mask_token)
-            pieces = re.split(f"{re.escape(BLANK)}|{re.escape(mask_token)}", text)
-            row = _Row(self._encode(mask_token.join(pieces)), pieces=tuple(pieces))
+            check_unicode(text)
+            ids, pieces = blanked_ids(text, self.tokenizer)
+            row = _Row(ids, pieces=pieces)
         else:
-            row = _Row(self._prompt_ids(text))
+            row = _Row(self.encode(text))
         blanks = row.ids.count(self._mask_token_id)
         if blanks == 0:
             raise ConfigError(f"text {number} has no blank to fill in; write {BLANK} for each token that is missing.")
@@ -291,7 +293,8 @@ class DiffusionLM:
 
     def _generation(self, row: _Row, done: Completion) -> Generation:
         if row.pieces:
-            text = self._filled(row, done.token_ids)
+            blanks = [place for place, token in enumerate(row.ids) if token == self._mask_token_id]
+            text = filled_text(row.pieces, blanks, lambda first, last: self._decode_run(done.token_ids, first, last))
         elif row.is_text:
             text = self._decode_run([*row.ids, *done.token_ids], len(row.ids), len(row.ids) + len(done.token_ids))
         else:
@@ -301,17 +304,6 @@ class DiffusionLM:
     def _decode(self, token_ids: Sequence[int]) -> str:
         text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return cast(str, text)
-
-    def _filled(self, row: _Row, token_ids: Sequence[int]) -> str:
-        """The text's own pieces, byte for byte, with the filled blanks between them; adjacent blanks are one run."""
-        text, start = row.pieces[0], 0
-        blanks = [place for place, token in enumerate(row.ids) if token == self._mask_token_id]
-        for index, piece in enumerate(row.pieces[1:]):
-            if piece or index == len(blanks) - 1:
-                run = blanks[start : index + 1]
-                text += self._decode_run(token_ids, run[0], run[-1] + 1) + piece
-                start = index + 1
-        return text
 
     def _decode_run(self, token_ids: Sequence[int], first: int, last: int) -> str:
         """Text of some tokens in their context: many tokenizers drop a space at the start of what they decode."""

@@ -98,7 +98,7 @@ def sampler_for(
     asked = asked_of(given, verb, lm, room) if given else asked_of_rows(rows, verb, lm, room, run.sample_new_tokens)
     if not asked:
         return None, "No row of the data fits as a prompt; --sample_prompts names others."
-    longest = max(len(lm._prompt_ids(one.prompt)) for one in asked)
+    longest = max(len(lm.encode(one.prompt)) for one in asked)
     new_tokens = max(1, min(run.sample_new_tokens, _enough(asked, lm), room - longest))
     where = "given prompts" if given else "rows that are not trained on" if unseen else "rows of the training data"
     return Sampler(lm, asked, new_tokens, seed), f"{where}, seed {seed}, temperature 0"
@@ -132,7 +132,7 @@ def asked_of(prompts: Sequence[str], verb: str, lm: DiffusionLM, room: int) -> l
         Asked(_title(text), text if verb == "pretrain" else [{"role": "user", "content": text}]) for text in prompts
     ]
     for one in found:
-        if (length := len(lm._prompt_ids(one.prompt))) >= room:
+        if (length := len(lm.encode(one.prompt))) >= room:
             raise ConfigError(
                 f'sample_prompts: "{one.title}" has {length:,} tokens, the model was made for {room:,}. Shorten it.'
             )
@@ -158,7 +158,7 @@ def asked_of_rows(rows: Any, verb: str, lm: DiffusionLM, room: int, new_tokens: 
 
 def _enough(asked: Sequence[Asked], lm: DiffusionLM) -> int:
     """Tokens that hold twice the longest answer expected; no limit where none is."""
-    answers = [len(lm._encode(one.expected)) for one in asked if one.expected is not None]
+    answers = [len(lm.encode(one.expected)) for one in asked if one.expected is not None]
     return max(_FEWEST, 2 * max(answers)) if len(answers) == len(asked) else lm.model.facts.shape.max_length
 
 
