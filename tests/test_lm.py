@@ -225,7 +225,7 @@ def test_a_text_without_a_blank(lm: DiffusionLM) -> None:
     [
         ({"dtype": "bflot16"}, ConfigError, 'Did you mean "bfloat16"?'),
         ({"device": "gpu"}, ConfigError, 'device "gpu" is unknown; use auto, cpu, cuda'),
-        ({"quantization": "4bit"}, ConfigError, "is not available"),
+        ({"quantization": "4bits"}, ConfigError, 'quantization "4bits" is not one of 4bit, 8bit. Did you mean "4bit"'),
     ],
 )
 def test_wrong_ways_to_load(folder: Path, settings: dict[str, Any], error: type[Exception], phrase: str) -> None:

@@ -336,21 +336,19 @@ def load(
         dtype: type of the weights; auto: as stored.
         device: auto: the first GPU, or the CPU where there is none.
         adapter: folder of a LoRA adapter to put on top.
-        quantization: None; 4- and 8-bit weights are not built yet.
+        quantization: 4bit or 8bit: hold the layers' matrices in so few bits, through bitsandbytes; None: as stored.
 
     Raises:
         ConfigError: `dtype`, `device` or `quantization` is not one of those known.
         ModelError: there is no such model, or its files are missing, damaged or do not fit.
-        ResourceError: the device is not there.
+        ResourceError: the device is not there, or bitsandbytes is not installed.
     """
-    if quantization is not None:
-        raise ConfigError(f'quantization "{quantization}" is not available; leave it out.')
     folder = resolve_folder(name_or_path)
     name = name_or_path
     if adapter is None and is_adapter(folder):
         name, adapter = base_of(folder) or folder, folder
         folder = resolve_folder(name)
-    model = load_model(folder, dtype=dtype, device=_device(device))  # type: ignore[arg-type]
+    model = load_model(folder, dtype=dtype, device=_device(device), quantization=quantization)  # type: ignore[arg-type]
     model.config._name_or_path = os.fspath(name)
     if adapter is not None:
         load_adapter(model, adapter)

@@ -327,10 +327,12 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     for name, change in {**GOOD, **{name: case[0] for name, case in HOSTILE.items()}}.items():
         folders[name] = shutil.copytree(model, root / re.sub(r"\W+", "-", name))
         change(folders[name])
-    program = Path(__file__).with_name("watched.py")
-    done = subprocess.run(
-        [sys.executable, str(program), *map(str, folders.values())], capture_output=True, text=True, cwd=root
-    )
+    # on some processors bitsandbytes, which PEFT imports where it is installed, asks this package for a program
+    (root / "path/kernels").mkdir(parents=True)
+    (root / "path/kernels/__init__.py").write_text(f"def get_kernel(*_, **__):\n    {CODE}")
+    command = [sys.executable, str(Path(__file__).with_name("watched.py")), *map(str, folders.values())]
+    environment = {**os.environ, "PYTHONPATH": str(root / "path")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     left = [str(path) for path in root.rglob(MARK)]

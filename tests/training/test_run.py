@@ -151,7 +151,6 @@ def test_a_dry_run_tells_and_writes_nothing(settings: Make, tmp_path: Path) -> N
         ({"model_name_or_path": None}, ConfigError, "model_name_or_path is missing"),
         ({"model_name_or_path": "no/such/folder/here"}, ModelError, "no folder"),
         ({"max_length": 5000}, ConfigError, "256 positions"),
-        ({"load_in_4bit": True}, ConfigError, "not available yet"),
         ({"freeze": "nonsense"}, ConfigError, 'no weight has "nonsense"'),
         ({"freeze": "model"}, ConfigError, "nothing to train"),
         ({"lora": True, "target_modules": "q_prj"}, ConfigError, 'Did you mean "q_proj"'),

@@ -61,6 +61,10 @@ class EvalTablesArguments:
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     dtype: str = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
+    load_in_4bit: bool = False
+    """Hold the layers' matrices in 4 bits (NF4; needs the extra `quant`)."""
+    load_in_8bit: bool = False
+    """Hold the layers' matrices in 8 bits (needs the extra `quant`)."""
     json: bool = False
     """Print the results as one JSON object."""
 

@@ -31,6 +31,8 @@ class MergeArguments:
     """Folder to write; must be absent or empty."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights written; auto: as in the base."""
+    base_as_stored: bool = False
+    """Fold into the base's full weights even where the adapter was trained on 4 or 8 bits of them."""
     json: bool = False
     """Print what was written as one JSON object."""
 
@@ -50,10 +52,20 @@ def run(argv: list[str]) -> int:
 
     paths = {name: parsed[name] and os.path.expanduser(parsed[name]) for name in ("lora_path", "base_model_path")}
     merged = merge_adapter(
-        paths["lora_path"], parsed["merge_path"], base=paths["base_model_path"], dtype=parsed["dtype"]
+        paths["lora_path"],
+        parsed["merge_path"],
+        base=paths["base_model_path"],
+        dtype=parsed["dtype"],
+        base_as_stored=parsed["base_as_stored"],
     )
     if parsed["json"]:
         print(json.dumps(asdict(merged), ensure_ascii=False))
     else:
+        if merged.held_in:
+            bits = merged.held_in.removesuffix("bit")
+            print(
+                f"the adapter was trained on a base held in {bits} bits, and is folded into what these say; "
+                "--base_as_stored folds it into the full weights"
+            )
         print(f"{merged.changed} of {merged.tensors} weights changed; {merged.dtype}; written to {merged.folder}")
     return 0

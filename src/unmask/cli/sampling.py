@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from unmask.cli.aliases import ALIASES, note
 from unmask.cli.config import Parsed, parse, say
 from unmask.cli.options import Option, OptionTable
+from unmask.cli.yaml_file import Given
 from unmask.errors import ConfigError
 from unmask.generation.options import GenerationOptions
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # `--trace` names a file here; in Python it is a boolean.
 OWN_MEANING = ("trace",)
+# asked where no model is named
+SMALL_BASE = "example:base"
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,18 @@ class SamplerArguments:
     """Which model, and how it is held."""
 
     model_name_or_path: str | None = None
-    """Folder or Hub id of a checkpoint or an adapter; --model for short."""
+    """Folder or Hub id of a checkpoint or an adapter; --model for short. Without it: example:base, the small base model
+    of this package, which has read tables and never a question."""
     adapter: str | None = None
     """Folder of a LoRA adapter to put on top."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     dtype: str = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
+    load_in_4bit: bool = False
+    """Hold the layers' matrices in 4 bits (NF4; needs the extra `quant`)."""
+    load_in_8bit: bool = False
+    """Hold the layers' matrices in 8 bits (needs the extra `quant`)."""
     show: bool = False
     """Show the canvas while it fills; on stderr, animated on a terminal."""
 
@@ -111,24 +119,46 @@ def one_block(options: GenerationOptions, parsed: Parsed) -> GenerationOptions:
     return options if "block_size" in parsed else replace(options, block_size=None)
 
 
+def with_model(parsed: Parsed) -> Parsed:
+    """The arguments with a model where they name none: the adapter's own base, or else the small one of this package.
+
+    The small one is announced on stderr.
+    """
+    if parsed["model_name_or_path"] is not None:
+        return parsed
+    if parsed["adapter"]:
+        name = parsed["adapter"]
+        return parsed.put("model_name_or_path", name, Given("adapter", name)).put("adapter", None, Given("adapter", None))
+    print(
+        f"{SMALL_BASE} writes: a small base model that has read tables and never a question. The tutorial and "
+        "unmask demo teach it to answer; --model FOLDER_OR_HUB_ID names another.",
+        file=sys.stderr,
+    )
+    return parsed.put("model_name_or_path", SMALL_BASE, Given("model_name_or_path", SMALL_BASE))
+
+
 def load_model(parsed: Parsed) -> DiffusionLM:
     """Load the model that the options name.
 
     Raises:
-        ConfigError: none is named.
+        ConfigError: none is named, or how it is to be held is contradictory.
         ModelError: it cannot be loaded.
     """
     name = parsed["model_name_or_path"]
     if not name:
-        raise ConfigError(
-            "no model is named. Give --model_name_or_path FOLDER_OR_HUB_ID; "
-            "unmask demo trains a small one to play with, in unmask-demo/pretrain."
-        )
+        raise ConfigError(f"no model is named. Give --model_name_or_path FOLDER_OR_HUB_ID, {SMALL_BASE} for example.")
+    if parsed["load_in_4bit"] and parsed["load_in_8bit"]:
+        raise ConfigError("load_in_4bit and load_in_8bit exclude each other. Give one of them.")
     quieten()
     from unmask.lm import load
 
-    adapter = parsed["adapter"] and os.path.expanduser(parsed["adapter"])
-    return load(os.path.expanduser(name), dtype=parsed["dtype"], device=parsed["device"], adapter=adapter)
+    return load(
+        os.path.expanduser(name),
+        dtype=parsed["dtype"],
+        device=parsed["device"],
+        adapter=parsed["adapter"] and os.path.expanduser(parsed["adapter"]),
+        quantization="4bit" if parsed["load_in_4bit"] else "8bit" if parsed["load_in_8bit"] else None,
+    )
 
 
 def quieten() -> None:

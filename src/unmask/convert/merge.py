@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unmask.convert.aside import built_aside, free_folder
 from unmask.errors import ModelError
-from unmask.models.adapters import base_of, is_adapter, load_adapter
+from unmask.models.adapters import base_held_in, base_of, is_adapter, load_adapter
 from unmask.models.card import Card, write_card
 from unmask.models.checkpoints import (
     Dtype,
@@ -30,6 +30,7 @@ from unmask.models.checkpoints import (
     to_our_name,
 )
 from unmask.models.facts import read_facts
+from unmask.models.quantized import Quantization, as_held, import_bitsandbytes
 from unmask.models.shell import DiffusionModel
 from unmask.models.streamed import Streamed
 from unmask.models.tokenizers import load_tokenizer
@@ -44,6 +45,7 @@ class Merged:
     Attributes:
         folder: the new checkpoint. base, adapter: as they were found.
         changed: weights that the adapter changed. tensors: all weights. dtype: their type.
+        held_in: what the base's matrices were rounded to first, as while the adapter was trained; None: nothing.
     """
 
     folder: str
@@ -52,6 +54,7 @@ class Merged:
     changed: int
     tensors: int
     dtype: str
+    held_in: Quantization | None = None
 
 
 def merge_adapter(
@@ -60,19 +63,24 @@ def merge_adapter(
     *,
     base: str | os.PathLike[str] | None = None,
     dtype: Dtype = "auto",
+    base_as_stored: bool = False,
 ) -> Merged:
     """Fold a LoRA, rsLoRA or DoRA adapter into its base, on the CPU.
+
+    What was trained on a base held in 4 or 8 bits is folded into what these bits say: then the result computes what was
+    trained. Full weights differ from that by the rounding that the adapter has learned to live with.
 
     Args:
         adapter: folder or Hub id of the adapter; the folder of a finished run is one.
         target: folder of the new checkpoint; must be absent or empty.
         base: folder or Hub id; None: the one that the adapter names.
         dtype: type of the weights written; auto: each as in the base.
+        base_as_stored: fold into the base's full weights in any case.
 
     Raises:
         ConfigError: `target` is not empty, or `dtype` is unknown.
         ModelError: the adapter is none, its base is unknown or another one, or cannot take it.
-        ResourceError: the disk is full, or the folder cannot be written.
+        ResourceError: the disk is full, the folder cannot be written, or bitsandbytes is needed and not installed.
     """
     wanted = dtype_of(dtype)
     folder = free_folder(target)
@@ -85,14 +93,19 @@ def merge_adapter(
     empty = {name: tensor.to(dtype=wanted) for name, tensor in official_tensors(model).items()}
     load_adapter(model, source)
     _refuse_half_of_a_tie(model, source)
-    folded = _Folded(model, origin)
+    held = None if base_as_stored else base_held_in(source)
+    if held:
+        import_bitsandbytes()
+    folded = _Folded(model, origin, held)
     tensors = Streamed(empty, folded)
     with built_aside(folder) as aside:
         save_model(model, aside, tensors=tensors)
         _write_the_rest(aside, model, source, origin)
         write_card(aside, _card(folder.name, model.family.name, base, os.fspath(adapter)))
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
-    return Merged(str(folder), base, str(source), len(folded.changed), len(tensors), ", ".join(types))
+    return Merged(
+        str(folder), base, str(source), len(folded.changed), len(tensors), ", ".join(types), held[0] if held else None
+    )
 
 
 def _without_values(base: str, origin: Path) -> DiffusionModel:
@@ -127,19 +140,25 @@ def _write_the_rest(folder: Path, model: DiffusionModel, source: Path, origin: P
 class _Folded:
     """Makes a weight of the result, by its official name; remembers which ones the adapter changed."""
 
-    def __init__(self, model: DiffusionModel, origin: Path) -> None:
-        self.model, self.read = model, tensor_reader(origin, model.family)
+    def __init__(self, model: DiffusionModel, origin: Path, held: tuple[Quantization, torch.dtype] | None) -> None:
+        self.model, self.read, self.held = model, tensor_reader(origin, model.family), held
         self.changed: set[str] = set()
 
     def __call__(self, name: str) -> Tensor:
         ours = to_our_name(self.model.family, name)
         assert ours is not None
         path, _, leaf = ours.rpartition(".")
-        stored = self.read(ours)
-        value = _fold(self.model.get_submodule(path), leaf, stored)
+        module, stored = self.model.get_submodule(path), self.read(ours)
+        if self.held and leaf == "weight" and path != "head" and isinstance(_base_of(module), nn.Linear):
+            stored = as_held(stored.to(self.held[1]), self.held[0])
+        value = _fold(module, leaf, stored)
         if value is not stored:
             self.changed.add(name)
         return value
+
+
+def _base_of(module: Any) -> nn.Module:
+    return module.get_base_layer() if hasattr(module, "get_base_layer") else module
 
 
 def _fold(module: nn.Module, leaf: str, stored: Tensor) -> Tensor:
@@ -150,7 +169,7 @@ def _fold(module: nn.Module, leaf: str, stored: Tensor) -> Tensor:
     layer: Any = module
     if isinstance(module, ModulesToSaveWrapper):
         return getattr(layer.modules_to_save[_ADAPTER], leaf)
-    holder = layer.get_base_layer() if isinstance(module, LoraLayer) else layer
+    holder: Any = _base_of(layer) if isinstance(module, LoraLayer) else layer
     learned = getattr(holder, leaf)
     if not learned.is_meta:
         return learned  # a bias that was trained

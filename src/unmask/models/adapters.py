@@ -7,20 +7,25 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
-from unmask.models.checkpoints import resolve_folder
+from unmask.models.checkpoints import Dtype, resolve_folder
 from unmask.models.families import ModelFamily
 from unmask.models.json_file import read_json
+from unmask.models.quantized import Quantization, import_bitsandbytes, quantization_of
 from unmask.models.shell import DiffusionModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# our key in the metadata of an adapter's weights
+_HELD = "unmask_base_held_in"
 BIASES = ("none", "all", "lora_only")
 _PREFIX, _WRAPPED = "base_model.model.", ".base_layer"
 # settings that are read, with their types
@@ -203,7 +208,7 @@ def save_adapter(
     chunk = {name: value.detach().to("cpu").contiguous() for name, value in official.items()}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        save_file(chunk, target / WEIGHTS, metadata={"format": "pt"})
+        save_file(chunk, target / WEIGHTS, metadata={"format": "pt", **_how_held(model)})
         text = json.dumps(_official_config(model, official), indent=2, sort_keys=True)
         (target / CONFIG).write_text(text + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
@@ -215,6 +220,29 @@ def _state(model: DiffusionModel, tensors: dict[str, Tensor] | None = None) -> d
 
     # PEFT would otherwise look up the base's configuration, on the Hub if need be, to see whether its vocabulary grew
     return get_peft_model_state_dict(model, state_dict=tensors, save_embedding_layers=False)
+
+
+def _how_held(model: DiffusionModel) -> dict[str, str]:
+    """What the base was quantised to and from, in the one place of an adapter's files that others do not interpret."""
+    kind = quantization_of(model)
+    dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+    return {_HELD: f"{kind} {dtype}"} if kind else {}
+
+
+def base_held_in(folder: Path) -> tuple[Quantization, torch.dtype] | None:
+    """How the base was held while this adapter of ours was trained, and from which type; None: in full, or unknown.
+
+    Raises:
+        ModelError: the weights cannot be read.
+    """
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            said = (file.metadata() or {}).get(_HELD, "").split()
+    except (FileNotFoundError, SafetensorError) as error:
+        raise _unreadable(folder, error) from None
+    if len(said) != 2 or said[0] not in get_args(Quantization) or said[1] not in get_args(Dtype):
+        return None
+    return said[0], getattr(torch, said[1])  # type: ignore[return-value]
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -240,7 +268,12 @@ def base_of(folder: Path) -> str | None:
 
 
 def _inject(model: DiffusionModel, targets: list[str], settings: LoraSettings, saved: list[str] | None) -> None:
+    if find_spec("bitsandbytes"):
+        import_bitsandbytes()  # PEFT would import it less carefully
     from peft import LoraConfig, inject_adapter_in_model
+
+    if settings.use_dora and quantization_of(model) == "8bit":
+        raise ConfigError("use_dora does not work on 8-bit weights. Hold the base in 4 bits, or leave use_dora out.")
 
     config = LoraConfig(
         r=settings.r,
@@ -254,7 +287,29 @@ def _inject(model: DiffusionModel, targets: list[str], settings: LoraSettings, s
         base_model_name_or_path=model.config._name_or_path or None,
     )
     inject_adapter_in_model(config, model, low_cpu_mem_usage=_is_meta(model))
+    _hold_in_float32(model)
     model.train(model.training)  # PEFT's new dropout layers start in training mode
+
+
+def _hold_in_float32(model: DiffusionModel) -> None:
+    """What is learned, whatever the base is held in: small updates of a bfloat16 weight are lost to rounding."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    narrow = model.get_input_embeddings().weight.dtype
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            for name in (*module.adapter_layer_names, "lora_magnitude_vector"):
+                getattr(module, name, nn.Module()).float()
+        elif isinstance(module, ModulesToSaveWrapper) and narrow != torch.float32:
+            for copy in module.modules_to_save.values():
+                copy.float()
+                copy.register_forward_pre_hook(lambda _, given: tuple(_cast(value, torch.float32) for value in given))
+                copy.register_forward_hook(lambda _, given, result: _cast(result, narrow))
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if value.is_floating_point() else value
 
 
 def _is_meta(model: DiffusionModel) -> bool:
@@ -341,4 +396,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         return config, load_file(folder / WEIGHTS)
     except (FileNotFoundError, SafetensorError) as error:
-        raise ModelError(f"{folder / WEIGHTS} is missing or damaged: {error}. Save the adapter again.") from None
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder: Path, error: Exception) -> ModelError:
+    return ModelError(f"{folder / WEIGHTS} is missing or damaged: {error}. Save the adapter again.")

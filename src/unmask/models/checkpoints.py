@@ -25,6 +25,7 @@ from unmask.models.dense import initialise
 from unmask.models.facts import read_facts
 from unmask.models.families import ModelFamily
 from unmask.models.json_file import read_json
+from unmask.models.quantized import Quantization, checked, is_quantized, packed, quantization_of, quantize_layers
 from unmask.models.shell import DiffusionModel
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -101,6 +102,7 @@ def load_model(
     device: str | torch.device = "cpu",
     from_scratch: bool = False,
     seed: int = 0,
+    quantization: Quantization | None = None,
 ) -> DiffusionModel:
     """Load a checkpoint, or build one from its configuration.
 
@@ -109,16 +111,22 @@ def load_model(
         dtype: type of the weights; auto: as stored, float32 from scratch.
         device: where they go, each tensor by itself.
         from_scratch: ignore weights and fill the model by the family's rule, drawn from `seed`.
+        quantization: hold the layers' matrices in 4 or 8 bits, each quantised as it is read.
 
     Raises:
         ModelError: the folder is no checkpoint of a known family, or its weights are missing, damaged or do not fit.
-        ConfigError: `dtype` is none of those.
+        ConfigError: `dtype` or `quantization` is none of those, or there are no weights to quantise.
+        ResourceError: bitsandbytes, which quantises, is not installed.
     """
-    wanted = dtype_of(dtype)
+    wanted, kind = dtype_of(dtype), checked(quantization)
+    if kind and from_scratch:
+        raise ConfigError(f"quantization {kind} needs trained weights; from scratch there are none. Leave it out.")
     folder = resolve_folder(name_or_path, weights=not from_scratch)
     facts = read_facts(folder)
     with torch.device("meta"):
         model = DiffusionModel(facts)
+        if kind:
+            quantize_layers(model, kind, wanted)
     model.config._name_or_path = os.fspath(name_or_path)
     if from_scratch:
         _fill_from_scratch(model, wanted, torch.device(device), seed)
@@ -248,8 +256,9 @@ def _place(model: nn.Module, name: str, value: Tensor, device: torch.device | No
             held.copy_(value)
         return
     path, _, leaf = name.rpartition(".")
-    made = nn.Parameter(value.to(device=device, dtype=dtype or value.dtype))
-    setattr(model.get_submodule(path), leaf, made)
+    owner, value = model.get_submodule(path), value.to(dtype=dtype or value.dtype)
+    made = packed(owner, value, device) if leaf == "weight" and is_quantized(owner) else None
+    setattr(owner, leaf, made if made is not None else nn.Parameter(value.to(device=device)))
 
 
 def _files(folder: Path) -> dict[str, list[str] | None]:
@@ -333,10 +342,15 @@ def official_tensors(model: DiffusionModel) -> dict[str, Tensor]:
     """All weights under their official names; a tied head is left out, as the official code does.
 
     Raises:
-        ModelError: the model holds an adapter, which has a file format of its own.
+        ModelError: the model holds an adapter, which has a file format of its own, or quantised weights.
     """
     if getattr(model, "peft_config", None):
         raise ModelError("the model holds an adapter. Save that with save_adapter, or merge it into the model first.")
+    if kind := quantization_of(model):
+        raise ModelError(
+            f"the model's weights are held in {kind.removesuffix('bit')} bits, which no official code reads from such "
+            "a file. Save the model that it was loaded from, or an adapter trained on it."
+        )
     tensors = model.state_dict()
     if model.facts.shape.tied:
         tensors.pop("head.weight")

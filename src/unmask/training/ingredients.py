@@ -138,15 +138,21 @@ def collator_of(settings: Settings, verb: str, tokenizer: Any) -> Collator:
 def load_for_training(settings: Settings, parts: Ingredients) -> DiffusionModel:
     """The model with what is trained of it: all weights in float32, an adapter, or what `freeze` leaves."""
     chosen, seed = settings.model, settings.trainer.get("seed", 42)
-    if chosen.load_in_4bit or chosen.load_in_8bit:
-        raise ConfigError("load_in_4bit and load_in_8bit are not available yet. Train an adapter with --lora true.")
+    quantization = "4bit" if chosen.load_in_4bit else "8bit" if chosen.load_in_8bit else None
+    if quantization and is_divided(settings):
+        raise ConfigError(
+            f"load_in_{quantization} and weights divided over processes (FSDP, DeepSpeed) exclude each other. Leave "
+            "out one of them: without the latter every process holds the whole base, in few bits."
+        )
     set_seed(seed)
     adapted = chosen.lora or chosen.adapter is not None
     dtype = chosen.dtype
     if dtype == "auto":
         dtype = "bfloat16" if adapted and torch.cuda.is_available() else "float32"
     device = "cpu" if parts.from_scratch else _device(settings)
-    model = load_model(parts.source, dtype=dtype, device=device, from_scratch=parts.from_scratch, seed=seed)
+    model = load_model(
+        parts.source, dtype=dtype, device=device, from_scratch=parts.from_scratch, seed=seed, quantization=quantization
+    )
     model.config._name_or_path = str(chosen.model_name_or_path)
     if model.family.attention != "causal":
         model.mask_token_id = parts.tokenizer.mask_token_id
