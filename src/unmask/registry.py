@@ -58,6 +58,8 @@ FAMILIES = Registry(
         "a2d-qwen3": "unmask.models.families.a2d_qwen3:FAMILY",
         "dream": "unmask.models.families.dream:FAMILY",
         "llada": "unmask.models.families.llada:FAMILY",
+        "llada2": "unmask.models.families.llada2:FAMILY",
+        "llada_moe": "unmask.models.families.llada_moe:FAMILY",
         "llama": "unmask.models.families.llama:FAMILY",
         "mistral": "unmask.models.families.mistral:FAMILY",
         "qwen2": "unmask.models.families.qwen2:FAMILY",

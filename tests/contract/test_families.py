@@ -9,11 +9,13 @@ import torch
 from torch.nn import functional as F
 
 from tests.models.tiny import build, checkpoint, on_meta, tokens, write_config
+from unmask.diffusion.blocks import block_ids
 from unmask.models import shell
 from unmask.models.adapters import LoraSettings, attach_lora, load_adapter, save_adapter
 from unmask.models.checkpoints import load_model, save_model, to_official_name, to_our_name
 from unmask.models.facts import facts_of
 from unmask.models.families import ModelFamily
+from unmask.models.names import in_official_parts, split_place
 from unmask.models.shell import DiffusionModel
 from unmask.registry import FAMILIES
 from unmask.types import AttentionSpec
@@ -68,13 +70,14 @@ def test_the_record_is_complete(family: ModelFamily):
 
 def test_the_key_map_is_a_bijection_over_modules_with_weights(family: ModelFamily):
     model = on_meta(dict(family.tiny_config))
-    ours = [path for path, module in model.named_modules() if list(module.parameters(recurse=False))]
-    official = [family.keys.to_official(path) for path in ours]
-    assert None not in official and len(set(official)) == len(ours)
-    assert [family.keys.to_ours(path) for path in official] == ours
+    parts = [part for entry in model.state_dict().items() for part in in_official_parts(family.keys, *entry)]
+    ours = [name for name, _ in parts]
+    official = [to_official_name(family, name) for name in ours]
+    assert len(set(ours)) == len(set(official)) == len(parts) and not any("*" in name for name in official)
+    assert [to_our_name(family, name) for name in official] == ours
+    assert {split_place(name)[0] for name in ours} == model.state_dict().keys()
+    assert sum(part.numel() for _, part in parts) == sum(tensor.numel() for tensor in model.state_dict().values())
     assert family.keys.to_ours("model.no.such.module") is None and family.keys.to_official("trunk") is None
-    for name in model.state_dict():
-        assert to_our_name(family, to_official_name(family, name)) == name
 
 
 @pytest.mark.parametrize(("name", "variant"), KINDS)
@@ -189,6 +192,28 @@ def test_appending_under_a_causal_pattern_equals_the_full_causal_forward(model, 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [1, 4, 5])
+@pytest.mark.parametrize("document", [False, True])
+def test_appending_block_after_block_equals_the_full_block_causal_forward(model, size: int, document: bool):
+    block_BL = block_ids(torch.arange(12)[None], size)
+    document_BL = torch.tensor([[0] * 12, [-1, -1, *[0] * 10]]) if document else None
+    full = model(tokens(), attention=AttentionSpec("block_causal", document_BL, block_BL=block_BL)).logits
+    spelled, plain = model.trunk.new_cache(2, 12), model.trunk.new_cache(2, 12)
+    pieces, bare = [], []
+    for piece in tokens().split(size, dim=1):
+        seen = spelled.length + piece.shape[1]
+        hidden = None if document_BL is None else document_BL[:, :seen]
+        part = AttentionSpec("block_causal", hidden, block_BL=block_BL[:, :seen])
+        pieces.append(model(piece, attention=part, cache=spelled).logits)
+        bare.append(model(piece, attention=None if hidden is None else AttentionSpec(document_BL=hidden), cache=plain))
+    real_BL = torch.ones(2, 12, dtype=torch.bool) if document_BL is None else document_BL >= 0
+    same(torch.cat(pieces, 1)[real_BL], full[real_BL])
+    if model.family.attention != "causal":
+        # what is stored is what a block may see: nothing has to be hidden
+        same(torch.cat([out.logits for out in bare], 1)[real_BL], full[real_BL])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("at", [[0], [3, 3, 1], list(range(24)), []])
 def test_the_head_where_asked_is_a_slice_of_the_full_logits(model, at: list[int]):
     where = torch.tensor(at, dtype=torch.long)
@@ -288,7 +313,9 @@ def test_lora_attaches_to_every_linear_layer_but_the_head(family, tmp_path: Path
 
 def test_bfloat16_loading_and_casting_agree(family, tmp_path: Path):
     folder = checkpoint(tmp_path, family)
-    loaded, cast = load_model(folder, dtype="bfloat16"), load_model(folder).to(torch.bfloat16)
+    loaded, cast = load_model(folder, dtype="bfloat16"), load_model(folder)
+    for parameter in cast.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
     for name, tensor in cast.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)

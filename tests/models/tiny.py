@@ -30,8 +30,8 @@ def build(folder: Path, family: ModelFamily = LLADA, *, seed: int = 0, **changes
     model = load_model(write_config(folder, family, **changes), from_scratch=True, seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.add_(0.2 * torch.randn(tensor.shape, generator=generator))
     return model
 
 

@@ -30,6 +30,7 @@ from unmask.models.checkpoints import (
     to_our_name,
 )
 from unmask.models.facts import read_facts
+from unmask.models.names import split_place
 from unmask.models.quantized import Quantization, as_held, import_bitsandbytes
 from unmask.models.shell import DiffusionModel
 from unmask.models.streamed import Streamed
@@ -147,7 +148,7 @@ class _Folded:
     def __call__(self, name: str) -> Tensor:
         ours = to_our_name(self.model.family, name)
         assert ours is not None
-        path, _, leaf = ours.rpartition(".")
+        path, _, leaf = split_place(ours)[0].rpartition(".")
         module, stored = self.model.get_submodule(path), self.read(ours)
         if self.held and leaf == "weight" and path != "head" and isinstance(_base_of(module), nn.Linear):
             stored = as_held(stored.to(self.held[1]), self.held[0])

@@ -20,6 +20,7 @@ from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
 from unmask.models.checkpoints import Dtype, resolve_folder
 from unmask.models.families import ModelFamily
 from unmask.models.json_file import read_json
+from unmask.models.names import split_place
 from unmask.models.quantized import Quantization, import_bitsandbytes, quantization_of
 from unmask.models.shell import DiffusionModel
 
@@ -108,6 +109,11 @@ def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, train
     source = resolve_folder(folder, holds=f"an {CONFIG}")
     config, ours = _named_as_ours(model, source)
     targets = sorted({name.split(".lora_")[0] for name in ours if ".lora_" in name})
+    if experts := [path for path in targets if split_place(path)[1] is not None]:
+        raise ModelError(
+            f"{source} adapts single experts ({experts[0]}), whose matrices are kept in one piece here and take no "
+            "adapter. Train it anew without them: --target_modules all-linear."
+        )
     unknown = [path for path in targets if path not in dict(model.named_modules())]
     if unknown:
         raise ModelError(f"{source} adapts {unknown[0]}, which this {model.family.name} model lacks: another base.")
@@ -324,18 +330,15 @@ def _names(value: str | Sequence[str]) -> list[str]:
 def _target_paths(model: DiffusionModel, wanted: str | Sequence[str]) -> list[str]:
     names: list[str] = []
     for name in _names(wanted):
-        names += model.family.lora_targets if name == "all-linear" else [name]
+        # not every sparse model has dense layers or shared experts, where alone some of these are
+        held = [target for target in model.family.lora_targets if target in _by_leaf(model)]
+        names += held if name == "all-linear" else [name]
     return _paths_of(model, names)
 
 
 def _paths_of(model: DiffusionModel, names: list[str], *, field: str = "target_modules") -> list[str]:
     """Modules inside the layers whose last name, ours or the official one, is among `names`."""
-    found: dict[str, list[str]] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            official = model.family.keys.to_official(path) or path
-            for leaf in {path.rpartition(".")[2], official.rpartition(".")[2]}:
-                found.setdefault(leaf, []).append(path)
+    found = _by_leaf(model)
     for name in names:
         if name not in found:
             raise ConfigError(
@@ -344,6 +347,17 @@ def _paths_of(model: DiffusionModel, names: list[str], *, field: str = "target_m
             )
     # LLaDA calls both a layer's projection and the head ff_out: the head is adapted only under its own name
     return [path for name in names for path in found[name] if path != "head" or name == "head"]
+
+
+def _by_leaf(model: DiffusionModel) -> dict[str, list[str]]:
+    """Last name, ours or the official one, of a layer or embedding -> their paths."""
+    found: dict[str, list[str]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            official = model.family.keys.to_official(path) or path
+            for leaf in {path.rpartition(".")[2], official.rpartition(".")[2]}:
+                found.setdefault(leaf, []).append(path)
+    return found
 
 
 def _rename(name: str, family: ModelFamily, *, to_ours: bool, where: Path) -> str:

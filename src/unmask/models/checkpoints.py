@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
-from unmask.models.dense import initialise
 from unmask.models.facts import read_facts
 from unmask.models.families import ModelFamily
 from unmask.models.json_file import read_json
+from unmask.models.names import in_official_parts, official_path, split_place
 from unmask.models.quantized import Quantization, checked, is_quantized, packed, quantization_of, quantize_layers
 from unmask.models.shell import DiffusionModel
 
@@ -166,7 +166,7 @@ def _fill_from_scratch(model: DiffusionModel, dtype: torch.dtype | None, device:
     model.to_empty(device=device)
     model.tie()
     generator = torch.Generator(device=device).manual_seed(seed)
-    initialise(model.trunk, None if model.facts.shape.tied else model.head, generator)
+    model.trunk.initialise(None if model.facts.shape.tied else model.head, generator)
     if dtype is not None:
         model.to(dtype=dtype)  # type: ignore[reportCallIssue]
 
@@ -223,7 +223,8 @@ def fill_from_files(
 
 
 def _expected_shapes(model: DiffusionModel) -> dict[str, tuple[int, ...]]:
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    parts = (in_official_parts(model.family.keys, *entry) for entry in model.state_dict().items())
+    shapes = {name: tuple(tensor.shape) for tensors in parts for name, tensor in tensors}
     if model.facts.shape.tied:
         del shapes["head.weight"]
     return shapes
@@ -250,15 +251,42 @@ def _advice(family: ModelFamily, missing: set[str], surplus: list[str]) -> str:
 
 
 def _place(model: nn.Module, name: str, value: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> None:
-    held = model.get_parameter(name)
+    name, place = split_place(name)
+    held = _held(model, name)
+    if place is not None:
+        _place_in_stack(model, name, place, value, device, dtype)
+        return
     if not held.is_meta:
         with torch.no_grad():
             held.copy_(value)
         return
     path, _, leaf = name.rpartition(".")
+    if not isinstance(held, nn.Parameter):
+        # a correction to what a router computes in float32, no weight: as it is stored
+        setattr(model.get_submodule(path), leaf, value.to(device=device))
+        return
     owner, value = model.get_submodule(path), value.to(dtype=dtype or value.dtype)
     made = packed(owner, value, device) if leaf == "weight" and is_quantized(owner) else None
     setattr(owner, leaf, made if made is not None else nn.Parameter(value.to(device=device)))
+
+
+def _held(model: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer."""
+    path, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(path), leaf)
+
+
+def _place_in_stack(
+    model: nn.Module, name: str, place: int, value: Tensor, device: torch.device | None, dtype: torch.dtype | None
+) -> None:
+    """Put one part of a stack into it; the first part makes the stack."""
+    stack = _held(model, name)
+    if stack.is_meta:
+        path, _, leaf = name.rpartition(".")
+        stack = nn.Parameter(torch.empty(stack.shape, dtype=dtype or value.dtype, device=device))
+        setattr(model.get_submodule(path), leaf, stack)
+    with torch.no_grad():
+        stack[place].copy_(value)
 
 
 def _files(folder: Path) -> dict[str, list[str] | None]:
@@ -331,15 +359,19 @@ def to_our_name(family: ModelFamily, official: str) -> str | None:
 
 
 def to_official_name(family: ModelFamily, ours: str) -> str:
-    """The official name of one of our tensors."""
+    """The official name of one of our tensors, with `*` for the number where it is a stack of several."""
     path, _, leaf = ours.rpartition(".")
-    official = family.keys.to_official(path)
+    official = official_path(family.keys, path)
     assert official is not None, f"{family.name} maps no module {path}"
     return f"{official}.{leaf}"
 
 
-def official_tensors(model: DiffusionModel) -> dict[str, Tensor]:
+def official_tensors(model: DiffusionModel, tensors: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """All weights under their official names; a tied head is left out, as the official code does.
+
+    Args:
+        model: what they are the weights of.
+        tensors: our name -> tensor, where the weights live elsewhere (sharded training); None: the model's own.
 
     Raises:
         ModelError: the model holds an adapter, which has a file format of its own, or quantised weights.
@@ -351,10 +383,11 @@ def official_tensors(model: DiffusionModel) -> dict[str, Tensor]:
             f"the model's weights are held in {kind.removesuffix('bit')} bits, which no official code reads from such "
             "a file. Save the model that it was loaded from, or an adapter trained on it."
         )
-    tensors = model.state_dict()
+    tensors = dict(model.state_dict() if tensors is None else tensors)
     if model.facts.shape.tied:
-        tensors.pop("head.weight")
-    return {to_official_name(model.family, name): tensor for name, tensor in tensors.items()}
+        tensors.pop("head.weight", None)
+    parts = (in_official_parts(model.family.keys, *entry) for entry in tensors.items())
+    return {to_official_name(model.family, name): tensor for entries in parts for name, tensor in entries}
 
 
 def save_model(
@@ -375,7 +408,9 @@ def save_model(
 
     tensors = official_tensors(model) if tensors is None else tensors
     target = Path(folder)
-    split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
+    # by size alone: parts of a stack share their memory, which would keep them in one file
+    sizes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    split = split_torch_state_dict_into_shards(sizes, max_shard_size=max_shard_size)
     try:
         target.mkdir(parents=True, exist_ok=True)
         for file, names in split.filename_to_tensors.items():

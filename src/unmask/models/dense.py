@@ -39,9 +39,11 @@ class DenseShape:
         tied: the head is the embedding.
         head_dim: width of a head where that is not D / H.
         rope_theta, rope_scaling: base of the rotary angles, and how they are slowed down.
+        rotary_share: how much of a head, from its start, is rotated.
         window: a token sees as many tokens, itself included, and those behind it not; None: all.
         qkv_bias: query, key and value projections have biases.
         qk_norm: the heads of queries and keys are normed before they are rotated.
+        fused_qkv: one projection gives all queries, then all keys, then all values.
         embedding_scale, logit_scale: factors on the embeddings and on the logits.
         init_fn, init_std, init_cutoff: rule for the first weights, its scale, where to cut its tails (in stds).
     """
@@ -57,10 +59,12 @@ class DenseShape:
     head_dim: int | None = None
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
+    rotary_share: float = 1.0
     window: int | None = None
     tied: bool = False
     qkv_bias: bool = False
     qk_norm: bool = False
+    fused_qkv: bool = False
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     init_fn: Initialisation = "mitchell"
@@ -72,18 +76,26 @@ class DenseShape:
         """K."""
         return self.width // self.heads if self.head_dim is None else self.head_dim
 
+    @property
+    def rotary_width(self) -> int:
+        """How many of a head's K numbers are rotated."""
+        return int(self.head_width * self.rotary_share)
+
 
 class Attention(nn.Module):
     """Self-attention with rotary positions and shared key/value heads."""
 
     def __init__(self, shape: DenseShape, layer: int) -> None:
         super().__init__()
-        self.layer = layer
-        self.head_width = shape.head_width
+        self.layer, self.fused = layer, shape.fused_qkv
+        self.head_width, self.heads = shape.head_width, (shape.heads, shape.kv_heads, shape.kv_heads)
         inner, kv_width = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-        self.q_proj = nn.Linear(shape.width, inner, bias=shape.qkv_bias)
-        self.k_proj = nn.Linear(shape.width, kv_width, bias=shape.qkv_bias)
-        self.v_proj = nn.Linear(shape.width, kv_width, bias=shape.qkv_bias)
+        if self.fused:
+            self.qkv_proj = nn.Linear(shape.width, inner + 2 * kv_width, bias=shape.qkv_bias)
+        else:
+            self.q_proj = nn.Linear(shape.width, inner, bias=shape.qkv_bias)
+            self.k_proj = nn.Linear(shape.width, kv_width, bias=shape.qkv_bias)
+            self.v_proj = nn.Linear(shape.width, kv_width, bias=shape.qkv_bias)
         self.o_proj = nn.Linear(inner, shape.width, bias=False)
         self.q_norm = RMSNorm(shape.head_width, shape.norm_eps) if shape.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(shape.head_width, shape.norm_eps) if shape.qk_norm else nn.Identity()
@@ -91,24 +103,32 @@ class Attention(nn.Module):
     def forward(
         self, x_BLD: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, eager: bool
     ) -> Tensor:
-        heads = (*x_BLD.shape[:2], -1, self.head_width)
-        q = rotation.apply(self.q_norm(self.q_proj(x_BLD).view(heads)).transpose(1, 2))
-        k = rotation.apply(self.k_norm(self.k_proj(x_BLD).view(heads)).transpose(1, 2))
-        v = self.v_proj(x_BLD).view(heads).transpose(1, 2)
+        q, k, v = self._project(x_BLD)
+        q = rotation.apply(self.q_norm(q).transpose(1, 2))
+        k = rotation.apply(self.k_norm(k).transpose(1, 2))
+        v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.write(self.layer, k, v)
         return self.o_proj(attend(q, k, v, how, eager=eager).transpose(1, 2).flatten(2))
+
+    def _project(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each `[B, L, heads, K]`."""
+        heads = (*x_BLD.shape[:2], -1, self.head_width)
+        if self.fused:
+            q, k, v = self.qkv_proj(x_BLD).view(heads).split(self.heads, dim=2)
+            return q, k, v
+        return self.q_proj(x_BLD).view(heads), self.k_proj(x_BLD).view(heads), self.v_proj(x_BLD).view(heads)
 
 
 class Layer(nn.Module):
     """Attention and MLP, each behind a norm and added to the stream."""
 
-    def __init__(self, shape: DenseShape, layer: int) -> None:
+    def __init__(self, shape: DenseShape, layer: int, mlp: nn.Module) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
         self.attention = Attention(shape, layer)
         self.mlp_norm = RMSNorm(shape.width, shape.norm_eps)
-        self.mlp = GatedMLP(shape.width, shape.mlp_width)
+        self.mlp = mlp
 
     def forward(
         self, x_BLD: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, eager: bool
@@ -126,8 +146,13 @@ class DenseTrunk(nn.Module):
         self.recompute_every = 0
         self.eager_attention = False
         self.embed = nn.Embedding(shape.vocab_size, shape.width)
-        self.layers = nn.ModuleList(Layer(shape, index) for index in range(shape.layers))
+        self.layers = nn.ModuleList(Layer(shape, index, self.mlp_of(index)) for index in range(shape.layers))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
+
+    def mlp_of(self, layer: int) -> nn.Module:
+        """What follows the attention of a layer."""
+        del layer
+        return GatedMLP(self.shape.width, self.shape.mlp_width)
 
     def forward(
         self,
@@ -142,7 +167,7 @@ class DenseTrunk(nn.Module):
         if positions is None:
             positions = torch.arange(start, start + rows, device=tokens_BL.device)
         shape = self.shape
-        rotation = Rotation.at(positions, width=shape.head_width, theta=shape.rope_theta, scaling=shape.rope_scaling)
+        rotation = Rotation.at(positions, width=shape.rotary_width, theta=shape.rope_theta, scaling=shape.rope_scaling)
         keys = max(cache.length, start + rows) if cache else rows
         how = prepare_attention(attention, start=start, queries=rows, keys=keys, device=tokens_BL.device)
         x_BLD = self.embed(tokens_BL)
@@ -175,6 +200,10 @@ class DenseTrunk(nn.Module):
         size = (batch, shape.kv_heads, capacity, shape.head_width)
         return KVCache(layers=shape.layers, shape_BGLK=size, dtype=weight.dtype, device=weight.device)
 
+    def initialise(self, head: nn.Linear | None, generator: torch.Generator | None = None) -> None:
+        """Fill the network, and the head where it has weights of its own, with first weights: see below."""
+        initialise(self, head, generator)
+
 
 @torch.no_grad()
 def initialise(trunk: DenseTrunk, head: nn.Linear | None, generator: torch.Generator | None = None) -> None:
@@ -188,7 +217,7 @@ def initialise(trunk: DenseTrunk, head: nn.Linear | None, generator: torch.Gener
     embedding_factor = 0.5 * math.sqrt(shape.width) if shape.logit_scale != 1.0 else 1.0
     fill(trunk.embed.weight, "embedding", factor=embedding_factor)
     for index, layer in enumerate(trunk.layers):
-        assert isinstance(layer, Layer)
+        assert isinstance(layer, Layer) and isinstance(layer.mlp, GatedMLP)
         attention, mlp = layer.attention, layer.mlp
         for inward in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
             fill(inward.weight, "in")

@@ -109,14 +109,21 @@ def facts_of(config: Mapping[str, Any], *, where: str = "config.json") -> Facts:
 
 
 def _family_of(config: Mapping[str, Any], where: str) -> ModelFamily:
-    model_type = config.get("model_type")
-    families = {FAMILIES.get(name).model_type: FAMILIES.get(name) for name in FAMILIES.names()}
-    if not isinstance(model_type, str) or model_type not in families:
-        raise ModelError(
-            f'{where}: model_type "{model_type}" is not supported; supported: {", ".join(sorted(families))}.'
-            f"{did_you_mean(str(model_type), families)}"
-        )
-    return families[model_type]
+    model_type, architectures = config.get("model_type"), config.get("architectures") or ()
+    families = [FAMILIES.get(name) for name in FAMILIES.names()]
+    spelled = [family for family in families if model_type in (family.model_type, *family.model_types)]
+    # the official LLaDA-MoE calls itself llada, as the dense one does
+    for family in spelled:
+        if len(spelled) == 1 or family.architecture in architectures:
+            return family
+    for family in spelled:
+        if family.model_type == model_type:
+            return family
+    known = sorted({family.model_type for family in families}, key=str.lower)
+    raise ModelError(
+        f'{where}: model_type "{model_type}" is not supported; supported: {", ".join(known)}.'
+        f"{did_you_mean(str(model_type), known)}"
+    )
 
 
 def _check_types(family: ModelFamily, config: Mapping[str, Any], where: str) -> None:
@@ -149,6 +156,11 @@ def _checked_shape(family: ModelFamily, config: Mapping[str, Any], where: str) -
         raise ModelError(
             f"{where}: width {shape.width} must divide into {shape.heads} heads of even width, and these into "
             f"{shape.kv_heads} groups that share keys."
+        )
+    if not 2 <= shape.rotary_width <= shape.head_width or shape.rotary_width % 2:
+        raise ModelError(
+            f"{where}: {shape.rotary_width} of the {shape.head_width} numbers of a head cannot be rotated in pairs. "
+            "Compare partial_rotary_factor with the original."
         )
     return shape
 

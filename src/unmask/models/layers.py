@@ -78,7 +78,7 @@ def rotary_frequencies(width: int, theta: float, scaling: RopeScaling | None, de
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines of the rotary angles, float32 `[B or 1, 1, L, K]`."""
+    """Cosines and sines of the rotary angles, float32 `[B or 1, 1, L, K]`, or of the first part of K."""
 
     cos: Tensor
     sin: Tensor
@@ -92,10 +92,12 @@ class Rotation:
 
     def apply(self, x_BHLK: Tensor) -> Tensor:
         """Rotate in float32 and return the type that came in: low precision here shifts distant positions."""
-        x = x_BHLK.float()
+        width = self.cos.shape[-1]
+        x = x_BHLK[..., :width].float()
         first, second = x.chunk(2, dim=-1)
         turned = torch.cat((-second, first), dim=-1)
-        return (x * self.cos + turned * self.sin).to(x_BHLK.dtype)
+        rotated = (x * self.cos + turned * self.sin).to(x_BHLK.dtype)
+        return rotated if width == x_BHLK.shape[-1] else torch.cat((rotated, x_BHLK[..., width:]), dim=-1)
 
 
 @dataclass(frozen=True)

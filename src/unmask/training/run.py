@@ -19,7 +19,7 @@ from unmask.diffusion.keys import Purpose
 from unmask.errors import ConfigError, DataError, UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.models.adapters import has_adapter, read_adapter, save_adapter
-from unmask.models.checkpoints import FINISHED, fill_from_files, save_model, to_official_name
+from unmask.models.checkpoints import FINISHED, fill_from_files, official_tensors, save_model
 from unmask.models.shell import DiffusionModel
 from unmask.training import checkpointing, folder
 from unmask.training.arguments import Settings
@@ -238,8 +238,7 @@ def _save(model: DiffusionModel, parts: Ingredients, target: Path, tensors: dict
     if has_adapter(model):
         save_adapter(model, target, tensors)
     else:
-        official = tensors and {to_official_name(model.family, name): value for name, value in tensors.items()}
-        save_model(model, target, tensors=official)
+        save_model(model, target, tensors=tensors and official_tensors(model, tensors))
     parts.tokenizer.save_pretrained(target)
 
 

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class KeyMap:
-    """Module paths of the official code and of ours, `{}` standing for the number of a layer.
+    """Module paths of the official code and of ours, `{}` standing for the number of a layer or of an expert.
 
-    It maps modules, not tensors, so that weights, biases and the tensors of adapters all travel by it.
+    It maps modules, not tensors, so that weights, biases and the tensors of adapters all travel by it. Where several
+    official modules are one of ours, stacked, our path ends in the place in it: `experts.gate_proj[{}]`.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -71,6 +72,7 @@ class ModelFamily:
 
     Attributes:
         name: ours, as in the registry. model_type, architecture: as `config.json` spells them.
+        model_types: further spellings; one that another family has too is this one's where `architecture` is.
         trunk: `module:attribute` of the forward pass. reader: how to read its configuration.
         keys: names of modules, official <-> ours; `head` and `embed` are ours too.
         mask_token, mask_token_id: used where neither the configuration nor the tokenizer says; None: the checkpoint
@@ -82,6 +84,8 @@ class ModelFamily:
         tiny_config: an official configuration of a few thousand weights, for tests.
         paper: where the model is described.
         attention: who sees whom. Rows of a `causal`, that is autoregressive, model's logits predict the next token.
+            A `block_causal` one was made to write blocks from left to right, each seeing itself and those before it;
+            what its network is fed is seen by everybody, unless asked otherwise.
         shift: row i of the network predicts token i + 1, as in the autoregressive model it came from; the shell aligns.
     """
 
@@ -100,5 +104,6 @@ class ModelFamily:
     lora_targets: tuple[str, ...]
     tiny_config: Mapping[str, Any]
     paper: str
-    attention: Literal["bidirectional", "causal"] = "bidirectional"
+    attention: Literal["bidirectional", "causal", "block_causal"] = "bidirectional"
     shift: bool = False
+    model_types: tuple[str, ...] = ()

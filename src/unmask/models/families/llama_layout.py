@@ -90,7 +90,7 @@ def _shape(
     config: Mapping[str, Any], *, qkv_bias: bool = False, qk_norm: bool = False, window: int | None = None
 ) -> DenseShape:
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
-    theta, scaling = _rope(config)
+    theta, scaling = rope(config)
     # layer by layer, full attention or a window; only Qwen's files say so
     if any(kind != "full_attention" for kind in config.get("layer_types") or ()):
         raise ValueError("layer_types names layers that are not full_attention, which are not supported")
@@ -122,7 +122,7 @@ def _window(config: Mapping[str, Any], default: int) -> int | None:
     return window
 
 
-def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+def rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """Base and scaling, as transformers 4 wrote them (rope_theta, rope_scaling) or as 5 does (rope_parameters)."""
     given = config["rope_parameters"] or config["rope_scaling"] or {}
     if not isinstance(given, Mapping):

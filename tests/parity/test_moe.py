@@ -1,0 +1,267 @@
+"""The sparse families equal the reference: logits, routers' choices, losses, gradients; and do right where it errs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tests.models.tiny import on_meta
+from tests.parity.golden import batch_of, close, loss_of, settings, tensors
+from unmask.diffusion.blocks import block_causal, block_ids
+from unmask.models.checkpoints import load_model, official_tensors, save_model
+from unmask.models.moe import Router
+from unmask.models.shell import DiffusionModel
+from unmask.registry import FAMILIES
+
+LLADA2 = ("llada2_moe", "llada21_moe")
+ALL = ("llada_moe", *LLADA2)
+PADDING = 508
+OFFICIAL_MOE = {
+    # the file of LLaDA-MoE-7B-A1B-Base calls itself as the dense LLaDA does
+    "model_type": "llada",
+    "architectures": ["LLaDAMoEModelLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "clip_qkv": None,
+    "dense_intermediate_size": 8192,
+    "expert_intermediate_size": 1024,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "max_position_embeddings": 8192,
+    "moe_layer_freq": [1] * 16,
+    "moe_router_enable_expert_bias": False,
+    "moe_router_score_function": "softmax",
+    "norm_topk_prob": None,
+    "num_attention_heads": 16,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 16,
+    "output_router_logits": False,
+    "partial_rotary_factor": 1,
+    "qk_layernorm": True,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 50000,
+    "routed_scaling_factor": 1,
+    "router_aux_loss_coef": 0.01,
+    "router_num_group": None,
+    "router_topk_group": None,
+    "shared_expert_intermediate_size": None,
+    "vocab_size": 157184,
+}
+# of LLaDA2.0-mini; flash differs in what follows
+OFFICIAL_MINI = {
+    "model_type": "llada2_moe",
+    "architectures": ["LLaDA2MoeModelLM"],
+    "attention_dropout": 0.0,
+    "auto_map": {"AutoConfig": "configuration_llada2_moe.LLaDA2MoeConfig"},
+    "embedding_dropout": 0.0,
+    "first_k_dense_replace": 1,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "intermediate_size": 5120,
+    "max_position_embeddings": 16384,
+    "max_window_layers": 28,
+    "moe_intermediate_size": 512,
+    "moe_router_enable_expert_bias": True,
+    "n_group": 8,
+    "norm_head": False,
+    "norm_softmax": False,
+    "norm_topk_prob": True,
+    "num_attention_heads": 16,
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 20,
+    "num_key_value_heads": 4,
+    "num_shared_experts": 1,
+    "output_dropout": 0.0,
+    "output_router_logits": False,
+    "pad_token_id": 156892,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 600000,
+    "rotary_dim": 64,
+    "routed_scaling_factor": 2.5,
+    "router_dtype": "fp32",
+    "score_function": "sigmoid",
+    "tie_word_embeddings": False,
+    "topk_group": 4,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.52.3",
+    "use_bias": False,
+    "use_cache": False,
+    "use_qkv_bias": False,
+    "use_rmsnorm": True,
+    "use_sliding_window": False,
+    "using_split_qkv_in_self_attention": False,
+    "vocab_size": 157184,
+}
+FLASH = {
+    "hidden_size": 4096,
+    "intermediate_size": 9216,
+    "moe_intermediate_size": 1024,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+}
+
+
+@pytest.fixture(params=ALL, scope="module")
+def golden(request: pytest.FixtureRequest, shared: Path) -> Path:
+    return shared / "golden" / request.param
+
+
+@pytest.fixture(params=LLADA2, scope="module")
+def golden2(request: pytest.FixtureRequest, shared: Path) -> Path:
+    return shared / "golden" / request.param
+
+
+@torch.no_grad()
+def test_logits(golden: Path):
+    model, given, wanted = load_model(golden), tensors(golden, "inputs"), tensors(golden, "logits")
+    out = model(given["ids"])
+    close(out.logits, wanted["logits_nomask"])
+    close(out.hidden, wanted["hidden_3"])
+    close(model(given["ids"], torch.ones_like(given["ids"])).logits, wanted["logits_nomask"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_of_padded_rows(shared: Path, side: str):
+    golden = shared / "golden/llada_moe"
+    given, wanted = tensors(golden, "inputs"), tensors(golden, "logits")
+    close(load_model(golden)(given[f"ids_{side}"], given[f"mask_{side}"]).logits, wanted[f"logits_{side}"])
+
+
+@torch.no_grad()
+def test_padding_does_not_make_llada2_causal(golden2: Path):
+    """The reference turns causal as soon as a mask hides anything; here, hiding padding is all that a mask does."""
+    model, given = load_model(golden2), tensors(golden2, "inputs")
+    padded = model(given["ids_right"], given["mask_right"]).logits
+    for row, length in enumerate(given["mask_right"].sum(1).tolist()):
+        alone = model(given["ids_right"][row : row + 1, :length]).logits
+        torch.testing.assert_close(padded[row : row + 1, :length], alone, atol=1e-4, rtol=1e-4)
+    causal = tensors(golden2, "logits")["logits_right2d"]
+    assert (padded - causal)[given["mask_right"].bool()].abs().max() > 1
+
+
+@torch.no_grad()
+def test_block_causal_logits_of_llada2(golden2: Path):
+    model, given, wanted = load_model(golden2), tensors(golden2, "inputs"), tensors(golden2, "logits")
+    pattern = block_causal(block_ids(torch.arange(24)[None], 8))
+    close(model(given["ids"], attention=pattern).logits, wanted["logits_block_bool"])
+    close(model(given["ids"], attention=pattern).logits, wanted["logits_block_log_f32"])
+
+
+@torch.no_grad()
+def test_routers_choose_the_same_experts(golden2: Path):
+    model, given, wanted = load_model(golden2), tensors(golden2, "inputs"), tensors(golden2, "logits")
+    chosen: list[torch.Tensor] = []
+    for router in (module for module in model.modules() if isinstance(module, Router)):
+        router.register_forward_hook(lambda module, args, output: chosen.append(output[1]))
+    model(given["ids"])
+    assert len(chosen) == 2
+    for number, found in enumerate(chosen):
+        assert torch.equal(found.view(3, 24, 2), wanted[f"router_topk_{number}"])
+
+
+@torch.no_grad()
+def test_losses(golden: Path):
+    model, names = load_model(golden), ["mdlm"] if golden.name == "llada_moe" else ["mdlm", "mdlm_trainmode"]
+    for name in names:
+        given = tensors(golden, f"{name}_loss_tensors")
+        # LLaDA2's were computed without the mask that hides padding
+        batch = batch_of(given, hide_padding=golden.name == "llada_moe")
+        for entry in settings(golden, name):
+            loss = loss_of(model, entry, batch, given)
+            torch.testing.assert_close(loss, torch.tensor(entry["loss"]), atol=1e-3, rtol=1e-5, msg=entry["key"])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_reach_the_experts(golden: Path, training: bool):
+    """In the reference those of LLaDA2 do so in training mode only: its path for evaluation computes without them."""
+    stored = "mdlm" if golden.name == "llada_moe" else "mdlm_trainmode"
+    model, given = load_model(golden).train(training), tensors(golden, f"{stored}_loss_tensors")
+    (entry,) = (entry for entry in settings(golden, stored) if entry["key"] == "linear_scheduler_token")
+    loss_of(model, entry, batch_of(given, hide_padding=golden.name == "llada_moe"), given).backward()
+    theirs = tensors(golden, f"{stored}_grads")
+    ours = official_tensors(model, {name: weight.grad for name, weight in model.named_parameters()})
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        if name.endswith("embeddings.weight"):
+            # the official embedding learns nothing at the padding token, even where that is text or visible
+            ours[name][PADDING] = 0
+        torch.testing.assert_close(ours[name], gradient, atol=1e-3, rtol=1e-4, msg=name)
+    # but those that no token chose
+    experts = [bool(ours[name].any()) for name in theirs if ".experts." in name]
+    assert sum(experts) > len(experts) / 2
+
+
+@pytest.mark.parametrize("max_shard_size", ["5GB", "60KB"])
+def test_a_saved_folder_has_their_names_and_bytes(golden: Path, max_shard_size: str, tmp_path: Path):
+    save_model(load_model(golden), tmp_path, max_shard_size=max_shard_size)
+    assert (tmp_path / "config.json").read_text().split() == (golden / "config.json").read_text().split()
+    files = sorted(tmp_path.glob("*.safetensors"))
+    found = {name: tensor for file in files for name, tensor in tensors(tmp_path, file.stem).items()}
+    theirs = safe_open(golden / "model.safetensors", "pt")
+    assert sorted(found) == sorted(theirs.keys())
+    for name, tensor in found.items():
+        assert torch.equal(tensor, theirs.get_tensor(name)), name
+    if max_shard_size == "5GB":
+        assert (files[0].stat().st_size, len(files)) == ((golden / "model.safetensors").stat().st_size, 1)
+    else:
+        assert len(files) > 5 and max(file.stat().st_size for file in files) < 160_000
+        again, given = load_model(tmp_path), tensors(golden, "inputs")["ids"]
+        assert torch.equal(again(given).logits, load_model(golden)(given).logits)
+
+
+@torch.no_grad()
+def test_weights_in_bfloat16_leave_the_routing_bias_as_it_is_stored(golden2: Path):
+    model = load_model(golden2, dtype="bfloat16")
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    stored = tensors(golden2, "model")
+    for name, buffer in model.named_buffers():
+        if name.endswith("expert_bias"):
+            layer = name.split(".")[2]
+            assert torch.equal(buffer, stored[f"model.layers.{layer}.mlp.gate.expert_bias"]) and buffer.any()
+    assert model(tensors(golden2, "inputs")["ids"]).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "billions", "active"),
+    [
+        # as published: the sum of the files; billions that a token meets, for mini and flash without embedding and head
+        (OFFICIAL_MOE, "llada_moe", 7.36, 1.4),
+        (OFFICIAL_MINI, "llada2", 16.26, 0.789),
+        ({**OFFICIAL_MINI, **FLASH}, "llada2", 102.9, 4.8),
+    ],
+)
+def test_official_shapes_have_the_published_numbers_of_parameters(config, name, billions, active):
+    model = on_meta(config)
+    assert model.family is FAMILIES.get(name) and model.mask_token_id == 156895
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert model.num_parameters() / 1e9 == pytest.approx(billions, rel=1e-3)
+    assert met_by_a_token(model, head=name == "llada_moe") / 1e9 == pytest.approx(active, rel=0.02)
+
+
+def met_by_a_token(model: DiffusionModel, *, head: bool) -> int:
+    """Weights that one token meets, those of the embedding and, unless asked for, of the head left out."""
+    shape = model.facts.shape
+    idle = shape.experts - shape.active
+    unmet = sum(w.numel() // shape.experts * idle for name, w in model.named_parameters() if ".experts." in name)
+    ends = shape.vocab_size * shape.width * (1 if head else 2)
+    return model.num_parameters() - unmet - ends
+
+
+def test_the_16b_model_has_the_tensors_of_its_files():
+    """Counted in the official layout: 16,255,643,392 numbers, routing biases included; every expert by itself."""
+    official = official_tensors(on_meta(OFFICIAL_MINI))
+    assert sum(tensor.numel() for tensor in official.values()) == 16_255_643_392
+    assert sum(".experts." in name for name in official) == 19 * 256 * 3
+    assert official["model.layers.19.mlp.experts.255.up_proj.weight"].shape == (512, 2048)
