@@ -12,10 +12,13 @@ import pytest
 from tests.tiny import write_checkpoint
 from unmask.cli import chat as chat_verb
 from unmask.cli import generate as generate_verb
+from unmask.cli import sampling
 from unmask.cli.chat import Chat
 from unmask.cli.main import main
 from unmask.generation.options import GenerationOptions
 from unmask.lm import load
+from unmask.models.adapters import LoraSettings, attach_lora
+from unmask.models.checkpoints import EXAMPLES
 
 SHORT = ("--max_new_tokens", "6", "--steps", "3", "--block_size", "6")
 
@@ -99,12 +102,57 @@ def test_spellings_of_the_parents(model, lm, run) -> None:
 
 def test_without_a_prompt_both_tasks_are_shown(model, run) -> None:
     result = run("generate", "--model_name_or_path", model, *SHORT)
-    assert all(prompt in result.out for prompt in generate_verb.BUILT_IN_PROMPTS)
-    assert all(prompt in result.out for prompt in generate_verb.BUILT_IN_BLANKS)
+    shown = generate_verb.OF_ANYTHING
+    assert all(text in result.out for text in (*shown.prompts, *shown.blanks))
     as_json = run("generate", "--model_name_or_path", model, *SHORT, "--json")
     rows = json.loads(as_json.out)["results"]
-    assert [row["prompt"] for row in rows] == [*generate_verb.BUILT_IN_PROMPTS, *generate_verb.BUILT_IN_BLANKS]
+    assert [row["prompt"] for row in rows] == [*shown.prompts, *shown.blanks]
     assert rows[2]["text"].startswith("The capital of France is") and "[MASK]" not in rows[2]["text"]
+
+
+@pytest.fixture
+def small_base(monkeypatch, tmp_path_factory) -> str:
+    """A stand-in for the model of the package, with room for a table in its one-byte tokens."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("base"), max_sequence_length=512)
+    monkeypatch.setitem(EXAMPLES, "base", (str(folder),))
+    return str(folder)
+
+
+def test_without_a_model_the_small_base_writes_and_it_is_said(small_base, run, tmp_path) -> None:
+    word = ("--max_new_tokens", "4", "--steps", "2")
+    for verb, rest, stdin in (
+        ("generate", ("ab", "--json"), ""),
+        ("infill", ("a[MASK]b", "--json"), ""),
+        ("chat", (), "hello\n"),
+    ):
+        unnamed, named = (
+            run(verb, *word, *rest, stdin=stdin),
+            run(verb, *word, *rest, "--model", small_base, stdin=stdin),
+        )
+        assert unnamed.code == named.code == 0
+        assert _without_seconds(unnamed.out) == _without_seconds(named.out)
+        (line,) = unnamed.err.splitlines()
+        assert line.startswith("example:base writes: ") and "never a question" in line and "--model" in line
+        assert "example:base" not in named.err
+
+
+def test_the_small_base_shows_what_it_has_read(small_base, run) -> None:
+    result = run("generate", "--max_new_tokens", "4", "--steps", "2", "--json")
+    shown = generate_verb.OF_TABLES
+    assert [row["prompt"] for row in json.loads(result.out)["results"]] == [*shown.prompts, *shown.blanks]
+    assert len(shown.prompts) == 2 and "[MASK]" in shown.blanks[0]
+
+
+def test_an_adapter_alone_brings_its_base(model, run, tmp_path) -> None:
+    adapted = load(model, device="cpu")
+    attach_lora(adapted.model, LoraSettings(r=2))
+    adapted.save(tmp_path / "adapter")
+    result = run("generate", *SHORT, "--json", "--adapter", "adapter", "ab")
+    assert texts(result) == wanted(adapted, ["ab"]) and "example:base" not in result.err
+
+
+def _without_seconds(out: str) -> object:
+    return json.loads(out)["results"] if out.startswith("{") else out
 
 
 def test_the_seed_counts_when_sampling(model, run) -> None:
@@ -143,7 +191,7 @@ def test_infill_changes_blanks_only(model, lm, run) -> None:
 @pytest.mark.parametrize(
     ("argv", "phrase"),
     [
-        (["generate", "hi"], "no model is named. Give --model_name_or_path"),
+        (["generate", "--model", "", "hi"], "no model is named. Give --model_name_or_path"),
         (["infill", "--model", "."], "no text is given"),
         (["generate", "--model", ".", "--trace", "a.txt", "hi"], "must end in .html, .json, .gif"),
         (["generate", "--model", ".", "--trace", "no/a.json", "hi"], "there is no folder no"),
@@ -202,6 +250,88 @@ def test_chat_survives_every_mistake(model, run) -> None:
     ):
         assert phrase in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_turn_of_several_lines_stands_in_quotes(model, lm, run) -> None:
+    table = "/a | b\n  1 | 2\n\nWhat?"
+    expected = wanted(lm, [[{"role": "user", "content": table}]])[0].strip()
+    for typed in (f'"""\n{table}\n"""\n', f'"""{table}"""', f' """\n\n{table}""" \n/clear\n'):
+        result = run("chat", model, *SHORT, stdin=typed)
+        assert (result.code, result.out) == (0, f"{expected}\n"), typed
+    assert run("chat", model, *SHORT, stdin='""""""\n"""\n\n"""\n').out == ""
+
+
+def test_quotes_that_do_not_end_are_told(model, lm, run) -> None:
+    result = run("chat", model, *SHORT, stdin='hello\n"""\nand')
+    assert result.code == 2 and 'the input ends within """' in result.err
+    assert result.out == f"{wanted(lm, [[{'role': 'user', 'content': 'hello'}]])[0].strip()}\n"
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys, tmp_path):
+    """Runs the chat on a terminal where somebody types given lines, or ctrl-C where the line is an exception."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str, typed):
+        lines, prompts = iter(typed), []
+
+        def type_line(prompt: str) -> str:
+            prompts.append(prompt)
+            line = next(lines, EOFError())
+            if isinstance(line, BaseException):
+                raise line
+            return line
+
+        monkeypatch.setattr("builtins.input", type_line)
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True, closed=False))
+        code = main(["chat", *argv])
+        told = capsys.readouterr()
+        return SimpleNamespace(code=code, out=told.out, err=told.err, prompts=prompts)
+
+    return call
+
+
+def test_a_terminal_shows_that_a_turn_goes_on(model, lm, terminal) -> None:
+    stop = KeyboardInterrupt()
+    result = terminal(model, *SHORT, typed=['"""', "dropped", stop, '"""a', 'b"""', stop, "/bye", "unread"])
+    assert result.prompts == ["> ", ". ", ". ", "> ", ". ", "> ", "> "]
+    asked = [{"role": "user", "content": "a\nb"}]
+    assert result.out == f"{wanted(lm, [asked])[0].strip()}\n"
+    assert result.code == 0 and result.err.count("ctrl-D or /bye leaves") == 2
+    assert result.err.count("tokens/s") == 1
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_chat(model, lm, terminal, monkeypatch) -> None:
+    real, calls = sampling.drain, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            next(iter(args[0]))
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(sampling, "drain", interrupted)
+    result = terminal(model, *SHORT, typed=["hello", "and now?", "/save talk.jsonl"])
+    assert "(stopped)" in result.err and result.code == 0
+    # the turn that was stopped is not part of the conversation
+    assert result.out == f"{wanted(lm, [[{'role': 'user', 'content': 'and now?'}]])[0].strip()}\n"
+    assert "Added to talk.jsonl: 2 messages" in result.err
+
+
+def test_what_is_saved_can_be_trained_on(lm, tmp_path) -> None:
+    chat = Chat(lm, GenerationOptions(max_new_tokens=4, steps=2), chat_verb.table(), system="Be brief.")
+    assert "nothing to save" in chat.command("/save no.jsonl")
+    answers = [chat.answer(text)[0].text for text in ("hello", "and now?")]
+    assert "cannot be written: No such file" in chat.command(f"/save {tmp_path}/no/talk.jsonl")
+    assert "Use: /save FILE" in chat.command("/save")
+    file = tmp_path / "my talk.jsonl"
+    for _ in range(2):
+        chat.command(f"/save {file}")
+    rows = [json.loads(line)["messages"] for line in file.read_text("utf-8").splitlines()]
+    assert rows == [chat.messages, chat.messages]
+    assert [message["content"] for message in rows[0]] == ["Be brief.", "hello", answers[0], "and now?", answers[1]]
+    assert chat.command("/show talk").startswith("system: Be brief.\nuser: hello\nassistant: ")
 
 
 def test_chat_reads_what_is_not_utf8(model, run) -> None:

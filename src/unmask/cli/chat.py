@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from unmask.cli import sampling
 from unmask.cli.aliases import meaning, value_meaning
@@ -21,19 +23,24 @@ if TYPE_CHECKING:
     from unmask.lm import DiffusionLM, Generation
 
 DOES = (
-    "Talk to a model. Type a turn and Enter; /help lists the commands, ctrl-D leaves. "
-    "Where the input is no terminal, each line is a turn and only the answers are printed."
+    'Talk to a model; without one named, to the small base of this package. Type a turn and Enter; """ begins a turn '
+    "of several lines, such as a table, and ends it; /help lists the commands, ctrl-D leaves. Where the input is no "
+    "terminal, each line is a turn too, and only the answers are printed."
 )
 OWN = (
     Option("chat_template", bool, True, "Put the conversation through the chat template; false continues each text."),
     Option("system", str | None, None, "System message at the start of the conversation."),
 )
-HELP = """\
+QUOTES = '"""'
+HELP = f"""\
+{QUOTES}               begin a turn of several lines, and end it
 /bye              leave (so does ctrl-D)
 /clear            forget the conversation
 /set NAME VALUE   change an option of generation, for example: /set temperature 0.7
-/show             list the options; /show canvas turns the canvas on or off
-/help             this list"""
+/show             list the options; /show canvas turns the canvas on or off, /show talk prints the conversation
+/save FILE        add the conversation to FILE, a .jsonl that can be trained on
+/help             this list
+ctrl-C            stop an answer, or drop what is being typed"""
 LEAVE = ("/bye", "/exit", "/quit")
 
 
@@ -55,33 +62,80 @@ def run(argv: list[str]) -> int:
     if sys.stdin is None or sys.stdin.closed:
         raise ConfigError("there is no terminal and no input to read turns from. Use: unmask generate --prompt TEXT")
     options = sampling.options_from(parsed)
+    parsed = sampling.with_model(parsed)
     lm = sampling.load_model(parsed)
     chat = Chat(lm, options, parsed.table, parsed["chat_template"], parsed["show"], parsed["system"])
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         print(f"{parsed['model_name_or_path']}: /help lists the commands, ctrl-D leaves", file=sys.stderr)
-    return chat.loop(typed_turns() if is_terminal else piped_turns(), talkative=is_terminal)
+    return chat.loop(turns(typed_line if is_terminal else piped_lines()), talkative=is_terminal)
 
 
-def typed_turns() -> Iterator[str]:
-    """Lines from a terminal, edited with readline where there is one; ctrl-C drops the line, ctrl-D ends."""
-    with suppress(ImportError):
-        import readline  # noqa: F401  (importing it is what makes `input` editable)
+class Turn(NamedTuple):
+    """What was typed at once; whether it stood in quotes, where a slash begins no command."""
+
+    text: str
+    is_quoted: bool = False
+
+
+def turns(read: Callable[[str], str | None]) -> Iterator[Turn]:
+    """Turns out of lines: a line each, or all that stands between two `\"\"\"`.
+
+    Args:
+        read: gives the next line without its end, after showing a prompt; None where the user gave up what is open.
+            Raises EOFError after the last one.
+
+    Raises:
+        ConfigError: the input ends within quotes.
+    """
+    lines: list[str] | None = None
     while True:
         try:
-            yield input("> ")
-        except KeyboardInterrupt:
-            print("\n(ctrl-D or /bye leaves)", file=sys.stderr)
+            line = read("> " if lines is None else ". ")
         except EOFError:
-            print(file=sys.stderr)
+            if lines is not None:
+                raise ConfigError(f"the input ends within {QUOTES}. End the turn with a second {QUOTES}.") from None
             return
+        if line is None:
+            lines = None
+            continue
+        if lines is None and not line.lstrip().startswith(QUOTES):
+            yield Turn(line.strip())
+            continue
+        opened = lines is None
+        lines = [*(lines or []), line.lstrip().removeprefix(QUOTES) if opened else line]
+        if lines[-1].rstrip().endswith(QUOTES):
+            lines[-1] = lines[-1].rstrip().removesuffix(QUOTES)
+            yield Turn("\n".join(lines).strip("\n"), is_quoted=True)
+            lines = None
 
 
-def piped_turns() -> Iterator[str]:
-    """Lines of stdin; what is not UTF-8 becomes replacement characters."""
+def typed_line(prompt: str) -> str | None:
+    """A line from a terminal, edited with readline where there is one; None after ctrl-C."""
+    with suppress(ImportError):
+        import readline  # noqa: F401  (importing it is what makes `input` editable)
+    try:
+        return input(prompt)
+    except KeyboardInterrupt:
+        print("\n(ctrl-D or /bye leaves)", file=sys.stderr)
+        return None
+    except EOFError:
+        print(file=sys.stderr)
+        raise
+
+
+def piped_lines() -> Callable[[str], str]:
+    """Reads stdin line by line; what is not UTF-8 becomes replacement characters."""
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
-    yield from sys.stdin
+
+    def read(prompt: str) -> str:
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line.removesuffix("\n")
+
+    return read
 
 
 @dataclass
@@ -106,15 +160,14 @@ class Chat:
     def __post_init__(self) -> None:
         self.clear()
 
-    def loop(self, turns: Iterator[str], *, talkative: bool) -> int:
+    def loop(self, turns: Iterator[Turn], *, talkative: bool) -> int:
         """Answer turn after turn; the exit code: 2 where nobody was there to see that a turn was not answered."""
         asked = failed = 0
-        for turn in turns:
-            text = turn.strip()
-            if text in LEAVE:
+        for text, is_quoted in turns:
+            if text in LEAVE and not is_quoted:
                 break
             asked += bool(text)
-            if text.startswith("/"):
+            if text.startswith("/") and not is_quoted:
                 print(self.command(text), file=sys.stderr)
             elif text:
                 failed += not self._answer_aloud(text, talkative)
@@ -146,6 +199,7 @@ class Chat:
             "/clear": self._clear,
             "/set": self._set,
             "/show": self._show,
+            "/save": self._save,
             "/help": lambda rest: HELP,
             "/?": lambda rest: HELP,
         }
@@ -195,8 +249,24 @@ class Chat:
         if rest == ["canvas"]:
             self.show = not self.show
             return f"The canvas is {'shown' if self.show else 'hidden'}."
+        if rest == ["talk"]:
+            return "\n".join(f"{message['role']}: {message['content']}" for message in self.messages) or "Nothing yet."
         return "\n".join(
             f"{entry.name:<24}{getattr(self.options, entry.name)}"
             for entry in fields(self.options)
             if entry.name not in sampling.OWN_MEANING
         )
+
+    def _save(self, rest: list[str]) -> str:
+        if not rest:
+            return "Use: /save FILE, for example: /save talk.jsonl"
+        if not any(message["role"] == "assistant" for message in self.messages):
+            return "There is nothing to save: no turn of this conversation was answered."
+        file = os.path.expanduser(" ".join(rest))
+        row = json.dumps({"messages": self.messages}, ensure_ascii=False)
+        try:
+            with open(file, "a", encoding="utf-8") as handle:
+                handle.write(f"{row}\n")
+        except OSError as error:
+            return f"{file} cannot be written: {error.strerror}."
+        return f"Added to {file}: {len(self.messages)} messages."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli import sampling, trace_files
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 DOES = (
     "Continue prompts. Without a prompt, on a terminal or with an empty input, two built-in prompts are continued "
-    "in one batch and the blanks of two built-in sentences are filled."
+    "in one batch and the blanks of a built-in text are filled. Without a model, the small base of this package writes."
 )
 OWN = (
     Option("prompt", str | None, None, "Text to continue; may be given several times, or stand beside the options."),
@@ -30,10 +31,31 @@ OWN = (
     Option("trace", str | None, None, trace_files.HELP),
     Option("json", bool, False, "Print the results as one JSON object."),
 )
-BUILT_IN_PROMPTS = ("The three primary colors are", "Once upon a time, there was a")
-BUILT_IN_BLANKS = (
-    "The capital of France is[MASK], and the capital of Italy is[MASK].",
-    "In the morning she[MASK][MASK][MASK], and in the evening she went home.",
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What is shown where nothing is asked for: texts to go on with, and texts with blanks."""
+
+    prompts: tuple[str, ...]
+    blanks: tuple[str, ...]
+
+
+OF_ANYTHING = Telling(
+    ("The three primary colors are", "Once upon a time, there was a"),
+    (
+        "The capital of France is[MASK], and the capital of Italy is[MASK].",
+        "In the morning she[MASK][MASK][MASK], and in the evening she went home.",
+    ),
+)
+_CITIES = (
+    "| city | country | market day |\n| --- | --- | --- |\n| Oslo | Norway | Friday |\n| Rome | Italy | Sunday |\n"
+)
+_ANIMALS = "| animal | age | food |\n| --- | --- | --- |\n| owl | 12 | insects |\n| crab | 5 | leaves |\n"
+# the small base of this package knows nothing else
+OF_TABLES = Telling(
+    (f"{_CITIES} Oslo lies in", f"{_ANIMALS} The crab is"),
+    (f"{_CITIES} Rome holds its market on [MASK]. Oslo lies in [MASK].",),
 )
 
 
@@ -50,9 +72,11 @@ def run(argv: list[str]) -> int:
     trace_files.check(parsed["trace"])
     options = sampling.options_from(parsed, trace=parsed["trace"] is not None)
     prompts = prompts_from(parsed)
+    parsed = sampling.with_model(parsed)
     lm = sampling.load_model(parsed)
     if not prompts:
-        return _show_off(lm, options, parsed)
+        shown = OF_TABLES if parsed["model_name_or_path"] == sampling.SMALL_BASE else OF_ANYTHING
+        return _show_off(lm, options, parsed, shown)
     stream = lm.stream(prompts, options)
     results, seconds = sampling.drain(stream, lm, len(prompts), parsed["show"])
     trace_files.write(parsed["trace"], prompts, results, trace_files.About(lm, options, seconds))
@@ -108,24 +132,21 @@ def _print(prompts: Sequence[Any], results: Sequence[Generation]) -> None:
         print(f"{prompt}{result.text}" if isinstance(prompt, str) else result.text)
 
 
-def _show_off(lm: DiffusionLM, options: GenerationOptions, parsed: Parsed) -> int:
-    """Both things a masked model can do, on two built-in texts each."""
-    continued, seconds = sampling.drain(
-        lm.stream(list(BUILT_IN_PROMPTS), options), lm, len(BUILT_IN_PROMPTS), parsed["show"]
-    )
+def _show_off(lm: DiffusionLM, options: GenerationOptions, parsed: Parsed, shown: Telling) -> int:
+    """Both things a masked model can do."""
+    show = parsed["show"]
+    continued, seconds = sampling.drain(lm.stream(list(shown.prompts), options), lm, len(shown.prompts), show)
     whole = sampling.one_block(options, parsed)
-    filled, more = sampling.drain(
-        lm.stream_infill(list(BUILT_IN_BLANKS), whole), lm, len(BUILT_IN_BLANKS), parsed["show"]
-    )
-    prompts, results = [*BUILT_IN_PROMPTS, *BUILT_IN_BLANKS], [*continued, *filled]
+    filled, more = sampling.drain(lm.stream_infill(list(shown.blanks), whole), lm, len(shown.blanks), show)
+    prompts, results = [*shown.prompts, *shown.blanks], [*continued, *filled]
     trace_files.write(parsed["trace"], prompts, results, trace_files.About(lm, options, seconds + more))
     if parsed["json"]:
         print(sampling.as_json(prompts, results, seconds + more))
         return 0
     print("Two prompts, continued in one batch:\n")
-    _print(BUILT_IN_PROMPTS, continued)
-    print("\nTwo texts, their blanks filled:\n")
-    for blank, result in zip(BUILT_IN_BLANKS, filled, strict=True):
+    _print(shown.prompts, continued)
+    print("\nBlanks, filled:\n")
+    for blank, result in zip(shown.blanks, filled, strict=True):
         print(f"{blank}\n{result.text}\n")
     print(sampling.summary(results, seconds + more), file=sys.stderr)
     return 0

@@ -8,7 +8,10 @@ from unmask.cli import sampling, trace_files
 from unmask.cli.options import Option, OptionTable
 from unmask.errors import ConfigError
 
-DOES = "Fill the blanks of a text: each [MASK] is one token. Nothing else changes."
+DOES = (
+    "Fill the blanks of a text: each [MASK] is one token. Nothing else changes. Without a model, the small base of "
+    "this package writes."
+)
 OWN = (
     Option("text", str | None, None, "Text with blanks; may be given several times, or stand beside the options."),
     Option("text_file", str | None, None, "File with one text per line."),
@@ -31,8 +34,8 @@ def run(argv: list[str]) -> int:
     options = sampling.options_from(parsed, trace=parsed["trace"] is not None)
     texts = sampling.texts_from(parsed, "text")
     if not texts:
-        raise ConfigError('no text is given. For example: unmask infill "The capital of [MASK] is Paris." --model DIR')
-    lm = sampling.load_model(parsed)
+        raise ConfigError('no text is given. For example: unmask infill "Oslo lies in [MASK]."')
+    lm = sampling.load_model(sampling.with_model(parsed))
     results, seconds = sampling.drain(lm.stream_infill(texts, options), lm, len(texts), parsed["show"])
     trace_files.write(parsed["trace"], texts, results, trace_files.About(lm, options, seconds))
     if parsed["json"]:

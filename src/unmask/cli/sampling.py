@@ -128,7 +128,9 @@ def with_model(parsed: Parsed) -> Parsed:
         return parsed
     if parsed["adapter"]:
         name = parsed["adapter"]
-        return parsed.put("model_name_or_path", name, Given("adapter", name)).put("adapter", None, Given("adapter", None))
+        return parsed.put("model_name_or_path", name, Given("adapter", name)).put(
+            "adapter", None, Given("adapter", None)
+        )
     print(
         f"{SMALL_BASE} writes: a small base model that has read tables and never a question. The tutorial and "
         "unmask demo teach it to answer; --model FOLDER_OR_HUB_ID names another.",
