@@ -36,6 +36,8 @@ class AttentionSpec:
         stream_BL: int64; 0 noisy, 1 clean, for `two_stream`.
         packed: False promises that a row holds one document, so that only padding has to be hidden.
         window: largest distance between query and key that may see each other; None: no limit.
+        ahead: in a `causal` pattern, share of the later keys that a query sees all the same, drawn pair by pair.
+        ahead_seed: of that draw, which all rows share.
     """
 
     kind: AttentionKind = "bidirectional"
@@ -44,6 +46,8 @@ class AttentionSpec:
     block_BL: Tensor | None = None
     stream_BL: Tensor | None = None
     window: int | None = None
+    ahead: float = 0.0
+    ahead_seed: int = 0
 
 
 class DenoiserOutput(NamedTuple):

@@ -44,15 +44,19 @@ def source(folder: Path, name: str, **changes: Any) -> Path:
 
 @torch.no_grad()
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize(("name", "to"), [(name, to) for name in KINDS for to in ("a2d", "llada") if name != "qwen3"])
+@pytest.mark.parametrize(("name", "to"), [(name, to) for name in KINDS for to in ("a2d", "llada", "dream")][:-2])
 def test_seen_causally_the_new_model_says_what_the_old_one_said(name: str, to: str, tied: bool, tmp_path: Path) -> None:
     old = source(tmp_path / "old", name, tie_word_embeddings=tied)
     done = adapt(old, tmp_path / "new", AdaptArguments(to=to))  # type: ignore[arg-type]
     before, after = load_model(old), load_model(tmp_path / "new")
-    assert done.family == after.family.name == ("llada" if to == "llada" else KINDS[name])
+    assert done.family == after.family.name == (KINDS[name] if to == "a2d" else to)
     assert (after.head.weight is after.trunk.embed.weight) == tied
     logits = after(IDS, attention=AttentionSpec("causal")).logits
-    torch.testing.assert_close(logits[..., :262], before(IDS).logits, atol=1e-5, rtol=1e-5)
+    if to == "dream":  # its rows go on predicting the next token, and its logits are aligned
+        torch.testing.assert_close(logits[:, 1:, :262], before(IDS).logits[:, :-1], atol=1e-5, rtol=1e-5)
+    else:
+        torch.testing.assert_close(logits[..., :262], before(IDS).logits, atol=1e-5, rtol=1e-5)
+    assert any("goes on predicting" in note for note in done.notes) == (to == "dream")
     assert (after(IDS).logits[:, 0, :262] - logits[:, 0, :262]).abs().max() > 1e-2
 
 
@@ -123,6 +127,20 @@ def test_llada_keys_are_those_of_the_official_code(shared: Path, tmp_path: Path)
     }
 
 
+def test_dream_keys_are_those_of_the_official_code(shared: Path, tmp_path: Path) -> None:
+    golden = shared / "golden" / "dream"
+    if not (golden / "config.json").is_file():
+        pytest.skip("the golden folder of Dream is absent")
+    adapt(source(tmp_path / "old", "llama", rope_scaling=LINEAR), tmp_path / "new", AdaptArguments(to="dream"))
+    written = json.loads((tmp_path / "new" / "config.json").read_text())
+    official = json.loads((golden / "config.json").read_text())
+    assert set(written) - set(official) <= {"auto_map", "rope_theta", "rope_scaling", "dtype", "torch_dtype"}
+    assert (written["rope_theta"], written["rope_scaling"]) == (10000.0, LINEAR)
+    biases = {n: t for n, t in load_model(tmp_path / "new").state_dict().items() if n.endswith(".bias")}
+    assert len(biases) == 6 and not any(bias.any() for bias in biases.values())
+
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
 REFUSALS: dict[str, tuple[str, dict[str, Any], AdaptArguments]] = {
     "cannot be written as llada: LLaDA knows no scaling of rotary positions.*linear.*Use --to a2d": (
         "llama",
@@ -131,6 +149,12 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], AdaptArguments]] = {
     ),
     "LLaDA's heads are D / H wide, 8, and these are 16": ("mistral", {"head_dim": 16}, AdaptArguments(to="llada")),
     "LLaDA has no norm on queries and keys": ("qwen3", {"head_dim": 8}, AdaptArguments(to="llada")),
+    "cannot be written as dream: it has heads that are not as wide as D / H. Use --to a2d": (
+        "mistral",
+        {"head_dim": 16},
+        AdaptArguments(to="dream"),
+    ),
+    "it has norms on queries and keys. Use --to a2d": ("qwen3", {"head_dim": 8}, AdaptArguments(to="dream")),
     '"<\\|endoftext\\|>" means something else already': ("llama", {}, AdaptArguments(mask_token="<|endoftext|>")),
     "it is a diffusion model already": ("a2d-llama", {}, AdaptArguments()),
 }
@@ -148,7 +172,7 @@ def test_what_has_no_place_is_refused_and_nothing_is_written(phrase: str, tmp_pa
 @pytest.mark.parametrize(
     ("options", "phrase"),
     [
-        ({"to": "lada"}, 'to "lada" is not one of a2d, llada. Did you mean "llada"'),
+        ({"to": "lada"}, 'to "lada" is not one of a2d, llada, dream. Did you mean "llada"'),
         ({"mask_noise": -1.0}, "mask_noise is -1.0; it must lie in 0..100"),
         ({"mask_token": " "}, "mask_token is empty"),
     ],
@@ -182,7 +206,7 @@ def test_half_a_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]
 
 
-@pytest.mark.parametrize("to", ["llada", "a2d"])
+@pytest.mark.parametrize("to", ["llada", "a2d", "dream"])
 def test_a_real_model_converted_learns(
     shared: Path, texts: Path, settings: Callable[..., Settings], tmp_path: Path, to: str
 ) -> None:
@@ -193,7 +217,10 @@ def test_a_real_model_converted_learns(
     with torch.no_grad():
         ids = torch.tensor([lm.tokenizer("Once upon a time, there was a little girl")["input_ids"]])
         causal = lm.model(ids, attention=AttentionSpec("causal")).logits[..., :512]
-        torch.testing.assert_close(causal, load_model(old)(ids).logits, atol=1e-4, rtol=1e-5)
+        before = load_model(old)(ids).logits
+        if to == "dream":
+            causal, before = causal[:, 1:], before[:, :-1]
+        torch.testing.assert_close(causal, before, atol=1e-4, rtol=1e-5)
     assert len(lm.generate("Once upon", max_new_tokens=4, steps=4)[0].token_ids) <= 4
     chosen = settings(
         model_name_or_path=str(tmp_path / "new"), dataset_args=str(texts), max_length=64, max_steps=30, logging_steps=5

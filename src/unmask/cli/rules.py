@@ -49,6 +49,8 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "eval_steps": ("> 0", lambda value: 0 < value < INFINITY),
     "eval_delay": (">= 0", lambda value: 0 <= value < INFINITY),
     "save_steps": ("> 0", lambda value: 0 < value < INFINITY),
+    "attention_annealing_steps": (">= 0", lambda value: value >= 0),
+    "mask_noise_steps": (">= 0", lambda value: value >= 0),
     "sample_every": (">= 1", lambda value: value >= 1),
     "sample_new_tokens": (">= 1", lambda value: value >= 1),
     "save_total_limit": (">= 2, so one complete checkpoint always remains", lambda value: value >= 2),
@@ -60,7 +62,15 @@ ONLY_FOR = {
     "sft": ("truncation", "mask_prompt_loss", "train_turns", "padding", "packing"),
     "pretrain": ("text_field", "insert_eos", "drop_tail", "random_length_ratio"),
 }
-MASKED_ONLY = ("noise_schedule", "time_sampling", "time_epsilon", "loss_weight", "cart_p")
+MASKED_ONLY = (
+    "noise_schedule",
+    "time_sampling",
+    "time_epsilon",
+    "loss_weight",
+    "cart_p",
+    "attention_annealing_steps",
+    "mask_noise_steps",
+)
 # What evaluation reports.
 METRICS = ("loss", "nll", "unscaled_loss")
 

@@ -26,6 +26,7 @@ from unmask.models.checkpoints import (
     resolve_folder,
     save_model,
     tensor_reader,
+    to_official_name,
     to_our_name,
 )
 from unmask.models.facts import Facts, facts_of, read_facts
@@ -76,25 +77,27 @@ def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], 
     if facts.family.attention != "causal":
         raise ModelError(f"{source} is a {facts.family.name} model: it is a diffusion model already. Use it as it is.")
     tokenizer = load_tokenizer(source, facts)
-    family = FAMILIES.get("llada" if options.to == "llada" else _CONVERTED[facts.family.name])
+    family = FAMILIES.get(_CONVERTED[facts.family.name] if options.to == "a2d" else options.to)
     is_new = _add_mask_token(tokenizer, family, options.mask_token, source)
     mask_id: Any = tokenizer.mask_token_id
     rows = max(facts.shape.vocab_size, mask_id + 1)
     config = _config(facts, family, rows, tokenizer)
     with torch.device("meta"):
         model = DiffusionModel(facts_of(config, where=f"{source}, as {family.name}"))
-    change = _with_mask_row(mask_id, rows, options) if is_new else _unchanged
+        original = DiffusionModel(facts)
     # checks that all fits before anything is written, and keeps no value
-    fill_from_files(model, source, layout=facts.family, change=change, device=torch.device("meta"))
+    fill_from_files(original, source, device=torch.device("meta"))
+    kept = original.state_dict()
+    change = _with_mask_row(mask_id, rows, options) if is_new else _unchanged
     read = tensor_reader(source, facts.family)
 
     def make(official: str) -> Tensor:
         ours = to_our_name(family, official)
         assert ours is not None
-        return change(ours, read(ours))
+        return change(ours, read(ours)) if ours in kept else _no_bias(ours, model)
 
-    notes = (*_notes(facts), _mask_note(tokenizer, facts, is_new=is_new))
-    tensors = Streamed(official_tensors(model), make)
+    notes = (*_notes(facts, family), _mask_note(tokenizer, facts, is_new=is_new))
+    tensors = Streamed(_empty(model, kept), make)
     with built_aside(folder) as aside:
         save_model(model, aside, tensors=tensors, max_shard_size=options.max_shard_size)
         tokenizer.save_pretrained(aside)
@@ -141,11 +144,57 @@ def _config(facts: Facts, family: ModelFamily, rows: int, tokenizer: Any) -> dic
             raise ModelError(
                 f"a {facts.family.name} model cannot be written as llada: {error}. Use --to a2d."
             ) from None
+    if family.name == "dream":
+        return {**_dream_config(facts, rows), **ids}
     kept = {key: value for key, value in facts.config.items() if key != "sliding_window"}
     named = {"model_type": family.model_type, "architectures": [family.architecture], "vocab_size": rows}
     # left out, Llama's own defaults would be read for Mistral's
     sizes = {"num_key_value_heads": facts.shape.kv_heads, "max_position_embeddings": facts.shape.max_length}
     return {**kept, **sizes, **named, **ids}
+
+
+def _dream_config(facts: Facts, rows: int) -> dict[str, Any]:
+    """Dream's is Qwen2's network: biases on queries, keys and values (zeros where there are none), heads of D / H."""
+    shape = facts.shape
+    if shape.qk_norm or shape.head_width * shape.heads != shape.width:
+        what = "norms on queries and keys" if shape.qk_norm else "heads that are not as wide as D / H"
+        raise ModelError(f"a {facts.family.name} model cannot be written as dream: it has {what}. Use --to a2d.")
+    slowed = dict(facts.config.get("rope_parameters") or facts.config.get("rope_scaling") or {})
+    slowed.pop("rope_theta", None)
+    return {
+        "model_type": "Dream",
+        "architectures": ["DreamModel"],
+        "auto_map": {
+            "AutoConfig": "Dream-org/Dream-v0-Base-7B--configuration_dream.DreamConfig",
+            "AutoModel": "Dream-org/Dream-v0-Base-7B--modeling_dream.DreamModel",
+        },
+        "bos_token_id": facts.config.get("bos_token_id"),
+        "hidden_size": shape.width,
+        "intermediate_size": shape.mlp_width,
+        "initializer_range": shape.init_std,
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
+        "rms_norm_eps": shape.norm_eps,
+        "rope_theta": shape.rope_theta,
+        "rope_scaling": slowed if shape.rope_scaling else None,
+        "tie_word_embeddings": shape.tied,
+        "num_key_value_heads": shape.kv_heads,
+        "max_position_embeddings": shape.max_length,
+        "vocab_size": rows,
+    }
+
+
+def _empty(model: DiffusionModel, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is to be written, without values, each in the type that it has in the original."""
+    types = {to_official_name(model.family, name): tensor.dtype for name, tensor in kept.items()}
+    usual = kept["trunk.embed.weight"].dtype
+    return {name: tensor.to(types.get(name, usual)) for name, tensor in official_tensors(model).items()}
+
+
+def _no_bias(name: str, model: DiffusionModel) -> Tensor:
+    """What a layout has and the original has not: a bias that adds nothing."""
+    assert name.endswith(".bias"), name
+    return torch.zeros(model.state_dict()[name].shape)
 
 
 def _unchanged(_name: str, stored: Tensor) -> Tensor:
@@ -168,8 +217,11 @@ def _with_mask_row(mask_id: int, rows: int, options: AdaptArguments) -> Callable
     return change
 
 
-def _notes(facts: Facts) -> tuple[str, ...]:
-    notes = ("every token now sees every other; before, only those that precede it",)
+def _notes(facts: Facts, family: ModelFamily) -> tuple[str, ...]:
+    shift = (
+        "row i goes on predicting token i + 1" if family.shift else "row i now predicts token i; before, token i + 1"
+    )
+    notes = ("every token now sees every other; before, only those that precede it", shift)
     window = facts.shape.window
     if window is not None and window < facts.shape.max_length:
         notes += (f"the sliding window of {window:,} tokens is dropped: beyond it, attention was never trained",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Layout = Literal["a2d", "llada"]
+Layout = Literal["a2d", "llada", "dream"]
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,8 @@ class AdaptArguments:
     """What becomes of an autoregressive checkpoint."""
 
     to: Layout = "a2d"
-    """Layout to write: a2d (dLLM's converted families, close to the original) or llada (LLaDA's own code opens it)."""
+    """Layout to write: a2d (dLLM's converted families, close to the original), llada (LLaDA's own code opens it), or
+    dream (Dream's own code opens it; the only one that keeps the shift: row i goes on predicting token i + 1)."""
     mask_token: str | None = None
     """Text of the mask token, known to the tokenizer or new; default: the tokenizer's own, or else the layout's."""
     mask_noise: float = 1.0

@@ -125,7 +125,8 @@ def prepare_attention(
     """
     if spec is None:
         return PreparedAttention()
-    if spec.kind == "causal" and spec.document_BL is None and spec.window is None and queries == keys:
+    whole = spec.document_BL is None and spec.window is None and spec.ahead == 0
+    if spec.kind == "causal" and whole and queries == keys:
         return PreparedAttention(causal=True)
     column = torch.arange(keys, device=device)
     allowed = _pattern(spec, column[start : start + queries, None], column[None, :])
@@ -140,7 +141,10 @@ def _pattern(spec: AttentionSpec, query_L1: Tensor, key_1L: Tensor) -> Tensor | 
     """What the kind and the window allow, `[1 or B, queries, keys]`; None: everything."""
     allowed = None
     if spec.kind == "causal":
-        allowed = (query_L1 >= key_1L).unsqueeze(0)
+        allowed = query_L1 >= key_1L
+        if spec.ahead > 0:
+            allowed = allowed | (_drawn(query_L1, key_1L, spec.ahead_seed) < spec.ahead)
+        allowed = allowed.unsqueeze(0)
     elif spec.kind in ("block_causal", "two_stream"):
         allowed = _by_block(spec, query_L1.squeeze(1))
     if spec.window is not None:
@@ -149,6 +153,17 @@ def _pattern(spec: AttentionSpec, query_L1: Tensor, key_1L: Tensor) -> Tensor | 
         near = ((query_L1 - key_1L).abs() <= spec.window).unsqueeze(0)
         allowed = near if allowed is None else allowed & near
     return allowed
+
+
+def _drawn(query_L1: Tensor, key_1L: Tensor, seed: int) -> Tensor:
+    """One number in [0, 1) per pair, the same on every device: the pair, mixed as MurmurHash3 ends (Appleby 2011)."""
+    low = 2**32 - 1
+    mixed = (query_L1 * 0x9E3779B1 + key_1L * 0x85EBCA77 + (seed % 2**31) * 0xC2B2AE3D) & low
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        # in halves: the product of two numbers of 32 bits does not fit into 63
+        mixed = mixed ^ (mixed >> shift)
+        mixed = (mixed * (factor & 0xFFFF) + ((mixed * (factor >> 16) & 0xFFFF) << 16)) & low
+    return (mixed ^ (mixed >> 16)) / 2**32
 
 
 def _by_block(spec: AttentionSpec, rows: Tensor) -> Tensor:

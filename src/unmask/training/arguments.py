@@ -46,7 +46,12 @@ class ModelArguments:
     load_in_8bit: bool = False
     """Hold the frozen base in 8 bits (needs the extra `quant`)."""
     freeze: str | list[str] | None = None
-    """Layers whose weights stay as they are: parts of names separated by commas."""
+    """Weights that stay as they are, separated by commas: attention, mlp, embeddings, head, norms, parts of names as in
+    model.safetensors, or patterns of them (*.layers.0.*)."""
+    attention_annealing_steps: int = 0
+    """Updates during which attention opens from causal to full, for a converted model; 0: open from the start."""
+    mask_noise_steps: int = 0
+    """Updates during which noise is added to the mask token's embedding, ever less, for a converted model; 0: none."""
 
 
 @dataclass(frozen=True)

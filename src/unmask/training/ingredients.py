@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -193,14 +194,25 @@ def lora_settings(settings: Settings) -> LoraSettings:
     return LoraSettings(**{field.name: getattr(settings.model, field.name) for field in fields(LoraSettings)})
 
 
+# what --freeze calls them -> our names
+_PARTS = {
+    "attention": "*.attention.*",
+    "mlp": "*.mlp.*",
+    "embeddings": "trunk.embed.*",
+    "head": "head.*",
+    "norms": "*norm.*",
+}
+
+
 def _freeze(model: DiffusionModel, names: str | list[str] | None) -> None:
-    """Keep the weights whose name, ours or the official one, contains one of `names` as they are."""
+    """Keep some weights as they are: a part of the network, or what contains a text or fits a pattern by its name."""
     parts = [part.strip() for part in (names.split(",") if isinstance(names, str) else names or []) if part.strip()]
     for part in parts:
         held = [
             weight
             for name, weight in model.named_parameters()
-            if part in name or (".lora_" not in name and part in to_official_name(model.family, name))
+            if _is_meant(part, name)
+            or (part not in _PARTS and ".lora_" not in name and _is_meant(part, to_official_name(model.family, name)))
         ]
         if not held:
             raise ConfigError(f'freeze: no weight has "{part}" in its name. See the names in model.safetensors.')
@@ -208,6 +220,11 @@ def _freeze(model: DiffusionModel, names: str | list[str] | None) -> None:
             weight.requires_grad_(False)
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ConfigError("freeze leaves nothing to train. Name fewer layers.")
+
+
+def _is_meant(part: str, name: str) -> bool:
+    pattern = _PARTS.get(part, part)
+    return fnmatchcase(name, pattern) if set(pattern) & set("*?[") else part in name
 
 
 def start_note(parts: Ingredients) -> str:

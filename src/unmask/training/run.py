@@ -27,6 +27,7 @@ from unmask.training.callbacks import Epochs, MetricsFile, ProgressLine, Toleran
 from unmask.training.card import Reached, write_run_card
 from unmask.training.describe import DryRun as DryRun
 from unmask.training.describe import describe as describe
+from unmask.training.easing import easing_callbacks
 from unmask.training.ingredients import (
     Ingredients,
     collator_of,
@@ -108,6 +109,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     facts = facts_of(material)
     report = _report(material, facts, metrics, console) if settings.run.report else None
     shown = [*([report] if report else []), *tracker_callbacks(settings, console)]
+    eased = easing_callbacks(settings, model, shares.rank)
 
     def save(target: Path, tensors: dict[str, Any] | None) -> None:
         _save(model, parts, target, tensors)
@@ -127,7 +129,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
             load_weights=lambda target: _load(model, target),
             samples_per_epoch=rows,
         ),
-        [Epochs(shares.update, rows), metrics, ProgressLine(console), *shown],
+        [Epochs(shares.update, rows), metrics, ProgressLine(console), *shown, *eased],
     )
     trainer.remove_callback(PrinterCallback)
     with _telling(report, trainer):
