@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -138,7 +138,7 @@ class DiffusionLM:
         **settings: Any,
     ) -> TextStream:
         """As `generate`, but hands over every commit when it happens."""
-        options = _options(options, settings)
+        options = self._seeing(_options(options, settings))
         rows = [_Row(self.encode(prompt), isinstance(prompt, str)) for prompt in _several(prompts)]
         self._check_lengths(rows, options.max_new_tokens)
         decoding = stream(
@@ -187,7 +187,7 @@ class DiffusionLM:
         **settings: Any,
     ) -> TextStream:
         """As `infill`, but hands over every commit when it happens."""
-        options = _options(options, settings if options else {"block_size": None, **settings})
+        options = self._seeing(_options(options, settings if options else {"block_size": None, **settings}))
         rows = [self._blanked(text, number) for number, text in enumerate(_several(texts))]
         self._check_lengths(rows, 0)
         decoding = stream_infill(
@@ -257,6 +257,14 @@ class DiffusionLM:
             save_model(self.model, folder)
         self.tokenizer.save_pretrained(os.fspath(folder))
         write_card(folder, saved_card(self.model, Path(folder)))
+
+    def _seeing(self, options: GenerationOptions) -> GenerationOptions:
+        """The options, with `attention` as this model was made for it where they do not say."""
+        if options.attention != "auto":
+            return options
+        return replace(
+            options, attention="block_causal" if self.family.attention == "block_causal" else "bidirectional"
+        )
 
     @property
     def _mask_token_id(self) -> int:

@@ -33,6 +33,7 @@ def unchecked() -> Iterator[None]:
         ({"threshold": 1.5}, "threshold is 1.5; it must be a number from 0 to 1"),
         ({"threshold": float("nan")}, "threshold is nan"),
         ({"reveal": "evn"}, "it can be even or rounded"),
+        ({"attention": "causal"}, 'attention is "causal"; it can be auto, bidirectional, block_causal'),
         ({"strategy": "confidense"}, 'Did you mean "confidence"?'),
         ({"cache": "non"}, 'Did you mean "none"?'),
         ({"noise_schedule": "cosin"}, 'Did you mean "cosine"?'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from safetensors import safe_open
 from tests.models.tiny import on_meta
 from tests.parity.golden import batch_of, close, loss_of, settings, tensors
 from unmask.diffusion.blocks import block_causal, block_ids
+from unmask.generation.loop import generate
+from unmask.generation.options import GenerationOptions
 from unmask.models.checkpoints import load_model, official_tensors, save_model
 from unmask.models.moe import Router
 from unmask.models.shell import DiffusionModel
@@ -219,6 +222,29 @@ def test_a_saved_folder_has_their_names_and_bytes(golden: Path, max_shard_size: 
         assert len(files) > 5 and max(file.stat().st_size for file in files) < 160_000
         again, given = load_model(tmp_path), tensors(golden, "inputs")["ids"]
         assert torch.equal(again(given).logits, load_model(golden)(given).logits)
+
+
+def test_sampled_tokens_of_llada2(golden2: Path):
+    """Runs of its sampler that ask for at least one token per step: what the strategy `threshold` does."""
+    model, checked = load_model(golden2), 0
+    for run in json.loads((golden2 / "sampler.json").read_text()):
+        asked = run["settings"]
+        if run["sampler"] != "LLaDA2Sampler.sample" or asked["steps_per_block"] != asked["block_size"]:
+            continue
+        options = GenerationOptions(
+            max_new_tokens=asked["max_new_tokens"],
+            block_size=asked["block_size"],
+            strategy="threshold",
+            threshold=asked["threshold"],
+            attention="block_causal",
+            early_stop=False,
+        )
+        (done,) = generate(model, run["inputs"], options=options, mask_token_id=511)
+        start = len(run["inputs"][0])
+        # theirs goes on to the end of a block
+        assert list(done.token_ids) == run["output"][0][start : start + asked["max_new_tokens"]]
+        checked += 1
+    assert checked == (4 if golden2.name == "llada2_moe" else 0)
 
 
 @torch.no_grad()

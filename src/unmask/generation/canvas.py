@@ -53,14 +53,35 @@ class Canvas:
         last_B = torch.minimum(first_B + block_size, self.column(self.ends))
         return (position_L >= first_B[:, None]) & (position_L < last_B[:, None])
 
-    def attention(self) -> AttentionSpec | None:
-        """Everybody sees everybody in a row; None where no row is padded, so that no mask is made."""
+    def attention(self, block_size: int | None = None) -> AttentionSpec | None:
+        """Everybody sees everybody in a row, or, given a block size, their own block and those before it.
+
+        None where nothing has to be hidden, so that no mask is made.
+        """
         length = self.tokens_BL.shape[1]
-        if all(end == length for end in self.ends):
-            return None
-        position_L = torch.arange(length, device=self.tokens_BL.device)
-        is_padding_BL = position_L >= self.column(self.ends)[:, None]
-        return AttentionSpec(document_BL=-is_padding_BL.long(), packed=False)
+        position_L, document_BL = torch.arange(length, device=self.tokens_BL.device), None
+        if any(end < length for end in self.ends):
+            document_BL = -(position_L >= self.column(self.ends)[:, None]).long()
+        if block_size is not None and length > block_size:
+            block_BL = (position_L // block_size)[None]
+            return AttentionSpec("block_causal", document_BL=document_BL, packed=False, block_BL=block_BL)
+        return None if document_BL is None else AttentionSpec(document_BL=document_BL, packed=False)
+
+    def on_grid(self, block_size: int) -> Canvas:
+        """The canvas with blocks that begin at multiples of their size, so that the first may begin with given text."""
+        return replace(self, starts=tuple(start - start % block_size for start in self.starts))
+
+    def up_to(self, block: int, block_size: int) -> Canvas:
+        """The canvas without the columns behind block number `block` of every row."""
+        behind = (start + (block + 1) * block_size for start in self.starts)
+        length = max((min(after, end) for after, end in zip(behind, self.ends, strict=True)), default=0)
+        return replace(
+            self,
+            tokens_BL=self.tokens_BL[:, :length],
+            is_masked_BL=self.is_masked_BL[:, :length],
+            given_BL=self.given_BL[:, :length],
+            ends=tuple(min(end, length) for end in self.ends),
+        )
 
     def apply(
         self,

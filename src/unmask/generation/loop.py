@@ -71,12 +71,14 @@ class Decoding:
     def __init__(self, request: Request, canvas: Canvas) -> None:
         options = request.options
         self.request, self.options = request, options
-        self.canvas = self._start = canvas
+        self._firsts, self._writable = canvas.starts, canvas.writable
         self._strategy: DecodingStrategy = STRATEGIES.get(options.strategy)(options)
         self._state = self._strategy.init(len(canvas.rows))
         self._cache: CachePolicy = CACHES.get(options.cache)(options)
         self._schedule = NOISE_SCHEDULES.get(options.noise_schedule)()
         self._block_size = options.block_size or max(canvas.writable, 1)
+        self._hides_later = options.attention == "block_causal" and options.block_size is not None
+        self.canvas = self._start = canvas.on_grid(self._block_size) if self._hides_later else canvas
         self._number = 0
         self._is_broken = canvas.is_masked_BL.new_zeros(())
         self._forwards: list[dict[ForwardKind, int]] = [{} for _ in canvas.rows]
@@ -143,7 +145,7 @@ class Decoding:
         steps = self.options.steps_per_block
         if steps is None:
             # Of the longest row, as in dLLM: where rows to fill in differ in length, steps depend on the batch.
-            steps = math.ceil(self.options.steps / math.ceil(self.canvas.writable / self._block_size))
+            steps = math.ceil(self.options.steps / math.ceil(self._writable / self._block_size))
         return reveal_counts(masks_B, steps, how=self.options.reveal, schedule=self._schedule)
 
     def _active(self, window_BL: Bool[Tensor, "B L"]) -> list[int]:
@@ -156,18 +158,19 @@ class Decoding:
     def _write(self, part: Canvas, step: Step) -> Written:
         pending_BL = part.is_masked_BL & part.window_BL(step.block, self._block_size)
         plan = self._cache.plan(part, step)
-        logits_nV = self._logits(part, pending_BL, plan)
+        seen = part.up_to(step.block, self._block_size) if self._hides_later else part
+        logits_nV = self._logits(seen, pending_BL[:, : seen.tokens_BL.shape[1]], plan)
         proposal = self._propose(logits_nV, pending_BL, step)
         transfer = self._strategy.select(proposal, part, step, self._state)
         after = part.apply(transfer.write_BL, proposal.predicted_BL, transfer.remask_BL, self.request.mask_token_id)
         self.canvas = self.canvas.put(part.rows, after)
         self._is_broken = self._is_broken | proposal.log_prob_BL.isnan().any()
-        self._count(part, plan)
+        self._count(seen, plan)
         return Written(after, step, proposal, transfer)
 
     def _logits(self, part: Canvas, pending_BL: Bool[Tensor, "B L"], plan: CachePlan) -> Float[Tensor, "n V"]:
         at_n = pending_BL.flatten().nonzero()[:, 0]
-        tokens_BL, attention = part.tokens_BL, part.attention()
+        tokens_BL, attention = part.tokens_BL, part.attention(self._block_size if self._hides_later else None)
         if self.options.guidance_scale > 0:
             hidden_BL = hide_given(part, self.request.mask_token_id, tuple(self.options.guidance_keep))
             at_n = torch.cat([at_n, at_n + tokens_BL.numel()])
@@ -206,7 +209,7 @@ class Decoding:
             self._commits[commit.row].append(commit)
 
     def _completion(self, row: int, token_ids: list[int]) -> Completion:
-        start = 0 if self.request.whole_rows else self.canvas.starts[row]
+        start = 0 if self.request.whole_rows else self._firsts[row]
         emitted, is_stopped = cut(token_ids[start : self.canvas.ends[row]], self.request.stop_token_ids)
         count = int(self._start.is_masked_BL[row].sum()) if self.request.whole_rows else len(emitted)
         stats = Stats(count, Forwards(**self._forwards[row]), self._positions[row])

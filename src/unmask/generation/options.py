@@ -11,6 +11,7 @@ from unmask.errors import ConfigError, did_you_mean
 from unmask.registry import CACHES, NOISE_SCHEDULES, STRATEGIES
 
 Reveal = Literal["even", "rounded"]
+Attention = Literal["auto", "bidirectional", "block_causal"]
 # far beyond any canvas; a table of the steps is made
 MOST_STEPS = 100_000
 
@@ -28,6 +29,10 @@ class GenerationOptions:
 
     block_size: int | None = 32
     """Tokens decoded together before the next ones are begun, left to right; null: the whole canvas is one block."""
+
+    attention: Attention = "auto"
+    """Who sees whom: everybody (bidirectional), or each block itself and what is before it, blocks being counted from
+    the row's beginning (block_causal); auto: what the model was made for."""
 
     steps: int = 128
     """Denoising steps in all, spread evenly over the blocks of the longest row; fewer steps commit more at once."""
@@ -92,6 +97,8 @@ class GenerationOptions:
         _within("threshold", self.threshold, 0.0, 1.0)
         if self.reveal not in get_args(Reveal):
             raise ConfigError(f'reveal is "{self.reveal}"; it can be {" or ".join(get_args(Reveal))}.')
+        if self.attention not in get_args(Attention):
+            raise ConfigError(f'attention is "{self.attention}"; it can be {", ".join(get_args(Attention))}.')
         for name in ("suppress_tokens", "begin_suppress_tokens", "guidance_keep"):
             object.__setattr__(self, name, _token_ids(name, getattr(self, name)))
         for table, name in ((STRATEGIES, self.strategy), (CACHES, self.cache), (NOISE_SCHEDULES, self.noise_schedule)):
