@@ -26,7 +26,7 @@ from unmask.data.scratch import quiet_unless_seen
 from unmask.data.settings import DataSettings, Mode
 from unmask.data.sources import comes_tokenised
 from unmask.data.sources.named import Sources, open_sources
-from unmask.data.writing import Format, write_sets
+from unmask.data.writing import Format, flush_folder, write_sets
 from unmask.errors import ConfigError
 
 # days that a cached set is kept after its last use
@@ -158,12 +158,7 @@ def _write(splits: Splits, folder: Path, to: Format, manifest: Manifest, data: D
     with quiet_unless_seen():
         write_sets(_sets(splits), folder, to, width=data.max_length, fill=tokenizer.eos_token_id or 0)
     manifest.write(folder)
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    flush_folder(folder)
 
 
 def _put(done: Path, folder: Path) -> None:

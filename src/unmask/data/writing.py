@@ -6,6 +6,7 @@ Every format is read back, by `sources`, to the same rows.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,16 @@ def write_sets(sets: dict[str, Dataset], folder: Path, to: Format, *, width: int
             place = folder / name if len(sets) > 1 else folder
             place.mkdir(exist_ok=True)
             _write_arrays(rows, place, width, fill)
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until everything in a folder is on the disk, so that a later move of it can be trusted."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _write_arrow(sets: dict[str, Dataset], folder: Path) -> None:

@@ -85,7 +85,7 @@ class DataArguments:
     mask_prompt_loss: bool = True
     """Only answers may be noised; false: the whole conversation."""
     train_turns: Literal["all", "last"] = "all"
-    """Which assistant turns are learned."""
+    """Which assistant turns are learned. The length of all but the last can be told from what follows them."""
     padding: Literal["eos", "none", "block", "max_length"] = "eos"
     """How short conversations are filled up: eos (visible, learned), none (invisible), block, max_length."""
     block_size: int = 32

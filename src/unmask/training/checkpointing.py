@@ -10,7 +10,6 @@ checkpoint. Nothing is pickled.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unmask.data.writing import flush_folder
 from unmask.errors import ModelError
 
 STATE = "trainer_state.json"
@@ -45,22 +45,13 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
     beside.mkdir(parents=True)
     try:
         write(beside)
-        _to_disk(beside)
+        flush_folder(beside)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
     if folder.exists():
         shutil.rmtree(folder)
     beside.rename(folder)
-
-
-def _to_disk(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def rotate(output_dir: Path, keep: int | None, best: str | None) -> None:
