@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from tokenizers import pre_tokenizers
 
 from tests.models.tiny import on_meta
 from tests.parity.golden import batch_of, close, loss_of, settings, tensors
 from unmask.models.checkpoints import load_model, save_model, to_our_name
 from unmask.models.shell import DiffusionModel
+from unmask.models.tokenizers import load_tokenizer
 from unmask.registry import FAMILIES
 
 # of Dream-v0-Base-7B, as its config.json has it
@@ -122,6 +125,39 @@ def test_a_saved_folder_has_their_names_and_bytes(golden, model, tmp_path: Path)
     assert list(ours.keys()) == list(theirs.keys()) and ours.metadata() == theirs.metadata()
     for name in theirs.keys():  # noqa: SIM118
         assert torch.equal(ours.get_tensor(name), theirs.get_tensor(name))
+
+
+def test_the_official_tokenizer_is_read_without_its_code(tmp_path: Path):
+    """The repository has vocab.json, merges.txt and a class of its own, and no tokenizer.json."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>", "<|beginoftext|>"]
+    ids = {token: 258 + number for number, token in enumerate(special)}
+    vocabulary = {token: number for number, token in enumerate([*alphabet, "he", "ll"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nh e\nl l\n")
+    (tmp_path / "added_tokens.json").write_text(json.dumps(ids))
+    added = {str(number): {"content": token, "special": True} for token, number in ids.items()}
+    settings = {
+        "added_tokens_decoder": added,
+        "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]},
+        "bos_token": "<|beginoftext|>",
+        "eos_token": "<|endoftext|>",
+        "mask_token": "<|mask|>",
+        "pad_token": "<|endoftext|>",
+        "tokenizer_class": "DreamTokenizer",
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "tokenization_dream.py").write_text("raise SystemExit('this code ran')")
+    tiny = {**FAMILIES.get("dream").tiny_config, "vocab_size": 320, "mask_token_id": ids["<|mask|>"]}
+    (tmp_path / "config.json").write_text(json.dumps(tiny))
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.mask_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) == (261, 258, 262)
+    # Qwen2's rule: digits one by one, a word with the space before it
+    pieces = ["he", "ll", "o", "<|mask|>", "Ġ", "1", "2"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("hello<|mask|> 12")["input_ids"]) == pieces
+    tokenizer.save_pretrained(tmp_path / "again")
+    (tmp_path / "again" / "config.json").write_text(json.dumps(tiny))
+    assert load_tokenizer(tmp_path / "again")("hello 12")["input_ids"] == tokenizer("hello 12")["input_ids"]
 
 
 def test_the_7b_model_has_the_published_number_of_parameters():

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
+import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -35,7 +36,7 @@ def load_tokenizer(
     """
     folder = resolve_folder(name_or_path, weights=False)
     facts = facts or read_facts(folder)
-    tokenizer = _read(folder)
+    tokenizer = _read(folder, facts)
     _set_end(tokenizer, facts, folder)
     _set_mask(tokenizer, facts, folder, add=add_mask_token)
     if tokenizer.bos_token_id is None and _holds(tokenizer, facts.family.bos_token):
@@ -75,13 +76,15 @@ def mask_token_id(tokenizer: PreTrainedTokenizerBase, model: DiffusionModel) -> 
     return cast(int, tokenizer.mask_token_id)
 
 
-def _read(folder: Path) -> PreTrainedTokenizerBase:
+def _read(folder: Path, facts: Facts) -> PreTrainedTokenizerBase:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
         raise ModelError(f"{folder} holds no tokenizer (tokenizer.json). Copy one there.")
     with _Reading(folder):
         if (folder / "tokenizer.json").is_file():
             # not AutoTokenizer: that would follow `auto_map` to the folder's own code
             return PreTrainedTokenizerFast.from_pretrained(folder)
+        if facts.family.tokenizer_class is not None:
+            return getattr(transformers, facts.family.tokenizer_class).from_pretrained(folder)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 

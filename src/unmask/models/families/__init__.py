@@ -72,6 +72,7 @@ class ModelFamily:
 
     Attributes:
         name: ours, as in the registry. model_type, architecture: as `config.json` spells them.
+        tokenizer_class: of transformers; reads official files that have no `tokenizer.json` but a class of their own.
         model_types: further spellings; one that another family has too is this one's where `architecture` is.
         trunk: `module:attribute` of the forward pass. reader: how to read its configuration.
         keys: names of modules, official <-> ours; `head` and `embed` are ours too.
@@ -106,4 +107,5 @@ class ModelFamily:
     paper: str
     attention: Literal["bidirectional", "causal", "block_causal"] = "bidirectional"
     shift: bool = False
+    tokenizer_class: str | None = None
     model_types: tuple[str, ...] = ()

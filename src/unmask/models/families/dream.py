@@ -34,4 +34,6 @@ FAMILY = ModelFamily(
     },
     paper="arXiv 2508.15487",
     shift=True,
+    # the official DreamTokenizer is a copy of it
+    tokenizer_class="Qwen2Tokenizer",
 )
