@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.tiny import write_checkpoint
-from unmask.demo import measures
-from unmask.demo.measures import Score, answers_right, blanked, bound_nats, facts_right, seconds_per_update
+from unmask.demo.materials import Statement
+from unmask.demo.measures import Score, baselines, by_kind, filled, filled_rightly, seconds_per_update
+from unmask.evaluation.cases import Case
 from unmask.lm import load
 
 
@@ -19,47 +19,31 @@ def lm(tmp_path_factory):
     return load(write_checkpoint(tmp_path_factory.mktemp("model")), device="cpu")
 
 
-class Parrot:
-    """Gives prepared answers."""
-
-    def __init__(self, *answers: str) -> None:
-        self.answers = list(answers)
-
-    def generate(self, asked, **_):
-        return [SimpleNamespace(text=self.answers.pop(0)) for _ in asked]
+def case(kind: str, right: bool) -> Case:
+    return Case("0", kind, "", "?", "Oslo", "Oslo", {"em": float(right)})
 
 
-def row(kind: str, answer: str):
-    return {"kind": kind, "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]}
+def test_scores_are_counted_by_kind() -> None:
+    cases = [case("look-up", True), case("look-up", False), case("sum", False), case("look-up", True)]
+    assert by_kind(cases) == {"look-up": Score(2, 3), "sum": Score(0, 1), "all": Score(2, 4)}
+    low, high = Score(8, 10).interval
+    # Newcombe 1998, method 3, is Wilson's: 8 of 10
+    assert (round(low, 2), round(high, 2)) == (0.49, 0.94)
+    assert Score(0, 0).interval == (0.0, 1.0) and Score(0, 0).share == 0
 
 
-def test_answers_are_exact_fitting_or_neither() -> None:
-    asked = [row("look-up", "Oslo"), row("look-up", "Rome"), row("look-up", "12"), row("verification", "yes")]
-    learned = [row("look-up", "Oslo"), row("look-up", "Rome"), row("look-up", "7"), row("verification", "yes")]
-    scores = answers_right(Parrot(" Oslo", "Oslo", "99", "Oslo"), asked, learned, 4)  # type: ignore[arg-type]
-    assert scores == {"look-up": Score(right=1, asked=3, fitting=3), "verification": Score(right=0, asked=1, fitting=0)}
-    scores = answers_right(Parrot("Oslo", "7", "Rome", "yes"), asked, learned, 4)  # type: ignore[arg-type]
-    assert scores == {"look-up": Score(right=1, asked=3, fitting=1), "verification": Score(right=1, asked=1, fitting=1)}
+def test_statements_are_right_when_whole(lm, monkeypatch) -> None:
+    asked = [Statement("| a |\n", " It is", f" {word}", ".") for word in ("one", "two", "three")]
+    told = ["| a |\n It is one.", "| a |\n It is one.", "| a |\n It is three."]
+    monkeypatch.setattr(lm, "infill", lambda texts, **_: [SimpleNamespace(text=text) for text in told])
+    assert filled(lm, asked) == told
+    assert filled_rightly(asked, told) == Score(2, 3)
 
 
-def test_the_bound_of_a_model_that_knows_nothing_is_uniform(lm, monkeypatch) -> None:
-    size = lm.model.facts.shape.vocab_size
-    uniform = lambda ids, *, logits_at, targets: SimpleNamespace(nll=torch.full((len(targets),), math.log(size)))  # noqa: E731
-    monkeypatch.setattr(type(lm.model), "__call__", lambda self, *args, **rest: uniform(*args, **rest))
-    assert bound_nats(lm, [[5, 6, 7], [8] * 11]) == pytest.approx(math.log(size), rel=1e-6)
-
-
-def test_a_blank_has_as_many_tokens_as_the_answer(lm) -> None:
-    # the stand-in's tokens are bytes; the space before the answer is one
-    assert blanked(lm, "It lies in", "Peru", "!") == "It lies in" + "[MASK]" * 5 + "!"
-
-
-def test_facts_are_counted_by_their_exact_text(lm, monkeypatch) -> None:
-    wanted = [f"{before} {answer}." for before, answer in measures.FACTS.values()]
-    told = [SimpleNamespace(text=text) for text in [*wanted[:20], *("wrong" for _ in wanted[20:])]]
-    monkeypatch.setattr(lm, "infill", lambda texts, **_: told)
-    assert facts_right(lm) == Score(20, 54)
-    assert facts_right(lm).share == pytest.approx(20 / 54)
+def test_baselines_need_no_model() -> None:
+    asked = "| name | age |\n| --- | --- |\n| Anna | 40 |\n| Ben | 50 |\n\nWhat is the age of Ben?"
+    row = {"kind": "look-up", "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": "50"}]}
+    assert baselines([row])["copy"]["look-up"] == Score(1, 1)
 
 
 def test_timing_leaves_the_model_as_it_was(lm) -> None:

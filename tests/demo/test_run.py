@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -11,79 +12,91 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.tiny import write_checkpoint
 from unmask.cli.main import main
 from unmask.demo import run as demo
+from unmask.demo.materials import Size
 from unmask.demo.options import DemoOptions
 from unmask.demo.run import run_demo
-from unmask.demo.seedling import Size
 from unmask.demo.story import next_commands
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, ModelError
 from unmask.lm import load
+from unmask.models.checkpoints import resolve_folder
 
-TINY = Size(texts=120, facts=20, questions=60, test_rows=8, vocab_size=384, width=32, layers=1, heads=2, mlp_width=48)
+
+@pytest.fixture(scope="module")
+def size(tmp_path_factory) -> Size:
+    """The base that ships, or a stand-in whose tokens are bytes."""
+    tiny = Size(questions=48, unseen=16, statements=4, batch=4)
+    try:
+        resolve_folder(tiny.base)
+    except ModelError:
+        stand_in = write_checkpoint(tmp_path_factory.mktemp("base"), max_sequence_length=640)
+        return replace(tiny, base=str(stand_in), length=600)
+    return tiny
 
 
-def play(folder: Path, seed: int = 0, watch=None):
+def play(folder: Path, size: Size, seed: int = 0, watch=None):
     out = io.StringIO()
-    options = DemoOptions(output_dir=str(folder), seed=seed, steps=10)
-    report = run_demo(options, console=Console(file=out, width=100), watch=watch, size=TINY)
+    options = DemoOptions(output_dir=str(folder), seed=seed, steps=4)
+    report = run_demo(options, console=Console(file=out, width=100), watch=watch, size=size)
     return report, out.getvalue()
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory):
+def played(size, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "first"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", _no_network)
-        return *play(folder), folder
+        return *play(folder, size), folder
 
 
 def _no_network(*_):
     raise AssertionError("the demo must not need a network")
 
 
-def test_the_report_says_what_was_measured(played) -> None:
+def test_the_report_says_what_was_measured(played, size) -> None:
     report, told, folder = played
     assert json.loads((folder / "report.json").read_text("utf-8")) == json.loads(json.dumps(report.to_dict()))
-    assert report.steps == {"pretrain": 10, "sft": 5}
-    assert report.uniform_nats > report.unigram_nats > 0
-    assert report.bound_after < report.bound_before
-    assert report.facts_after.asked == 54
-    assert sum(score.asked for score in report.answers_after.values()) == TINY.test_rows
-    assert all(score.right <= score.fitting <= score.asked for score in report.answers_after.values())
-    assert report.seconds["total"] >= report.seconds["pretraining"] + report.seconds["fine-tuning"]
-    for number in (report.bound_before, report.bound_after, report.unigram_nats):
-        assert f"{number:.2f}" in told
-        assert f"{number:.2f}" in (folder / "report.md").read_text("utf-8")
-    assert all(command in told for command in next_commands(str(folder)))
+    assert report.steps == 4
+    for scores in (report.before, report.after, *report.baselines.values()):
+        assert scores["all"].asked == size.unseen == sum(scores[kind].asked for kind in scores) - size.unseen
+    assert report.filled_before.asked == report.filled_after.asked == size.statements
+    assert report.seconds["total"] >= report.seconds["fine-tuning"]
+    assert f"Of 16 such questions about unseen tables it answers {report.before['all'].right} exactly" in told
+    assert f"{report.after['all'].right} of 16" in told
+    assert all(command in told for command in next_commands(report))
 
 
-def test_what_it_leaves_are_models(played) -> None:
+def test_what_it_leaves(played, size) -> None:
     folder = played[2]
-    for name in ("pretrain", "sft"):
-        (result,) = load(folder / name, device="cpu").generate("A", max_new_tokens=4, steps=2)
-        assert result.stats.forwards.total >= 1
-    config = json.loads((folder / "base" / "config.json").read_text("utf-8"))
-    assert config["model_type"] == "llada" and not (folder / "base" / "model.safetensors").exists()
+    (result,) = load(folder / "lora", device="cpu").generate("A", max_new_tokens=4, steps=2)
+    assert result.stats.forwards.total >= 1
+    adapter = json.loads((folder / "lora" / "checkpoint-final" / "adapter_config.json").read_text("utf-8"))
+    assert adapter["base_model_name_or_path"] == size.base
+    for name in ("report.html", "trace.html", "lora/report.html"):
+        page = (folder / name).read_text("utf-8")
+        assert "<main" in page and ' src="' not in page and "https:" not in page
+    assert all(len((folder / f"answers_{when}.jsonl").read_text().splitlines()) == 16 for when in ("before", "after"))
 
 
-def test_a_seed_repeats_and_another_differs(played, tmp_path) -> None:
+def test_a_seed_repeats_and_another_differs(played, size, tmp_path) -> None:
     first, commits = played[0], []
-    again, _ = play(tmp_path / "again", watch=lambda stream, lm: commits.extend(stream))
-    other, _ = play(tmp_path / "other", seed=1)
-    same = ("bound_before", "bound_after", "unigram_nats", "continued", "filled", "answers_after", "train_tokens")
-    assert all(getattr(again, name) == getattr(first, name) for name in same)
-    assert other.bound_after != first.bound_after and other.unigram_nats != first.unigram_nats
+    again, _ = play(tmp_path / "again", size, watch=lambda stream, lm: commits.extend(stream))
+    other, _ = play(tmp_path / "other", size, seed=1)
+    for name in ("before", "after", "filled", "filled_after", "examples", "recording", "baselines"):
+        assert getattr(again, name) == getattr(first, name)
+    assert other.recording != first.recording
     # the canvas was handed to the watcher, and nothing changed by that
     assert sum(len(commit.positions) for commit in commits) > 0
 
 
-def test_a_folder_of_something_else_is_refused(played, tmp_path) -> None:
+def test_a_folder_of_something_else_is_refused(played, size, tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     for folder in (tmp_path / "mine", played[2]):
         with pytest.raises(ConfigError, match="is not empty. Remove it, or choose another --output_dir"):
-            play(folder)
+            play(folder, size)
 
 
 def test_without_a_folder_the_next_free_name_is_taken(tmp_path, monkeypatch) -> None:
@@ -98,34 +111,44 @@ def test_without_a_folder_the_next_free_name_is_taken(tmp_path, monkeypatch) -> 
     assert demo._claim(DemoOptions()) == Path("unmask-demo-4")
 
 
-def test_an_interrupted_demo_is_finished(played, tmp_path) -> None:
+def test_an_interrupted_demo_is_finished(played, size, tmp_path) -> None:
     folder = tmp_path / "cut"
-    train = demo.train
 
-    def interrupted(settings, *, verb, console):
-        if verb == "sft":
-            raise KeyboardInterrupt
-        return train(settings, verb=verb, console=console)
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "train", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            play(folder)
-    report, _ = play(folder)
-    assert report.bound_after == played[0].bound_after
-    assert report.answers_after == played[0].answers_after
+            play(folder, size)
+    report, _ = play(folder, size)
+    assert report.after == played[0].after and report.examples == played[0].examples
 
 
-def test_minutes_limit_the_steps(played, monkeypatch) -> None:
-    lm, stage = load(played[2] / "pretrain", device="cpu"), demo.Stage(played[2], Console(), None, DemoOptions(), TINY)
+def test_minutes_limit_the_steps(size, tmp_path, monkeypatch) -> None:
+    lm = load(size.base, device="cpu")
+    clock = demo.Clock({"asking before": 10.0})
+    stage = demo.Stage(tmp_path, Console(), None, DemoOptions(minutes=5), replace(size, steps=1000), clock)
     monkeypatch.setattr(demo.measures, "seconds_per_update", lambda *_: 1.0)
-    slow = demo._plan(lm, stage)
+    slow = demo._affordable(stage, lm)
+    assert 100 <= slow * 1.0 < 5 * 60
+    # a measure that trembles changes nothing
+    monkeypatch.setattr(demo.measures, "seconds_per_update", lambda *_: 1.05)
+    assert demo._affordable(stage, lm) == slow
     monkeypatch.setattr(demo.measures, "seconds_per_update", lambda *_: 1e-3)
-    assert slow["pretrain"] * 1.0 + slow["sft"] * 1.0 < 4 * 60
-    assert slow["pretrain"] > 60
-    assert demo._plan(lm, stage)["pretrain"] == demo.PRETRAIN_STEPS
-    asked = replace(stage, options=DemoOptions(steps=7, minutes=0.001))
-    assert demo._plan(lm, asked) == {"pretrain": 7, "sft": 3}
+    assert demo._plan(stage, lm) == 1000
+    # one that was interrupted keeps to its plan
+    monkeypatch.setattr(demo.measures, "seconds_per_update", lambda *_: 1.0)
+    assert demo._plan(stage, lm) == 1000
+    assert demo._plan(replace(stage, options=DemoOptions(steps=7, minutes=0.001)), lm) == 7
+
+
+def test_the_next_commands_are_understood(played) -> None:
+    from unmask.cli.main import VERBS
+
+    for command in next_commands(played[0]):
+        first, verb, *_ = shlex.split(command)
+        assert first == "unmask" and verb in VERBS
 
 
 @pytest.mark.parametrize(
@@ -135,7 +158,6 @@ def test_minutes_limit_the_steps(played, monkeypatch) -> None:
         (["--minutes", "-1"], "minutes is -1"),
         (["--seed", "-1"], "seed is -1"),
         (["--sede", "1"], 'Did you mean "--seed"?'),
-        (["--output_dir", "/proc/none"], "cannot write to /proc/none"),
     ],
 )
 def test_mistakes_are_told(argv, phrase, capsys) -> None:
@@ -143,11 +165,18 @@ def test_mistakes_are_told(argv, phrase, capsys) -> None:
     assert phrase in capsys.readouterr().err
 
 
-def test_json_is_all_there_is_on_stdout(tmp_path, monkeypatch, capsys) -> None:
+def test_a_place_that_cannot_be_written_is_told(size, monkeypatch, capsys) -> None:
     whole = demo.run_demo
-    monkeypatch.setattr(demo, "run_demo", lambda options, **rest: whole(options, **rest, size=TINY))
+    monkeypatch.setattr(demo, "run_demo", lambda options, **rest: whole(options, **rest, size=size))
+    assert main(["demo", "--output_dir", "/proc/none"]) == 2
+    assert "cannot write to /proc/none" in capsys.readouterr().err
+
+
+def test_json_is_all_there_is_on_stdout(size, tmp_path, monkeypatch, capsys) -> None:
+    whole = demo.run_demo
+    monkeypatch.setattr(demo, "run_demo", lambda options, **rest: whole(options, **rest, size=size))
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--steps", "2", "--json"]) == 0
     told = capsys.readouterr()
-    assert json.loads(told.out)["steps"] == {"pretrain": 2, "sft": 1}
-    assert "nothing" in told.err and (tmp_path / "unmask-demo" / "report.md").is_file()
+    assert json.loads(told.out)["steps"] == 2
+    assert "Questions about tables" in told.err and (tmp_path / "unmask-demo" / "report.html").is_file()

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from unmask.lm import DiffusionLM, TextStream
 
 DOES = (
-    "Train a small masked diffusion language model from nothing, offline, on a CPU, in minutes: data, tokenizer, "
-    "pretraining, fine-tuning; samples and figures before and after; a report."
+    "Teach the small base of this package to answer questions about tables, offline, on a CPU, in minutes: a LoRA "
+    "adapter; exact match on unseen tables before and after; answers with their canvas visible; a report."
 )
 PAUSE = 0.06  # seconds per step of the canvas: slow enough to be watched
 

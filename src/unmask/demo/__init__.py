@@ -1,1 +1,1 @@
-"""The demo: a small model from nothing, on this machine, and the story it tells."""
+"""The demo: the small base that ships learns to answer questions about tables, and the story of it."""

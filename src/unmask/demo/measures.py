@@ -1,94 +1,83 @@
-"""What the demo measures: the bound on unseen texts, facts filled in, questions answered exactly, seconds per step."""
+"""What the demo measures: values filled in below a table, questions answered, seconds of an update."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from unmask.data.table_topics import COUNTRY_OF, KIND_OF
-from unmask.lm import BLANK, DiffusionLM
-from unmask.objectives.estimators import LikelihoodEstimator
+from unmask.data.table_queries import KINDS
+from unmask.demo.materials import Statement
+from unmask.evaluation.baselines import BASELINES
+from unmask.evaluation.cases import Case
+from unmask.evaluation.intervals import wilson
+from unmask.evaluation.tables import evaluate_tables, score_predictions
+from unmask.generation.options import GenerationOptions
+from unmask.lm import DiffusionLM
 
-COPIES = 16  # noised copies of each text
-BATCH = 48
-FACTS = {key: (f"{key} lies in", value) for key, value in COUNTRY_OF.items()} | {
-    key: (f"The {key} counts as a kind of", value) for key, value in KIND_OF.items()
-}
+BATCH = 32
+ALL = "all"
+# the longest answers are lists of names
+ANSWER = GenerationOptions(max_new_tokens=12, block_size=12, steps=12)
+FILLING_STEPS = 4
 
 
 @dataclass(frozen=True)
 class Score:
-    """Right answers out of those asked for; `fitting` ones are at least of the right kind, where that was looked at."""
+    """Right answers out of those asked for."""
 
     right: int
     asked: int
-    fitting: int = 0
 
     @property
     def share(self) -> float:
         """From 0 to 1."""
         return self.right / max(self.asked, 1)
 
-
-def bound_nats(lm: DiffusionLM, documents: Sequence[Sequence[int]]) -> float:
-    """Upper bound of the negative log-likelihood of whole documents, nats per token; the same noise at every call."""
-    assert isinstance(lm.tokenizer.mask_token_id, int)
-    estimate = LikelihoodEstimator(lm.tokenizer.mask_token_id, samples=COPIES, batch_size=COPIES)
-    nothing = torch.zeros(0, dtype=torch.int64)
-    lm.model.eval()
-    total = sum(estimate(lm.model, nothing, torch.tensor(list(ids))).mean for ids in documents)
-    return -total / sum(len(ids) for ids in documents)
+    @property
+    def interval(self) -> tuple[float, float]:
+        """What holds the share of all questions of the kind 95 times in 100."""
+        return wilson(self.right, self.asked) if self.asked else (0.0, 1.0)
 
 
-def blanked(lm: DiffusionLM, before: str, answer: str, after: str = ".") -> str:
-    """A text with as many blanks in its middle as `answer` has tokens."""
-    tokens = len(lm.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"])
-    return f"{before}{BLANK * tokens}{after}"
+def filled(lm: DiffusionLM, statements: Sequence[Statement]) -> list[str]:
+    """The texts of the statements with what the model puts where the value is missing."""
+    texts: list[str] = []
+    for start in range(0, len(statements), BATCH):
+        part = [each.blanked(lm) for each in statements[start : start + BATCH]]
+        texts += [result.text for result in lm.infill(part, steps=FILLING_STEPS)]
+    return texts
 
 
-def facts_right(lm: DiffusionLM) -> Score:
-    """How many sentences about where a city lies, or what an animal is, are filled in rightly."""
-    texts = [blanked(lm, before, answer) for before, answer in FACTS.values()]
-    filled = lm.infill(texts, steps=8)
-    wanted = [f"{before} {answer}." for before, answer in FACTS.values()]
-    right = sum(result.text == text for result, text in zip(filled, wanted, strict=True))
-    return Score(right, len(wanted))
+def filled_rightly(statements: Sequence[Statement], texts: Sequence[str]) -> Score:
+    """How many of the texts are the statements."""
+    return Score(sum(each.whole == text for each, text in zip(statements, texts, strict=True)), len(statements))
 
 
-def answers_right(
-    lm: DiffusionLM, rows: Sequence[dict[str, Any]], learned: Sequence[dict[str, Any]], max_new_tokens: int
-) -> dict[str, Score]:
-    """Answers to the questions of a file of conversations, by kind of question.
+def answered(lm: DiffusionLM, questions: Sequence[dict[str, Any]], file: Path) -> list[Case]:
+    """The answers to questions with their scores; kept in `file` as they come, so that none is asked twice."""
+    return evaluate_tables(lm, questions, options=ANSWER, batch_size=BATCH, cases_file=file).cases
 
-    Args:
-        lm: who is asked.
-        rows: the conversations.
-        learned: those of the training file: an answer fits that some question of the same kind has there, or that is
-            a number as the right one is.
-        max_new_tokens: longest answer.
-    """
-    known = {(row["kind"], row["messages"][-1]["content"]) for row in learned}
-    scores: dict[str, Score] = {}
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
-        asked = [row["messages"][:-1] for row in part]
-        answers = lm.generate(asked, max_new_tokens=max_new_tokens, block_size=max_new_tokens, steps=max_new_tokens)
-        for row, answer in zip(part, answers, strict=True):
-            given, right = answer.text.strip(), row["messages"][-1]["content"]
-            fits = given.isdigit() if right.isdigit() else (row["kind"], given) in known and not given.isdigit()
-            score = scores.get(row["kind"], Score(0, 0))
-            scores[row["kind"]] = Score(score.right + (given == right), score.asked + 1, score.fitting + fits)
-    return dict(sorted(scores.items()))
+
+def by_kind(cases: Sequence[Case]) -> dict[str, Score]:
+    """Exact matches by kind of question, and of all."""
+    scores = {kind: _score([case for case in cases if case.kind == kind]) for kind in KINDS}
+    return {kind: score for kind, score in scores.items() if score.asked} | {ALL: _score(cases)}
+
+
+def baselines(questions: Sequence[dict[str, Any]]) -> dict[str, dict[str, Score]]:
+    """What answers without a model would score: name of the baseline -> kind -> score."""
+    return {name: by_kind(score_predictions(questions, answer(questions)).cases) for name, answer in BASELINES.items()}
 
 
 def seconds_per_update(lm: DiffusionLM, rows: int, length: int) -> float:
-    """What a training update of this model costs here; the model is left as it was."""
+    """What forward and backward of an update of all weights cost here; the model is left as it was."""
     ids = torch.zeros((rows, length), dtype=torch.int64)
-    places = torch.arange(0, ids.numel(), 2)
+    places = torch.arange(0, ids.numel(), 8)
     fastest = float("inf")
     for _ in range(3):
         began = time.perf_counter()
@@ -97,3 +86,7 @@ def seconds_per_update(lm: DiffusionLM, rows: int, length: int) -> float:
         fastest = min(fastest, time.perf_counter() - began)
     lm.model.zero_grad(set_to_none=True)
     return fastest
+
+
+def _score(cases: Sequence[Case]) -> Score:
+    return Score(int(sum(case.metrics["em"] for case in cases)), len(cases))

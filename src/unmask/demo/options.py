@@ -12,13 +12,13 @@ class DemoOptions:
     """What the demo does."""
 
     output_dir: str | None = None
-    """Folder for data, models and report; default: unmask-demo here, or the next free name."""
+    """Folder for data, adapter and report; default: unmask-demo here, or the next free name."""
     seed: int = 0
-    """Other seeds give other data, weights, order and samples."""
-    minutes: float = 4.5
-    """About how long training may take in all; on a slow machine fewer steps are made."""
+    """Other seeds give other tables, another order and other first weights of the adapter."""
+    minutes: float = 6.0
+    """About how long all of it may take; on a slow machine fewer steps are made."""
     steps: int | None = None
-    """Pretraining steps, whatever they take; half as many fine-tuning steps follow."""
+    """Fine-tuning steps, whatever they take."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:

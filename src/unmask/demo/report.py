@@ -1,106 +1,90 @@
-"""What the demo found out, as data, as JSON and as a page of Markdown."""
+"""What the demo found out, as data, as JSON and as one page of HTML."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from unmask.demo.measures import Score
+from unmask.generation.player import asset, page
+
+REPORT, PAGE = "report.json", "report.html"
 
 
 @dataclass(frozen=True)
-class Text:
-    """A text to go on from, or with blanks, and what the model made of it before and after training."""
+class Filled:
+    """A sentence below a table with a value missing, and what was put there before and after training."""
 
     given: str
+    value: str
     before: str
     after: str
 
 
 @dataclass(frozen=True)
+class Example:
+    """A question with the answer given; `whole` is what the model was shown, the table included."""
+
+    kind: str
+    whole: str
+    expected: str
+    answer: str
+    is_right: bool
+
+    @property
+    def asked(self) -> str:
+        """The question alone."""
+        return self.whole.rpartition("\n")[2]
+
+
+@dataclass(frozen=True)
 class DemoReport:
-    """Everything that the demo measured, on texts and tables that it did not train on.
+    """Everything that the demo measured, on tables that it did not train on.
 
     Attributes:
-        folder: where data, models and this report lie.
-        seed, parameters, vocab_size, train_tokens: what was trained on how much.
-        uniform_nats, unigram_nats: nats per token of knowing nothing, and of knowing how frequent each token is.
-        bound_before, bound_after: nats per token, upper bounds of the model's.
-        facts_before, facts_after: facts of the texts filled in rightly.
-        continued: continuations. filled: a blank in the middle of a sentence.
-        answers_before, answers_after: kind of question -> answers on unseen tables, before and after fine-tuning.
-        steps: of pretraining and fine-tuning. tokens_per_second: of pretraining. seconds: by part.
+        folder: where data, adapter and this report lie.
+        seed, base, parameters: what was trained on. questions: to learn from. steps: of fine-tuning.
+        filled_before, filled_after: values of statements filled in rightly. filled: one of them.
+        before, after: kind of question -> exact matches; `all` is their sum. baselines: name -> the same.
+        examples: right answers, then wrong ones. recording: how some were written, see `Recording.to_dict`.
+        tokens_per_second: of fine-tuning. seconds: by part.
     """
 
     folder: str
     seed: int
+    base: str
     parameters: int
-    vocab_size: int
-    train_tokens: int
-    uniform_nats: float
-    unigram_nats: float
-    bound_before: float
-    bound_after: float
-    facts_before: Score
-    facts_after: Score
-    continued: tuple[Text, ...]
-    filled: tuple[Text, ...]
-    answers_before: dict[str, Score]
-    answers_after: dict[str, Score]
-    steps: dict[str, int]
+    questions: int
+    steps: int
+    filled_before: Score
+    filled_after: Score
+    filled: Filled
+    before: dict[str, Score]
+    after: dict[str, Score]
+    baselines: dict[str, dict[str, Score]]
+    examples: tuple[Example, ...]
+    recording: dict[str, Any]
     tokens_per_second: float
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+        """Plain data, without the recording, which has files of its own."""
+        return {name: value for name, value in asdict(self).items() if name != "recording"}
 
     def save(self) -> None:
-        """Write `report.json` and `report.md` into the folder."""
+        """Write the page, and then `report.json`, by which a finished demo is known."""
         folder = Path(self.folder)
-        (folder / "report.json").write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-        (folder / "report.md").write_text(self.markdown(), "utf-8")
+        (folder / PAGE).write_text(self.html(), "utf-8")
+        (folder / REPORT).write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
-    def markdown(self) -> str:
-        """A short page."""
-        lines = [
-            "# A masked diffusion language model from nothing",
-            "",
-            f"{self.parameters:,} parameters, {self.vocab_size:,} tokens of vocabulary, trained on "
-            f"{self.train_tokens:,} tokens of generated text for {self.steps['pretrain']:,} steps, then on questions "
-            f"for {self.steps['sft']:,} steps, on a CPU, in {self.seconds['total']:.0f} s. Seed {self.seed}. "
-            "All figures are of texts and tables that were not trained on.",
-            "",
-            "| nats per token (less is better) | |",
-            "| --- | --- |",
-            f"| knowing nothing | {self.uniform_nats:.2f} |",
-            f"| knowing how frequent each token is | {self.unigram_nats:.2f} |",
-            f"| the model before training (upper bound) | {self.bound_before:.2f} |",
-            f"| the model after training (upper bound) | {self.bound_after:.2f} |",
-            "",
-            "| right answers | before | after |",
-            "| --- | --- | --- |",
-            f"| facts of the texts, filled in | {_of(self.facts_before)} | {_of(self.facts_after)} |",
-        ]
-        for kind, after in self.answers_after.items():
-            before = self.answers_before[kind]
-            lines.append(f"| {kind}, exact | {_of(before)} | {_of(after)} |")
-            lines.append(
-                f"| {kind}, of the right kind | {before.fitting} of {before.asked} | {after.fitting} of {after.asked} |"
-            )
-        for title, texts in (("Continued", self.continued), ("Filled in", self.filled)):
-            lines += ["", f"## {title}"]
-            for text in texts:
-                lines += ["", f"given: `{text.given}`", "", f"- before: `{_line(text.before)}`"]
-                lines.append(f"- after: `{_line(text.after)}`")
-        return "\n".join(lines) + "\n"
-
-
-def _of(score: Score) -> str:
-    return f"{score.right} of {score.asked}"
-
-
-def _line(text: str) -> str:
-    return " ".join(text.replace("`", "'").split())
+    def html(self) -> str:
+        """A page complete in itself."""
+        intervals = {kind: score.interval for kind, score in self.after.items()}
+        data = {**self.to_dict(), "recording": self.recording, "intervals": intervals}
+        own = files("unmask.demo") / "assets"
+        style = asset("page.css") + (own / "demo.css").read_text("utf-8")
+        script = asset("player.js") + (own / "demo.js").read_text("utf-8")
+        return page("unmask demo: questions about tables", data, style=style, script=script)

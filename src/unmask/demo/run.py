@@ -1,47 +1,43 @@
-"""The demo's acts in order. Nothing is stored in the package: every figure and sample is made on the spot."""
+"""The demo's acts in order. Nothing it tells is stored in the package: every figure and text is made on the spot."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from unmask.data.yardstick import unigram_nats
-from unmask.demo import measures, seedling, story
+from unmask.demo import measures, story
+from unmask.demo.materials import DataFiles, Size, Statement, read_rows, statements, write_questions
 from unmask.demo.options import DemoOptions
-from unmask.demo.report import DemoReport, Text
+from unmask.demo.report import REPORT, DemoReport, Example, Filled
 from unmask.errors import ConfigError, ResourceError
-from unmask.lm import DiffusionLM, TextStream, load
-from unmask.models.checkpoints import load_model
-from unmask.models.tokenizers import load_tokenizer
+from unmask.evaluation.cases import Case
+from unmask.generation.player import Played, Recording, Vocabulary
+from unmask.lm import BLANK, DiffusionLM, TextStream, load
 from unmask.training.arguments import DataArguments, ModelArguments, ObjectiveArguments, RunArguments, Settings
 from unmask.training.run import train
 
 Watch = Callable[[TextStream, DiffusionLM], None]
-MARK, REPORT = "demo.json", "report.json"
-BATCH, LENGTH = 8, 128  # rows of an update, tokens of a packed row
-QUESTION_BATCH, QUESTION_LENGTH = 8, 160
-PRETRAIN_STEPS = 3600
-ANSWER_TOKENS = 12
-NEW_TOKENS = 40
-TEMPERATURE = 0.5
-PROMPTS = ("A group of friends.", "Animals in a zoo. The")
-BLANKS = (("Oslo lies in", "Norway", " and has 12 parks."), ("The owl counts as a kind of", "bird", "."))
+MARK, PLAN, TRACE, ADAPTER = "demo.json", "plan.json", "trace.html", "lora"
+TYPICAL = 110  # tokens of the longest conversation of a step
+SHOWN = 3  # right answers, and wrong ones
+# A measure of time is never the same twice: steps come in portions, so that the same machine makes as many again.
+PORTIONS = 10
 
 
 @dataclass
 class Clock:
-    """Seconds by part."""
+    """Seconds by part, and since the beginning."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -52,16 +48,30 @@ class Clock:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
+    def total(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self.began
+
 
 @dataclass(frozen=True)
 class Stage:
-    """Where the demo plays: its folder, its screen, and how the canvas is shown."""
+    """Where the demo plays: its folder, its screen, how the canvas is shown, how much there is of everything."""
 
     folder: Path
     console: Console
     watch: Watch | None
     options: DemoOptions
-    size: seedling.Size
+    size: Size
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What is asked of the model before and after."""
+
+    files: DataFiles
+    questions: Sequence[dict[str, Any]]
+    statements: Sequence[Statement]
 
 
 def run_demo(
@@ -69,9 +79,9 @@ def run_demo(
     *,
     console: Console | None = None,
     watch: Watch | None = None,
-    size: seedling.Size | None = None,
+    size: Size | None = None,
 ) -> DemoReport:
-    """Build data, tokenizer and model, pretrain, fine-tune, measure before and after, write a report.
+    """Ask the base, fine-tune an adapter on questions, ask again, show how it answers, write a report.
 
     Args:
         options: see there.
@@ -82,90 +92,85 @@ def run_demo(
     Raises:
         ConfigError: the folder holds something else.
         ResourceError: the folder cannot be written.
+        ModelError: this installation lacks the base.
     """
     _quieten()
-    console = console or Console()
-    stage = Stage(_claim(options), console, watch, options, size or seedling.Size())
-    report = _play(stage)
+    console, size = console or Console(), size or Size()
+    base = load(size.base, device="cpu", dtype="float32")
+    stage = Stage(_claim(options), console, watch, options, size, Clock())
+    report = _play(stage, base)
     report.save()
     story.end(console, report)
     return report
 
 
-def _play(stage: Stage) -> DemoReport:
-    clock, folder, seed = Clock(), stage.folder, stage.options.seed
-    began = time.perf_counter()
+def _play(stage: Stage, base: DiffusionLM) -> DemoReport:
+    clock, options, size = stage.clock, stage.options, stage.size
     with clock.part("data"):
-        data = seedling.write_data(folder / "data", stage.size, seed)
-        tokenizer = seedling.train_tokenizer(data, stage.size)
-        seedling.write_base(folder / "base", tokenizer, stage.size)
-    untrained = _untrained(folder / "base", seed)
-    seen, unseen = (seedling.documents(tokenizer, path) for path in (data.texts, data.texts_test))
-    figures: dict[str, Any] = {
-        "parameters": untrained.model.num_parameters(),
-        "vocab_size": len(tokenizer),
-        "train_tokens": sum(len(ids) for ids in seen),
-    }
-    story.beginning(stage.console, folder, data, figures)
-    figures |= {
-        "uniform_nats": math.log(len(tokenizer)),
-        "unigram_nats": unigram_nats(seen, unseen, len(tokenizer)),
-        "steps": _plan(untrained, stage),
-    }
-    figures |= _pretrain(stage, clock, data, untrained, figures, unseen)
-    figures |= _finetune(stage, clock, data, figures["steps"]["sft"])
-    clock.seconds["total"] = time.perf_counter() - began
-    seconds = {name: round(value, 1) for name, value in clock.seconds.items()}
-    return DemoReport(folder=str(folder), seed=seed, seconds=seconds, **figures)
-
-
-def _pretrain(
-    stage: Stage,
-    clock: Clock,
-    data: seedling.DataFiles,
-    untrained: DiffusionLM,
-    figures: dict[str, Any],
-    unseen: list[list[int]],
-) -> dict[str, Any]:
-    """Pretraining, with what is measured and written before and after it."""
-    with clock.part("measuring"):
-        bound_before, facts_before = measures.bound_nats(untrained, unseen), measures.facts_right(untrained)
-        spoken_before = _speak(untrained, stage)
-    story.before_training(stage.console, figures, bound_before)
-    with clock.part("pretraining"):
-        settings = _pretraining(stage, data, figures["steps"]["pretrain"])
-        run = train(settings, verb="pretrain", console=stage.console)
-        base = load(stage.folder / "pretrain", device="cpu")
-    with clock.part("measuring"):
-        bound_after, facts_after = measures.bound_nats(base, unseen), measures.facts_right(base)
-        continued, filled = _pairs(spoken_before, _speak(base, stage))
-    story.after_training(stage.console, figures, bound_after, facts_after)
-    _show(base, stage)
-    story.texts(stage.console, continued, filled)
-    return {
-        "bound_before": bound_before,
-        "bound_after": bound_after,
-        "facts_before": facts_before,
-        "facts_after": facts_after,
-        "continued": continued,
-        "filled": filled,
-        "tokens_per_second": run.metrics.get("tokens_per_second", 0.0),
-    }
-
-
-def _finetune(stage: Stage, clock: Clock, data: seedling.DataFiles, steps: int) -> dict[str, Any]:
-    """Fine-tuning, with the questions answered before and after it."""
-    questions, learned = (seedling.read_rows(path) for path in (data.questions_test, data.questions))
-    story.before_questions(stage.console, questions[0])
-    with clock.part("measuring"):
-        base = load(stage.folder / "pretrain", device="cpu")
-        before = measures.answers_right(base, questions, learned, ANSWER_TOKENS)
+        files = write_questions(stage.folder / "data", size, options.seed)
+        tasks = Tasks(files, read_rows(files.unseen), statements(size, options.seed))
+    story.beginning(stage.console, base, size)
+    before = _ask(stage, base, tasks, "before")
+    story.before(stage.console, tasks.questions, before[1])
+    steps = _plan(stage, base)
+    story.training(stage.console, files, steps)
     with clock.part("fine-tuning"):
-        train(_finetuning(stage, data, steps), verb="sft", console=stage.console)
-    with clock.part("measuring"):
-        tuned = load(stage.folder / "sft", device="cpu")
-        after = measures.answers_right(tuned, questions, learned, ANSWER_TOKENS)
-    return {"answers_before": before, "answers_after": after}
+        run = train(_settings(stage, files, steps), verb="sft", console=stage.console)
+        tuned = load(stage.folder / ADAPTER, device="cpu", dtype="float32")
+    after = _ask(stage, tuned, tasks, "after")
+    baselines = measures.baselines(tasks.questions)
+    story.after(stage.console, measures.by_kind(before[1]), measures.by_kind(after[1]), baselines)
+    examples = _examples(after[1])
+    story.examples(stage.console, examples)
+    with clock.part("showing"):
+        recording = _show(stage, tuned, tasks)
+    return DemoReport(
+        folder=str(stage.folder),
+        seed=options.seed,
+        base=size.base,
+        parameters=base.model.num_parameters(),
+        questions=size.questions,
+        steps=steps,
+        filled_before=measures.filled_rightly(tasks.statements, before[0]),
+        filled_after=measures.filled_rightly(tasks.statements, after[0]),
+        filled=_filled(tasks.statements, before[0], after[0]),
+        before=measures.by_kind(before[1]),
+        after=measures.by_kind(after[1]),
+        baselines=baselines,
+        examples=examples,
+        recording=recording,
+        tokens_per_second=run.metrics.get("tokens_per_second", 0.0),
+        seconds={name: round(value, 1) for name, value in {**clock.seconds, "total": clock.total()}.items()},
+    )
+
+
+def _ask(stage: Stage, lm: DiffusionLM, tasks: Tasks, when: str) -> tuple[list[str], list[Case]]:
+    """Statements filled in and questions answered, `before` or `after` fine-tuning."""
+    with stage.clock.part(f"asking {when}"):
+        filled = measures.filled(lm, tasks.statements)
+        story.filled(stage.console, tasks.statements, filled, when)
+        return filled, measures.answered(lm, tasks.questions, stage.folder / f"answers_{when}.jsonl")
+
+
+def _filled(asked: Sequence[Statement], before: Sequence[str], after: Sequence[str]) -> Filled:
+    first = asked[0]
+    given = f"{first.table}{first.before} {BLANK}{first.after}"
+    return Filled(given, first.value.strip(), *(texts[0][len(first.table) :].strip() for texts in (before, after)))
+
+
+def _examples(cases: Sequence[Case]) -> tuple[Example, ...]:
+    """Some right answers, then some wrong ones, of as many kinds as there are."""
+    found: list[Example] = []
+    for is_right in (True, False):
+        kinds: dict[str, Case] = {}
+        for case in cases:
+            if bool(case.metrics["em"]) is is_right:
+                kinds.setdefault(case.kind, case)
+        found += [
+            Example(case.kind, case.question, case.gold, case.prediction.strip(), is_right)
+            for case in list(kinds.values())[:SHOWN]
+        ]
+    return tuple(found)
 
 
 def _claim(options: DemoOptions) -> Path:
@@ -203,95 +208,84 @@ def _is_free(folder: Path, mark: dict[str, Any]) -> bool:
     return (folder / MARK).read_text("utf-8") == json.dumps(mark) + "\n"
 
 
-def _untrained(folder: Path, seed: int) -> DiffusionLM:
-    model = load_model(folder, from_scratch=True, dtype="float32", seed=seed)
-    return DiffusionLM(model.eval(), load_tokenizer(folder, model.facts))
-
-
-def _plan(lm: DiffusionLM, stage: Stage) -> dict[str, int]:
-    """Steps of both trainings: as asked, or as many as the minutes allow on this machine, up to a fixed number."""
+def _plan(stage: Stage, lm: DiffusionLM) -> int:
+    """Steps of fine-tuning: as asked, as an interrupted demo had it, or as many as the rest of the minutes allows."""
     if stage.options.steps is not None:
-        return {"pretrain": stage.options.steps, "sft": max(1, stage.options.steps // 2)}
-    # A question's row is about as long as a packed one; the optimizer and the loader take a fifth more.
-    per_step = 1.2 * measures.seconds_per_update(lm, BATCH, LENGTH)
-    possible = int(stage.options.minutes * 60 / (1.5 * per_step))
-    pretrain = max(1, min(PRETRAIN_STEPS, possible))
-    return {"pretrain": pretrain, "sft": max(1, pretrain // 2)}
+        return stage.options.steps
+    plan = stage.folder / PLAN
+    if plan.is_file():
+        return json.loads(plan.read_text("utf-8"))["steps"]
+    steps = _affordable(stage, lm)
+    plan.write_text(json.dumps({"steps": steps}) + "\n", "utf-8")
+    return steps
 
 
-def _settings(stage: Stage, model: str, data: DataArguments, output: str, **trainer: Any) -> Settings:
-    steps = trainer["max_steps"]
-    common = {
-        "output_dir": str(stage.folder / output),
-        "per_device_train_batch_size": BATCH,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": max(1, steps // 20),
-        "weight_decay": 0.1,
-        # a short run cannot wait for the second moment's usual memory of a thousand updates
-        "adam_beta2": 0.95,
-        "logging_steps": max(1, steps // 8),
-        "save_strategy": "steps",
-        "save_steps": max(1, steps // 3),
-        "save_total_limit": 2,
-        "seed": stage.options.seed,
-        "use_cpu": True,
-    }
+def _affordable(stage: Stage, lm: DiffusionLM) -> int:
+    clock, most = stage.clock, stage.size.steps
+    # all is asked again after training; adapter, optimizer, loader and samples take a third of an update more
+    left = 60 * stage.options.minutes - clock.total() - 1.2 * clock.seconds["asking before"]
+    possible = left / (1.35 * measures.seconds_per_update(lm, stage.size.batch, TYPICAL))
+    portion = max(1, most // PORTIONS)
+    return max(portion, min(most, int(possible) // portion * portion))
+
+
+def _settings(stage: Stage, files: DataFiles, steps: int) -> Settings:
     return Settings(
-        ModelArguments(model_name_or_path=str(stage.folder / model)),
-        data,
-        ObjectiveArguments(),
-        RunArguments(),
-        common | trainer,
+        ModelArguments(
+            model_name_or_path=stage.size.base,
+            lora=True,
+            r=32,
+            lora_alpha=64,
+            lora_dropout=0.0,
+        ),
+        DataArguments(dataset_args=str(files.questions), max_length=stage.size.length),
+        # answers are so short that small times would leave most of them with nothing to be learned
+        ObjectiveArguments(time_epsilon=0.5, loss_weight="uniform", loss_normalization="token"),
+        RunArguments(sample_new_tokens=measures.ANSWER.max_new_tokens, sample_every=max(1, steps // 4)),
+        {
+            "output_dir": str(stage.folder / ADAPTER),
+            "max_steps": steps,
+            "per_device_train_batch_size": stage.size.batch,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": max(1, steps // 20),
+            # a short run cannot wait for the second moment's usual memory of a thousand updates
+            "adam_beta2": 0.95,
+            "logging_steps": max(1, steps // 10),
+            "save_strategy": "steps",
+            "save_steps": max(1, steps // 4),
+            "save_total_limit": 1,
+            "seed": stage.options.seed,
+            "use_cpu": True,
+        },
     )
 
 
-def _pretraining(stage: Stage, data: seedling.DataFiles, steps: int) -> Settings:
-    rows = DataArguments(dataset_args=str(data.texts), max_length=LENGTH)
-    return _settings(stage, "base", rows, "pretrain", max_steps=steps, learning_rate=3e-3)
-
-
-def _finetuning(stage: Stage, data: seedling.DataFiles, steps: int) -> Settings:
-    rows = DataArguments(dataset_args=str(data.questions), max_length=QUESTION_LENGTH)
-    return _settings(
-        stage, "pretrain", rows, "sft", max_steps=steps, learning_rate=1e-3, per_device_train_batch_size=QUESTION_BATCH
-    )
-
-
-def _speak(lm: DiffusionLM, stage: Stage) -> tuple[list[str], list[str]]:
-    """Continuations of the prompts, and the blanks filled."""
-    options = {"max_new_tokens": NEW_TOKENS, "block_size": 8, "steps": NEW_TOKENS, "temperature": TEMPERATURE}
-    continued = lm.generate(list(PROMPTS), seed=stage.options.seed, **options)
-    filled = lm.infill([measures.blanked(lm, *blank) for blank in BLANKS])
-    return [result.text for result in continued], [result.text for result in filled]
-
-
-def _pairs(
-    before: tuple[list[str], list[str]], after: tuple[list[str], list[str]]
-) -> tuple[tuple[Text, ...], tuple[Text, ...]]:
-    blanks = [f"{start} ____{end}" for start, _, end in BLANKS]
-    continued, filled = (
-        tuple(Text(*entry) for entry in zip(given, old, new, strict=True))
-        for given, old, new in zip((PROMPTS, blanks), before, after, strict=True)
-    )
-    return continued, filled
-
-
-def _show(lm: DiffusionLM, stage: Stage) -> None:
-    """One generation with its canvas visible."""
-    story.before_canvas(stage.console)
-    stream = lm.stream(
-        PROMPTS[0],
-        max_new_tokens=NEW_TOKENS,
-        block_size=NEW_TOKENS // 2,
-        steps=NEW_TOKENS,
-        temperature=TEMPERATURE,
-        seed=stage.options.seed,
-    )
+def _show(stage: Stage, lm: DiffusionLM, tasks: Tasks) -> dict[str, Any]:
+    """One answer with its canvas visible; that and others as a recording, which `trace.html` plays."""
+    rows = sorted(tasks.questions, key=lambda row: -len(lm.tokenizer(row["messages"][-1]["content"])["input_ids"]))
+    options = replace(measures.ANSWER, trace=True)
+    story.before_canvas(stage.console, rows[0])
+    stream = lm.stream([rows[0]["messages"][:-1]], options)
     if stage.watch is not None:
         stage.watch(stream, lm)
-    else:
-        for _ in stream:
-            pass
+    chosen = [rows[0], *tasks.questions[:SHOWN]]
+    results = lm.generate([row["messages"][:-1] for row in chosen], options)
+    played = [
+        Played(
+            result.trace,
+            row["messages"][:-1],
+            result.text,
+            result.finish_reason,
+            result.stats,
+            row["messages"][-1]["content"],
+        )
+        for row, result in zip(chosen, results, strict=True)
+        if result.trace is not None
+    ]
+    recording = Recording(played, Vocabulary.of(lm.tokenizer), {"model": f"{stage.size.base} + {ADAPTER}"})
+    (stage.folder / TRACE).write_text(recording.to_html(), "utf-8")
+    return recording.to_dict()
 
 
 def _quieten() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,90 +11,123 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text as Styled
 
-from unmask.demo.measures import Score
-from unmask.demo.report import DemoReport, Text
-from unmask.demo.seedling import DataFiles, read_rows
+from unmask.demo.materials import DataFiles, Size, Statement
+from unmask.demo.measures import ALL, ANSWER, Score, by_kind, filled_rightly
+from unmask.demo.report import DemoReport, Example
+from unmask.evaluation.cases import Case
+from unmask.lm import DiffusionLM
+
+BAR = 20  # characters of 100 %
 
 
-def beginning(console: Console, folder: Path, data: DataFiles, figures: dict[str, Any]) -> None:
-    """The first act: what there is to learn from, and what is to learn."""
-    _title(console, "1  From nothing: data, a tokenizer, an empty model")
-    _say(console, f"Texts about invented tables: {data.texts}, {figures['train_tokens']:,} tokens. One of them:")
-    _quote(console, read_rows(data.texts)[0]["text"])
-    _say(console, f"A tokenizer of {figures['vocab_size']:,} tokens learned from them, and a LLaDA of")
-    _say(console, f"{figures['parameters']:,} parameters, so far only a config.json: {folder / 'base'}")
+def beginning(console: Console, base: DiffusionLM, size: Size) -> None:
+    """The first act: what there is."""
+    _title(console, "1  The base: it has read tables, and never a question")
+    _say(console, f"{size.base}, a {base.family.name} of {base.model.num_parameters():,} parameters, comes with this")
+    _say(console, "package. Below a table that it never saw, a sentence lacks a word:")
 
 
-def before_training(console: Console, figures: dict[str, Any], bound: float) -> None:
-    """The yardsticks, before training begins."""
-    _title(console, f"2  Pretraining, {figures['steps']['pretrain']:,} steps on this CPU")
-    _say(console, "A text gets some of its tokens masked; the model learns to tell what they were.")
-    _say(console, "The bound says how well it knows unseen texts, in nats per token; less is better:")
-    _row(console, figures["uniform_nats"], "knowing nothing: every token as likely as any other")
-    _row(console, figures["unigram_nats"], "counting: knowing only how frequent each token is")
-    _row(console, bound, "the model now, its weights random")
+def filled(console: Console, asked: Sequence[Statement], texts: Sequence[str], when: str) -> None:
+    """Statements filled in, before or after fine-tuning."""
+    score = filled_rightly(asked, texts)
+    if when == "after":
+        _say(console, f"Sentences below unseen tables, as in 1: {_of(score)} filled in rightly.")
+        return
+    first = asked[0]
+    _quote(console, f"{first.table}{first.before.strip()} ____{first.after}")
+    _say(console, f"  It fills in {_line(texts[0][len(first.table) :])}")
+    _say(console, f"  Of {score.asked} such sentences it fills in {score.right} rightly.")
 
 
-def after_training(console: Console, figures: dict[str, Any], bound: float, facts: Score) -> None:
-    """What pretraining brought."""
-    is_better = bound < figures["unigram_nats"]
-    _row(console, bound, "the model after training", style="bold green" if is_better else "bold red")
-    verdict = "well below counting: it uses the context" if is_better else "not below counting: train longer"
-    _say(console, f"That is {verdict}. It fills in {_of(facts)} facts of the texts")
-    _say(console, '(such as "Oslo lies in ____").')
+def before(console: Console, questions: Sequence[Mapping[str, Any]], cases: Sequence[Case]) -> None:
+    """The second act: what it is to learn, and how it does now."""
+    _title(console, "2  Questions about tables, before training")
+    first, score = questions[0]["messages"], by_kind(cases)[ALL]
+    _quote(console, first[0]["content"])
+    _say(console, f"  It answers {_line(cases[0].prediction)!r}; right: {first[1]['content']!r}")
+    _say(console, f"  Of {score.asked} such questions about unseen tables it answers {score.right} exactly.")
 
 
-def before_canvas(console: Console) -> None:
+def training(console: Console, files: DataFiles, steps: int) -> None:
+    """The third act: what is learned."""
+    _title(console, f"3  Fine-tuning a LoRA adapter, {steps:,} steps on this CPU")
+    _say(console, f"Questions with their answers, about other tables: {files.questions}")
+
+
+def after(
+    console: Console,
+    before: Mapping[str, Score],
+    after: Mapping[str, Score],
+    baselines: Mapping[str, Mapping[str, Score]],
+) -> None:
+    """The fourth act: the same questions again."""
+    _title(console, "4  The same questions, after training")
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    heads = ("exact match", "before", "after", "", "", "95 % interval", *baselines)
+    for name in heads:
+        table.add_column(name, justify="left" if name in ("exact match", "") else "right", header_style="dim")
+    for kind, score in after.items():
+        low, high = score.interval
+        table.add_row(
+            kind,
+            f"{before[kind].right}",
+            _of(score),
+            _percent(score),
+            Styled("█" * round(BAR * score.share), "green"),
+            f"{100 * low:.0f} to {100 * high:.0f} %",
+            *(_percent(scores[kind]) for scores in baselines.values()),
+            style="bold" if kind == ALL else "",
+        )
+    console.print(Padding(table, (1, 0, 1, 2), expand=False))
+    _say(console, "No table of these questions was trained on. copy: the cell whose row and column the")
+    _say(console, "question names; majority: the most frequent answer to questions of the kind.")
+
+
+def examples(console: Console, shown: Sequence[Example]) -> None:
+    """Right and wrong answers."""
+    for example in shown:
+        mark = "[green]✓[/green]" if example.is_right else "[red]✗[/red]"
+        console.print(f"\n  {mark} ", end="", highlight=False)
+        _say(console, _line(example.asked))
+        right = "" if example.is_right else f"   (right: {example.expected})"
+        _say(console, f"    {_line(example.answer) or '(nothing)'}{right}")
+
+
+def before_canvas(console: Console, row: Mapping[str, Any]) -> None:
     """What the canvas shows."""
-    _title(console, "3  Writing: all positions at once, the surest first")
-
-
-def texts(console: Console, continued: Iterable[Text], filled: Iterable[Text]) -> None:
-    """Samples before and after."""
-    for text in continued:
-        _say(console, "")
-        _pair(console, f"{text.given} ...", text)
-    _say(console, "\nBlanks, filled by looking at both sides of them:")
-    for text in filled:
-        _pair(console, text.given, text)
-
-
-def before_questions(console: Console, row: dict[str, Any]) -> None:
-    """What fine-tuning is for."""
-    _title(console, "4  Fine-tuning: questions about tables that it never saw")
-    _quote(console, f"{row['messages'][0]['content']}\n-> {row['messages'][1]['content']}")
+    _title(console, "5  How it writes: all positions at once, the surest first")
+    _say(console, f"Right would be: {row['messages'][-1]['content']}\n")
 
 
 def end(console: Console, report: DemoReport) -> None:
-    """The results, and what to try next."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for name in ("question", "fitting before", "after", "exact before", "after"):
-        table.add_column(name, justify="left" if name == "question" else "right", header_style="dim")
-    for kind, after in report.answers_after.items():
-        before = report.answers_before[kind]
-        fitting = (f"{score.fitting} of {score.asked}" for score in (before, after))
-        table.add_row(kind, *fitting, _of(before), _of(after))
-    console.print(Padding(table, (1, 0, 1, 2), expand=False))
-    _say(console, "Fitting: a name where a name is asked for, a number where a number is. Exact: the one")
-    _say(console, "in the table; a coin gets half of the comparisons, superlatives and verifications.")
-    _say(console, "The form is learned in a minute; to read a value out of any table takes far longer")
-    _say(console, "training than a demo has.")
+    """Where everything is, and what to try next."""
     _title(console, f"Done in {report.seconds['total']:.0f} s")
-    _say(console, f"report: {report.folder}/report.md\n\nNow try:")
-    for line in next_commands(report.folder):
+    _say(console, f"{report.folder}/report.html  figures, examples, how the answers were written")
+    _say(console, f"{report.folder}/lora/report.html  the training run\n\nNow try:")
+    for line in next_commands(report):
         console.print(f"  {line}", style="cyan", highlight=False, markup=False, soft_wrap=True)
 
 
-def next_commands(folder: str) -> list[str]:
+def next_commands(report: DemoReport) -> list[str]:
     """Commands that go on from here."""
-    pretrained, tuned, data = f'"{folder}/pretrain"', f'"{folder}/sft"', f'"{folder}/data/texts.jsonl"'
+    folder, tokens = report.folder, f"--max_new_tokens {ANSWER.max_new_tokens}"
+    adapter, merged, unseen = (
+        shlex.quote(f"{folder}/{name}") for name in ("lora", "merged", "data/questions_unseen.jsonl")
+    )
     return [
-        f'unmask generate --show --model {pretrained} --temperature 0.5 --max_new_tokens 40 "The members of a club."',
-        f'unmask infill --show --model {pretrained} "The eagle counts as a kind of[MASK]."',
-        f"unmask chat --model {tuned} --max_new_tokens 12",
-        f'unmask pretrain --model_name_or_path {pretrained} --dataset_args {data} --output_dir "{folder}/longer"',
+        f"unmask generate --show --model {adapter} {tokens} --chat_template true {_quoted(report.examples[0].whole)}",
+        f"unmask infill --show --model {adapter} {_quoted(report.filled.given)}",
+        f"unmask eval tables --model_name_or_path {adapter} --dataset_args {unseen} {tokens}",
+        f"unmask merge --lora_path {adapter} --merge_path {merged}",
+        f"unmask chat {merged} {tokens}",
         "unmask demo --seed 1",
     ]
+
+
+def _quoted(text: str) -> str:
+    """A text as one word of a shell, on one line."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"$'{escaped}'"
 
 
 def _title(console: Console, text: str) -> None:
@@ -110,16 +143,6 @@ def _quote(console: Console, text: str) -> None:
     console.print(Padding(Styled(text, "italic"), (0, 0, 0, 4), expand=False))
 
 
-def _row(console: Console, nats: float, meaning: str, style: str = "") -> None:
-    console.print(Styled(f"  {nats:6.2f}  {meaning}", style))
-
-
-def _pair(console: Console, given: str, text: Text) -> None:
-    console.print(Styled(given, "dim"))
-    console.print(Padding(Styled.assemble(("before  ", "dim"), _line(text.before)), (0, 0, 0, 2), expand=False))
-    console.print(Padding(Styled.assemble(("after   ", "bold green"), _line(text.after)), (0, 0, 0, 2), expand=False))
-
-
 def _line(text: str) -> str:
     """On one line, and without what could move the cursor."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
@@ -127,3 +150,7 @@ def _line(text: str) -> str:
 
 def _of(score: Score) -> str:
     return f"{score.right} of {score.asked}"
+
+
+def _percent(score: Score) -> str:
+    return f"{100 * score.share:.0f} %"
