@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -74,6 +74,7 @@ class ModelFamily:
         name: ours, as in the registry. model_type, architecture: as `config.json` spells them.
         tokenizer_class: of transformers; reads official files that have no `tokenizer.json` but a class of their own.
         model_types: further spellings; one that another family has too is this one's where `architecture` is.
+        sizes: published checkpoints whose number of parameters is known.
         trunk: `module:attribute` of the forward pass. reader: how to read its configuration.
         keys: names of modules, official <-> ours; `head` and `embed` are ours too.
         mask_token, mask_token_id: used where neither the configuration nor the tokenizer says; None: the checkpoint
@@ -109,3 +110,4 @@ class ModelFamily:
     shift: bool = False
     tokenizer_class: str | None = None
     model_types: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)

@@ -20,4 +20,5 @@ FAMILY = replace(
     },
     paper="arXiv 2410.17891",
     attention="bidirectional",
+    sizes={"Qwen3-0.6B-diffusion": 596_049_920},
 )

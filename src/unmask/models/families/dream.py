@@ -36,4 +36,5 @@ FAMILY = ModelFamily(
     shift=True,
     # the official DreamTokenizer is a copy of it
     tokenizer_class="Qwen2Tokenizer",
+    sizes={"Dream-7B": 7_615_616_512},
 )

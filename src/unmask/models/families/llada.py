@@ -234,4 +234,5 @@ FAMILY = ModelFamily(
         "weight_tying": False,
     },
     paper="arXiv 2502.09992",
+    sizes={"LLaDA-8B": 8_015_581_184},
 )

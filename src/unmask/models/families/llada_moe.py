@@ -160,4 +160,5 @@ FAMILY = ModelFamily(
     },
     paper="arXiv 2509.24389",
     model_types=("llada",),
+    sizes={"LLaDA-MoE-7B-A1B": 7_356_880_896},
 )

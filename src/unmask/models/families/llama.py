@@ -29,4 +29,5 @@ FAMILY = ModelFamily(
     tiny_config={"model_type": "llama", "architectures": ["LlamaForCausalLM"], **llama_layout.TINY},
     paper="arXiv 2302.13971, 2407.21783",
     attention="causal",
+    sizes={"Llama-3.1-8B": 8_030_261_248},
 )

@@ -34,4 +34,5 @@ FAMILY = ModelFamily(
     tiny_config={"model_type": "mistral", "architectures": ["MistralForCausalLM"], **llama_layout.TINY},
     paper="arXiv 2310.06825",
     attention="causal",
+    sizes={"Mistral-7B": 7_241_732_096},
 )

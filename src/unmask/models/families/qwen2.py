@@ -26,4 +26,5 @@ FAMILY = ModelFamily(
     tiny_config={"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], **llama_layout.TINY},
     paper="arXiv 2407.10671, 2412.15115",
     attention="causal",
+    sizes={"Qwen2.5-7B": 7_615_616_512},
 )

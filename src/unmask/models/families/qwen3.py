@@ -33,4 +33,5 @@ FAMILY = ModelFamily(
     tiny_config={"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], **llama_layout.TINY, "head_dim": 16},
     paper="arXiv 2505.09388",
     attention="causal",
+    sizes={"Qwen3-8B": 8_190_735_360},
 )
