@@ -1,7 +1,7 @@
 """`unmask show`: what may be typed as a family, strategy, cache, schedule or objective; other spellings; recipes;
 and where the launch configurations lie.
 
-Prints tables; knows nothing of what it lists. `show memory` is in `show_memory.py`.
+Prints tables; knows nothing of what it lists. `show memory` and `show families` have files of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from unmask.cli.aliases import ALIASES, CONFIG_NAMES
 from unmask.cli.config import parse
 from unmask.cli.options import OptionTable
 from unmask.cli.recipes import headline, recipes
+from unmask.cli.show_families import families_in_markdown, family_rows
 from unmask.errors import ConfigError, did_you_mean
 from unmask.registry import CACHES, FAMILIES, NOISE_SCHEDULES, OBJECTIVES, STRATEGIES, Registry
 from unmask.training.launch import CONFIGS, SLURM, config_path
@@ -36,6 +37,8 @@ class ShowArguments:
 
     json: bool = False
     """Print one JSON object instead of tables."""
+    markdown: bool = False
+    """Print the families as the table in Markdown that the README has."""
 
 
 def run(argv: list[str]) -> int:
@@ -50,8 +53,13 @@ def run(argv: list[str]) -> int:
         if kind not in KINDS:
             raise ConfigError(f'nothing called "{kind}" to show.{did_you_mean(kind, KINDS)} Kinds: {", ".join(KINDS)}.')
     wanted = parsed.words or tuple(REGISTRIES)
-    if idle := [name for name in parsed.given if name != "json" and "memory" not in wanted]:
+    if idle := [name for name in parsed.given if name not in ("json", "markdown") and "memory" not in wanted]:
         raise ConfigError(f"{parsed.label(idle[0])} belongs to: unmask show memory")
+    if parsed["markdown"]:
+        if wanted != ("families",):
+            raise ConfigError("--markdown belongs to: unmask show families")
+        print(families_in_markdown(), end="")
+        return 0
     tables: dict[str, list[dict[str, Any]]] = {
         kind: memory(parsed) if kind == "memory" else rows(kind) for kind in wanted
     }
@@ -74,6 +82,8 @@ def rows(kind: str) -> list[dict[str, str]]:
         }
         spellings |= {name: alias.target or f"no effect: {alias.why}" for name, alias in ALIASES.items()}
         return [{"name": name, "what": what} for name, what in spellings.items()]
+    if kind == "families":
+        return family_rows()
     if kind == "recipes":
         return [{"name": name, "what": headline(file), "file": str(file)} for name, file in recipes().items()]
     if kind == "launch":

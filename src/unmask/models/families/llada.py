@@ -1,4 +1,7 @@
-"""LLaDA (8B Base, Instruct, 1.5), dense: facts of the official checkpoints, nothing else."""
+"""LLaDA (8B Base, Instruct, 1.5) and iLLaDA, dense: facts of the official checkpoints, nothing else.
+
+iLLaDA is the same network with other token ids, which its own files name.
+"""
 
 from __future__ import annotations
 
