@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli import sampling, trace_files
@@ -35,10 +35,16 @@ OWN = (
 
 @dataclass(frozen=True)
 class Telling:
-    """What is shown where nothing is asked for: texts to go on with, and texts with blanks."""
+    """What is shown where nothing is asked for.
+
+    Attributes:
+        prompts: texts to go on with. blanks: texts with blanks.
+        new_tokens: written after each prompt unless the user says how many; None: the usual number.
+    """
 
     prompts: tuple[str, ...]
     blanks: tuple[str, ...]
+    new_tokens: int | None = None
 
 
 OF_ANYTHING = Telling(
@@ -51,11 +57,12 @@ OF_ANYTHING = Telling(
 _CITIES = (
     "| city | country | market day |\n| --- | --- | --- |\n| Oslo | Norway | Friday |\n| Rome | Italy | Sunday |\n"
 )
-_ANIMALS = "| animal | age | food |\n| --- | --- | --- |\n| owl | 12 | insects |\n| crab | 5 | leaves |\n"
-# the small base of this package knows nothing else
+_ANIMALS = "| animal | age | food |\n| --- | --- | --- |\n| owl | 12 | insects |\n| lion | 5 | meat |\n"
+# the small base of this package knows nothing else, and has not learned where to stop
 OF_TABLES = Telling(
-    (f"{_CITIES} Oslo lies in", f"{_ANIMALS} The crab is"),
+    (f"{_CITIES} Oslo lies in", f"{_ANIMALS} The owl"),
     (f"{_CITIES} Rome holds its market on [MASK]. Oslo lies in [MASK].",),
+    new_tokens=16,
 )
 
 
@@ -135,6 +142,9 @@ def _print(prompts: Sequence[Any], results: Sequence[Generation]) -> None:
 def _show_off(lm: DiffusionLM, options: GenerationOptions, parsed: Parsed, shown: Telling) -> int:
     """Both things a masked model can do."""
     show = parsed["show"]
+    if shown.new_tokens and "max_new_tokens" not in parsed:
+        steps = options.steps if "steps" in parsed else shown.new_tokens
+        options = replace(options, max_new_tokens=shown.new_tokens, steps=steps)
     continued, seconds = sampling.drain(lm.stream(list(shown.prompts), options), lm, len(shown.prompts), show)
     whole = sampling.one_block(options, parsed)
     filled, more = sampling.drain(lm.stream_infill(list(shown.blanks), whole), lm, len(shown.blanks), show)
