@@ -438,7 +438,7 @@ def _remove_stale(folder: Path, written: set[str]) -> None:
 def write_config(model: DiffusionModel, folder: Path, *, dtype: torch.dtype) -> None:
     """Write `config.json`: the official one, with the type of the weights and the mask token."""
     config = model.facts.config_with(dtype=str(dtype).removeprefix("torch."))
-    if model.mask_token_id is not None and model.mask_token_id < model.facts.shape.vocab_size:
+    if model.mask_token_id != model.family.mask_token_id:  # the family's default is no fact of this checkpoint
         config["mask_token_id"] = model.mask_token_id
     config.pop("torch_dtype", None)
     source, references = model.config._name_or_path, config.get("auto_map")
