@@ -22,7 +22,14 @@ from unmask.errors import ConfigError, ResourceError
 from unmask.generation.loop import Decoding, stream, stream_infill
 from unmask.generation.options import GenerationOptions
 from unmask.generation.trace import Commit, Completion, Stats, Trace
-from unmask.models.adapters import base_of, has_adapter, is_adapter, load_adapter, save_adapter
+from unmask.models.adapters import (
+    base_of,
+    has_adapter,
+    is_adapter,
+    load_adapter,
+    save_adapter,
+    tokenizer_folder,
+)
 from unmask.models.card import saved_card, write_card
 from unmask.models.checkpoints import load_model, resolve_folder, save_model
 from unmask.models.families import ModelFamily
@@ -245,16 +252,21 @@ class DiffusionLM:
             )
         return estimate.mean
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: str | os.PathLike[str], *, max_shard_size: str = "5GB") -> None:
         """Write the model, or its adapter, the tokenizer and a model card in the family's own layout.
 
+        Args:
+            folder: created if need be; files of the same names are replaced.
+            max_shard_size: larger models are split.
+
         Raises:
+            ModelError: the weights are quantised.
             ResourceError: the folder cannot be written.
         """
         if has_adapter(self.model):
             save_adapter(self.model, folder)
         else:
-            save_model(self.model, folder)
+            save_model(self.model, folder, max_shard_size=max_shard_size)
         self.tokenizer.save_pretrained(os.fspath(folder))
         write_card(folder, saved_card(self.model, Path(folder)))
 
@@ -360,7 +372,7 @@ def load(
     model.config._name_or_path = os.fspath(name)
     if adapter is not None:
         load_adapter(model, adapter)
-    return DiffusionLM(model.eval(), load_tokenizer(folder, model.facts))
+    return DiffusionLM(model.eval(), load_tokenizer(tokenizer_folder(folder, adapter), model.facts))
 
 
 def _device(name: str | torch.device) -> torch.device:

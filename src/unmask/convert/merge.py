@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unmask.convert.aside import built_aside, free_folder
 from unmask.errors import ModelError
-from unmask.models.adapters import base_held_in, base_of, is_adapter, load_adapter
+from unmask.models.adapters import base_held_in, base_of, is_adapter, load_adapter, tokenizer_folder
 from unmask.models.card import Card, write_card
 from unmask.models.checkpoints import (
     Dtype,
@@ -131,8 +131,7 @@ def _card(name: str, family: str, base: str, adapter: str) -> Card:
 
 def _write_the_rest(folder: Path, model: DiffusionModel, source: Path, origin: Path) -> None:
     """The tokenizer, the adapter's where it has one of its own, and how the base is generated with."""
-    holder = source if (source / "tokenizer.json").is_file() else origin
-    load_tokenizer(holder, model.facts).save_pretrained(folder)
+    load_tokenizer(tokenizer_folder(origin, source), model.facts).save_pretrained(folder)
     generation = origin / "generation_config.json"
     if generation.is_file():
         shutil.copyfile(generation, folder / generation.name)

@@ -273,6 +273,12 @@ def base_of(folder: Path) -> str | None:
     return base
 
 
+def tokenizer_folder(base: Path, adapter: str | os.PathLike[str] | None) -> Path:
+    """Where the tokenizer of a base under an adapter is: the adapter's own, which may know more tokens, comes first."""
+    folder = None if adapter is None else resolve_folder(adapter, weights=False, holds=f"an {CONFIG}")
+    return folder if folder is not None and (folder / "tokenizer.json").is_file() else base
+
+
 def _inject(model: DiffusionModel, targets: list[str], settings: LoraSettings, saved: list[str] | None) -> None:
     if find_spec("bitsandbytes"):
         import_bitsandbytes()  # PEFT would import it less carefully

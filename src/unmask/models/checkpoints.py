@@ -31,6 +31,7 @@ from unmask.models.shell import DiffusionModel
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # types of weights that mean what they say; what has 8 bits means nothing without its scales
 _PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -128,6 +129,7 @@ def load_model(
         if kind:
             quantize_layers(model, kind, wanted)
     model.config._name_or_path = os.fspath(name_or_path)
+    model.origin = folder  # type: ignore[reportArgumentType]
     if from_scratch:
         _fill_from_scratch(model, wanted, torch.device(device), seed)
     else:
@@ -424,6 +426,7 @@ def save_model(
         _remove_stale(target, {*split.filename_to_tensors, *([INDEX] if split.is_sharded else [])})
         write_config(model, target, dtype=next(iter(tensors.values())).dtype)
         _copy_official_code(model, target)
+        _copy_generation_config(model, target)
     except (OSError, SafetensorError) as error:
         raise ResourceError(f"cannot save to {target}: {error}. Free space or choose another folder.") from None
 
@@ -459,3 +462,10 @@ def _copy_official_code(model: DiffusionModel, target: Path) -> None:
     if source.resolve() != target.resolve():
         for path in source.glob("*.py"):
             shutil.copyfile(path, target / path.name)
+
+
+def _copy_generation_config(model: DiffusionModel, target: Path) -> None:
+    """How the official code generates with a model is no part of it, and travels with it."""
+    origin = getattr(model, "origin", None)
+    if origin is not None and (origin / GENERATION).is_file() and origin.resolve() != target.resolve():
+        shutil.copyfile(origin / GENERATION, target / GENERATION)

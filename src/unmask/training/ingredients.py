@@ -18,7 +18,7 @@ from unmask.data.prepare import cached_splits
 from unmask.data.sources.named import open_sources
 from unmask.data.yardstick import learned_ids, unigram_nats
 from unmask.errors import ConfigError, ModelError
-from unmask.models.adapters import LoraSettings, attach_lora, base_of, is_adapter, load_adapter
+from unmask.models.adapters import LoraSettings, attach_lora, base_of, is_adapter, load_adapter, tokenizer_folder
 from unmask.models.checkpoints import holds_weights, load_model, resolve_folder, to_official_name
 from unmask.models.facts import Facts, read_facts
 from unmask.models.shell import DiffusionModel
@@ -49,7 +49,7 @@ def gather(settings: Settings, verb: str) -> Ingredients:
     from_scratch = settings.model.from_scratch or (verb == "pretrain" and not holds_weights(source))
     facts = read_facts(source)
     _refuse_another_kind(facts, settings.objective.objective, source)
-    tokenizer = load_tokenizer(source, facts, add_mask_token=True)
+    tokenizer = load_tokenizer(tokenizer_folder(source, settings.model.adapter), facts, add_mask_token=True)
     if settings.data.max_length > facts.shape.max_length:
         raise ConfigError(
             f"max_length is {settings.data.max_length}, the model was made for {facts.shape.max_length} positions at "
