@@ -18,6 +18,7 @@ import pytest
 from tests import tiny
 from tests.architecture.test_docs import SHELLS, blocks
 from unmask.cli.main import main
+from unmask.models.checkpoints import EXAMPLES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SMALLER = (
@@ -36,21 +37,20 @@ def _commands(page: str) -> str:
 
 def _steps(shell: str) -> list[str]:
     """Each command of ours, each Python program, and what stands between them."""
-    ours = r"^((?:echo .*\| *)?unmask .*|python - <<'END'\n(?:.*\n)*?END)$"
+    ours = r"^((?:unmask|python) .*<<'END'\n(?:.*\n)*?END|unmask .*)$"
     return [step.strip() for step in re.split(ours, shell.replace("\\\n", " "), flags=re.MULTILINE) if step.strip()]
 
 
 def _run(step: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a step in this process where it is ours, so that torch is imported once; the exit status."""
+    command, *lines = step.removesuffix("\nEND").split("\n")
     if step.startswith("python"):
-        exec("\n".join(step.splitlines()[1:-1]), {})
+        exec("\n".join(lines), {})
         return 0
-    words = shlex.split(step)
-    if "unmask" not in words:
+    if not step.startswith("unmask"):
         return subprocess.run(["bash", "-e", "-c", step]).returncode
-    place = words.index("unmask")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{turn}\n" for turn in words[1 : max(place - 1, 1)])))
-    return main(words[place + 1 :])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    return main(shlex.split(command.partition("<<")[0])[1:])
 
 
 def test_the_tutorial_works_as_printed(
@@ -62,7 +62,8 @@ def test_the_tutorial_works_as_printed(
     for pattern, small in SMALLER:
         shell, times = re.subn(pattern, small, shell)
         assert times, f"{pattern} is not on the page any more"
-    for step in _steps(shell.replace("example:base", str(model))):
+    monkeypatch.setitem(EXAMPLES, "base", (str(model),))
+    for step in _steps(shell):
         assert _run(step, monkeypatch) == 0, step
     before, after = (
         json.loads((tmp_path / f"eval-{when}" / "results.json").read_text()) for when in ("before", "after")
@@ -77,10 +78,12 @@ def test_both_languages_have_the_same_commands() -> None:
 
 
 def test_steps_are_found() -> None:
-    shell = "unmask a \\\n  b\nls\npython - <<'END'\nimport unmask\nEND\necho \"c d\" \\\n | unmask chat\n"
+    shell = "unmask a \\\n  b\nls\npython - <<'END'\nimport unmask\nEND\n"
+    shell += "unmask chat \\\n x <<'END'\nunmask d\nEND\nunmask e\n"
     assert _steps(shell) == [
         "unmask a    b",
         "ls",
         "python - <<'END'\nimport unmask\nEND",
-        'echo "c d"   | unmask chat',
+        "unmask chat   x <<'END'\nunmask d\nEND",
+        "unmask e",
     ]
