@@ -77,6 +77,18 @@ def test_invented_questions(tmp_path: Path) -> None:
         assert ", ".join(row["answers"]) == answered and all(f"| {key} |" in asked for key in row["answers"])
 
 
+def test_several_questions_of_a_table_in_one_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "turns.jsonl"
+    options = ("--kinds", "look-up,count", "--limit", "40", "--turns", "3", "--output", str(file))
+    assert main(["prepare", "tables", "generated", *options]) == 0
+    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    assert sum(len(row["messages"]) // 2 for row in rows) == 40 > len(rows)
+    assert "40 questions about" in capsys.readouterr().out
+    for row in rows:
+        asked, answered = (message["content"] for message in row["messages"][-2:])
+        assert asked.endswith(row["question"]) and answered == ", ".join(row["answers"])
+
+
 def test_help_shows_examples_and_the_knobs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "tables", "--help"]) == 0
     assert "--max_table_rows" in capsys.readouterr().out

@@ -124,6 +124,34 @@ def test_records_are_conversations_and_repeatable() -> None:
     assert not train & {row["table_id"] for row in rows}
 
 
+def test_several_questions_share_a_table_that_stands_there_once() -> None:
+    alone = list(message_records(TableOptions(seed=3), 60, questions=MessageOptions(per_table=4)))
+    shared = list(message_records(TableOptions(seed=3), 60, questions=MessageOptions(per_table=4, turns=3)))
+    pairs = [(row["table_id"], *_asked_and_answered(row)) for row in alone]
+    assert [(row["table_id"], *pair) for row in shared for pair in _pairs(row)] == pairs
+    lengths = Counter(len(row["messages"]) // 2 for row in shared)
+    assert set(lengths) == {1, 2, 3}
+    for row in shared:
+        later = [message["content"] for message in row["messages"][2:]]
+        assert "| --- |" in row["messages"][0]["content"] and not any("| --- |" in text for text in later)
+        assert row.get("kinds", [row["kind"]])[-1] == row["kind"]
+    assert Counter(kind for row in shared for kind in row.get("kinds", [row["kind"]])) == Counter(
+        row["kind"] for row in alone
+    )
+    with pytest.raises(ConfigError, match="turns is 0; a conversation has at least 1 question"):
+        MessageOptions(turns=0)
+
+
+def _asked_and_answered(row) -> tuple[str, str]:
+    (pair,) = _pairs(row)
+    return pair
+
+
+def _pairs(row) -> list[tuple[str, str]]:
+    texts = [message["content"].rpartition("\n\n")[2] for message in row["messages"]]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
 def test_an_unknown_kind_is_told() -> None:
     with pytest.raises(ConfigError, match='no kind of question "lookup".*Did you mean "look-up"'):
         MessageOptions(kinds=("lookup",))  # type: ignore[arg-type]

@@ -191,9 +191,9 @@ def _invented(parsed: Parsed) -> Iterator[dict[str, Any]]:
 
 def _with_its_question(record: dict[str, Any], name: str) -> dict[str, Any]:
     """What the records of published corpora have beside the conversation too."""
-    asked, answered = (message["content"] for message in record["messages"])
+    asked, answered = (message["content"] for message in record["messages"][-2:])
     beside = {"question": asked.rpartition("\n\n")[2], "answers": answered.split(", ")}
-    known = {key: record[key] for key in ("table_id", "kind")}
+    known = {key: record[key] for key in ("table_id", "kind", "kinds") if key in record}
     return {"source": GENERATED, "id": name, **known, **beside, "messages": record["messages"]}
 
 
@@ -220,7 +220,7 @@ def _write(records: Iterator[dict[str, Any]], write: Any, corpus: str, parsed: P
     shortened = left_out = 0
     for record in records:
         write(json.dumps(record, ensure_ascii=False) + "\n")
-        kinds[record.get("kind", "")] += 1
+        kinds.update(record.get("kinds", [record.get("kind", "")]))
         tables.add(record["table_id"])
         shortened += record.get("rows_left_out", 0) > 0
         left_out += record.get("rows_left_out", 0)

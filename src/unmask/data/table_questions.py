@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -34,14 +34,19 @@ class MessageOptions:
     Attributes:
         kinds: of questions.
         per_table: questions about each table, at most.
+        turns: questions of a conversation, at most; the table stands before the first one alone, so that it is read
+            once for all of them.
         style: of the table.
     """
 
     kinds: tuple[Kind, ...] = KINDS
     per_table: int = 4
+    turns: int = 1
     style: Style = "markdown"
 
     def __post_init__(self) -> None:
+        if self.turns < 1:
+            raise ConfigError(f"turns is {self.turns}; a conversation has at least 1 question.")
         for kind in self.kinds:
             if kind not in KINDS:
                 raise ConfigError(
@@ -73,27 +78,40 @@ def ask_some(table: Table, options: MessageOptions, random: Random) -> list[Ques
 def message_records(
     options: TableOptions, count: int, *, split: Split = "train", questions: MessageOptions | None = None
 ) -> Iterator[dict[str, Any]]:
-    """`count` conversations of one question and its answer, with `kind`, `source` and `table_id` beside `messages`.
+    """Conversations of `count` questions and their answers, with `kind`, `source` and `table_id` beside `messages`.
 
-    Records of one table stand together; shuffle them where that matters.
+    Where a conversation has several questions, `kind` is the last one's and `kinds` holds all. Records of one table
+    stand together; shuffle them where that matters.
     """
     asked = questions or MessageOptions()
     left = count
     for table in make_tables(options, split=split):
         random = Random(f"questions/{options.seed}/{table.digest}")
-        for question in ask_some(table, asked, random)[:left]:
-            left -= 1
-            yield {
-                "source": "unmask tables",
-                "table_id": table.digest,
-                "kind": question.kind,
-                "messages": [
-                    {"role": "user", "content": f"{serialise(table, asked.style)}\n\n{question.text}"},
-                    {"role": "assistant", "content": question.answer},
-                ],
-            }
+        about = ask_some(table, asked, random)[:left]
+        left -= len(about)
+        while about:
+            turns = random.randint(1, asked.turns) if asked.turns > 1 else 1
+            yield _record(table, about[:turns], asked.style)
+            about = about[turns:]
         if not left:
             return
+
+
+def _record(table: Table, questions: Sequence[Question], style: Style) -> dict[str, Any]:
+    messages = [
+        message
+        for question in questions
+        for message in ({"role": "user", "content": question.text}, {"role": "assistant", "content": question.answer})
+    ]
+    messages[0]["content"] = f"{serialise(table, style)}\n\n{questions[0].text}"
+    kinds = [question.kind for question in questions]
+    return {
+        "source": "unmask tables",
+        "table_id": table.digest,
+        "kind": kinds[-1],
+        **({"kinds": kinds} if len(kinds) > 1 else {}),
+        "messages": messages,
+    }
 
 
 def plural(predicate: str) -> str:
