@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ from unmask.models.adapters import LoraSettings, attach_lora, load_adapter, save
 from unmask.models.checkpoints import load_model, to_official_name
 from unmask.models.layers import Rotation
 from unmask.models.moe import Router, SparseMLP, SparseShape
+from unmask.models.streamed import forget
 from unmask.registry import FAMILIES
 
 BASE = {"vocab_size": 64, "width": 12, "layers": 2, "heads": 2, "kv_heads": 2, "mlp_width": 8, "max_length": 16}
@@ -166,6 +168,17 @@ def test_part_of_a_head_is_rotated():
     assert torch.equal(turned[..., :4], Rotation.at(positions, width=4, theta=100.0).apply(x_BHLK[..., :4]))
     assert (turned[:, :, 1:, :4] != x_BHLK[:, :, 1:, :4]).any()
     assert on_meta(dict(LLADA2.tiny_config)).facts.shape.rotary_width == 4
+
+
+def test_forgetting_takes_memory_and_no_values(tmp_path: Path):
+    """Of a mapped file the pages come back when they are read again; a tensor smaller than a page is left alone."""
+    save_file({"large": torch.arange(2**20), "small": torch.arange(3)}, tmp_path / "file.safetensors")
+    with safe_open(tmp_path / "file.safetensors", "pt") as file:
+        large, small = file.get_tensor("large"), file.get_tensor("small")
+    for tensor in (large, small):
+        before = tensor.sum()
+        forget(tensor)
+        assert torch.equal(tensor.sum(), before)
 
 
 def test_all_linear_is_what_a_model_has_of_it():

@@ -27,6 +27,7 @@ from unmask.models.json_file import read_json
 from unmask.models.names import in_official_parts, official_path, split_place
 from unmask.models.quantized import Quantization, checked, is_quantized, packed, quantization_of, quantize_layers
 from unmask.models.shell import DiffusionModel
+from unmask.models.streamed import forget
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WEIGHTS = "model.safetensors"
@@ -289,6 +290,7 @@ def _place_in_stack(
         setattr(model.get_submodule(path), leaf, stack)
     with torch.no_grad():
         stack[place].copy_(value)
+    forget(value)
 
 
 def _files(folder: Path) -> dict[str, list[str] | None]:

@@ -1,8 +1,9 @@
-"""Weights that are made one by one while a checkpoint is written. Knows no file."""
+"""Weights that are made one by one while a checkpoint is written, and memory given back in between. Knows no file."""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 from collections.abc import Callable
 
@@ -26,6 +27,19 @@ class Streamed(dict[str, Tensor]):
         made = self.make(name).to(dtype=super().__getitem__(name).dtype).clone()
         _give_free_memory_back()
         return made
+
+
+def forget(read: Tensor) -> None:
+    """Let the system take back the memory of a tensor that was read from a file and copied; nobody may use it again.
+
+    Whole pages of a mapped file count as this process's as long as anything of the file is in use.
+    """
+    if sys.platform != "linux" or read.device.type != "cpu":
+        return
+    page, start = mmap.PAGESIZE, read.data_ptr()
+    first, end = -(-start // page) * page, (start + read.nbytes) // page * page
+    if end > first:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
 
 
 def _give_free_memory_back() -> None:
