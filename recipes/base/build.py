@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import torch
-from heads import write_first_weights
+from heads import redraw, write_first_weights
 from rows import Lesson, token_rows
 from start import write_configuration, write_tokenizer
 
@@ -27,6 +29,7 @@ from unmask.training.run import train
 
 BATCH = 24
 SEED = 0
+RARE = 600  # told less than once in so many rows
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,20 @@ class Run:
     schedule: str
 
 
-# Small tables, only cells hidden, until a cell is found by its key; then all of it; the rate falls to nothing.
+# Small tables, only cells hidden, until a cell is found by its key; then all of it; then every token
+# there is, so that questions can be learned.
 RUNS = (
     Run(Lesson((2, 4), (1, 2), {"value": 0.75, "key": 0.25}, foreign=0.3), 1_500, 1e-3, "constant_with_warmup"),
     Run(
         Lesson((1, 8), (1, 4), {"value": 0.55, "key": 0.15, "said": 0.2, "all": 0.1}, 0.5, 0.25, 0.15),
         16_000,
         1e-3,
+        "cosine",
+    ),
+    Run(
+        Lesson((1, 6), (1, 4), {"value": 0.55, "key": 0.15, "said": 0.2, "all": 0.1}, 0.5, 0.1, 0.15, 0.3),
+        2_500,
+        4e-4,
         "cosine",
     ),
 )
@@ -65,6 +75,8 @@ def main() -> None:
         if not rows.exists():
             tokenizer = load_tokenizer(model)
             _write(rows, token_rows(run.lesson, tokenizer, count=steps * BATCH, seed=number))
+        if run.lesson.ciphered:
+            model = _with_rare_tokens_redrawn(model, options.output_dir, number)
         model = train(_settings(run, model, rows, options.output_dir / f"lesson-{number}", steps), verb="sft").folder
     print(hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest())
 
@@ -75,6 +87,27 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="end each lesson after so many steps")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; sums depend on them")
     return parser.parse_args()
+
+
+def _with_rare_tokens_redrawn(model: Path, folder: Path, number: int) -> Path:
+    """The model that a lesson begins with in which all tokens come up."""
+    target = folder / f"start-{number}"
+    if not (target / "model.safetensors").exists():
+        tokenizer = load_tokenizer(model)
+        told: Counter[int] = Counter()
+        count = 0
+        for row in _earlier_rows(folder, number):
+            told.update(compress(row["input_ids"], row["may_noise"]))
+            count += 1
+        often = {token for token, times in told.items() if times * RARE >= count} | {tokenizer.mask_token_id}
+        redraw(model, target, sorted(set(range(len(tokenizer))) - often), SEED)
+    return target
+
+
+def _earlier_rows(folder: Path, number: int) -> Iterator[dict]:
+    for earlier in range(1, number):
+        with (folder / f"lesson-{earlier}.jsonl").open(encoding="utf-8") as rows:
+            yield from map(json.loads, rows)
 
 
 def _write(path: Path, rows: Iterable[dict]) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unmask.lm import load
 from unmask.models.checkpoints import load_model, save_model
 from unmask.models.dense import Attention, DenseShape, DenseTrunk, Layer
 from unmask.models.layers import rotary_frequencies
@@ -67,6 +68,22 @@ def write_first_weights(folder: Path, seed: int) -> None:
     model = load_model(folder, from_scratch=True, seed=seed, dtype="float32")
     arrange(model.trunk, torch.Generator().manual_seed(seed))
     save_model(model, folder)
+
+
+@torch.no_grad()
+def redraw(source: Path, target: Path, tokens: list[int], seed: int) -> None:
+    """Copy a model and draw the embeddings of some tokens anew, each like those of two others.
+
+    For tokens that were hardly ever to be told. Head and embedding are one matrix, and such a token is pushed the same
+    way at every step: after a while they all are one, and no later training can tell "How" from "Which".
+    """
+    lm = load(source, device="cpu", dtype="float32")
+    generator = torch.Generator().manual_seed(seed)
+    embedding = lm.model.trunk.embed.weight
+    kept = embedding[torch.tensor(sorted(set(range(len(embedding))) - set(tokens)))]
+    one, other = (kept[torch.randint(len(kept), (len(tokens),), generator=generator)] for _ in range(2))
+    embedding[torch.tensor(tokens)] = kept.mean(0) + (one - other) / math.sqrt(2)
+    lm.save(target)
 
 
 @torch.no_grad()

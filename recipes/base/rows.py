@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from unmask.data.examples import example_rows
-from unmask.data.table_reading import Reading, What, readings
+from unmask.data.table_reading import Reading, Span, readings
 from unmask.data.tables import TableOptions
 
 # What is noised of a reading, and how often: only values, only keys, all that is said, or the table too.
@@ -26,6 +26,8 @@ class Lesson:
         hidden: what is noised, and how often.
         reasoned: share of readings that tell what follows from several cells.
         foreign: share of readings with made-up words.
+        ciphered: share of readings whose cells are tokens drawn by chance, so that every token of the vocabulary has
+            once been looked up, those of questions and conversations too.
         plain: share of paragraphs and facts without a table among the rows.
     """
 
@@ -35,6 +37,7 @@ class Lesson:
     reasoned: float = 0.0
     foreign: float = 0.0
     plain: float = 0.0
+    ciphered: float = 0.0
 
 
 def token_rows(
@@ -54,18 +57,40 @@ def token_rows(
             yield {"input_ids": ids, "may_noise": [True] * len(ids)}
         else:
             hidden = random.choices(tuple(lesson.hidden), tuple(lesson.hidden.values()))[0]
-            yield reading_row(next(tables), hidden, tokenizer)
+            cipher = random if lesson.ciphered and random.random() < lesson.ciphered else None
+            yield reading_row(next(tables), hidden, tokenizer, cipher)
 
 
-def reading_row(reading: Reading, hidden: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """A reading as ids, with what of it may be noised."""
-    what: What = "key" if hidden == "key" else "value"
+def reading_row(
+    reading: Reading, hidden: str, tokenizer: PreTrainedTokenizerBase, cipher: Random | None = None
+) -> dict[str, Any]:
+    """A reading as ids, with what of it may be noised; with `cipher`, its cells are tokens drawn by chance."""
     given = tokenizer(reading.given)["input_ids"]
     said = tokenizer(reading.said, return_offsets_mapping=True)
-    spans = reading.spans(what)
-    if hidden in ("said", "all") or not spans:
-        may = [True] * len(said["input_ids"])
-    else:
-        may = [any(start < end_ and start_ < end for start_, end_ in spans) for start, end in said["offset_mapping"]]
+    ids, offsets = said["input_ids"], said["offset_mapping"]
+    of_key, of_value = (_within(offsets, reading.spans(what)) for what in ("key", "value"))
+    if cipher is not None:
+        words = {id for id, *cell in zip(ids, of_key, of_value, strict=True) if not any(cell)}
+        other = _Cipher({id for id in ids if id not in words}, tokenizer, cipher)
+        given, ids = [other[id] for id in given], [other[id] for id in ids]
+    may = of_key if hidden == "key" else of_value
+    if hidden in ("said", "all") or not any(may):
+        may = [True] * len(ids)
     # the end of the text is told by nothing, so it is not learned here
-    return {"input_ids": given + said["input_ids"], "may_noise": [hidden == "all"] * len(given) + may}
+    return {"input_ids": given + ids, "may_noise": [hidden == "all"] * len(given) + may}
+
+
+def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
+    return [any(start < behind and first < end for first, behind in spans) for start, end in offsets]
+
+
+class _Cipher(dict[int, int]):
+    """Another token for each of some, itself for all others."""
+
+    def __init__(self, tokens: set[int], tokenizer: PreTrainedTokenizerBase, random: Random) -> None:
+        barred = {tokenizer.mask_token_id, tokenizer.pad_token_id}
+        drawn = random.sample([id for id in range(len(tokenizer)) if id not in barred], len(tokens))
+        super().__init__(zip(sorted(tokens), drawn, strict=True))
+
+    def __missing__(self, token: int) -> int:
+        return token
