@@ -64,6 +64,17 @@ def test_another_recipe_is_refused_with_the_difference(settings: Callable[..., S
         train(settings(**STEADY, learning_rate=0.5), verb="sft")
 
 
+def test_a_run_from_before_an_option_existed_is_the_same_run(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    train(settings(**STEADY), verb="sft")
+    path = tmp_path / "run" / "recipe.json"
+    written = json.loads(path.read_text())
+    del written["recipe"]["time_epsilon"]
+    path.write_text(json.dumps(written))
+    assert train(settings(**STEADY), verb="sft").seconds == 0.0
+    with pytest.raises(ConfigError, match=r"time_epsilon 0.001 -> 0.1"):
+        train(settings(**STEADY, time_epsilon=0.1), verb="sft")
+
+
 def test_fresh_moves_the_old_run_aside(settings: Callable[..., Settings], tmp_path: Path) -> None:
     train(settings(**STEADY), verb="sft")
     train(settings(**STEADY, learning_rate=0.5, fresh=True), verb="sft")

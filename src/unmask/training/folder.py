@@ -106,6 +106,8 @@ def _refuse_another(output_dir: Path, settings: Settings, verb: str) -> None:
     old, new = _read(output_dir).get("recipe"), recipe(settings, verb)
     if old is None:
         raise ConfigError(f"{output_dir} holds a model that is no run of ours. Use another output_dir, or --fresh.")
+    # an option that came after that run was not used by it: it stood at what is now its default
+    old = {**recipe(Settings(), verb), **old}
     changed = [f"{name} {old.get(name)} -> {new.get(name)}" for name in sorted({*old, *new})
                if old.get(name) != new.get(name)]  # fmt: skip
     if changed:
