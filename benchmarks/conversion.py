@@ -80,11 +80,12 @@ def svg(results: list[dict[str, Any]], tokens: int) -> str:
     width, height, left, bottom, right = 640, 360, 56, 44, 16
     last = results[0]["bound"][-1][0]
     values = [value for result in results for step, value in result["bound"] if step]
-    low, high = min(values) - 0.05, min(max(values), 4.5) + 0.05
+    # room for the legend above the curves; what was before the first update would squeeze them
+    low, high = min(values) - 0.05, max(values) + 0.3
 
     def place(step: float, value: float) -> str:
         x = left + (width - left - right) * step / last
-        y = 12 + (height - bottom - 12) * (high - min(value, high)) / (high - low)
+        y = 12 + (height - bottom - 12) * (high - value) / (high - low)
         return f"{x:.1f},{y:.1f}"
 
     marks = [low + (high - low) * part / 4 for part in range(5)]
@@ -101,7 +102,7 @@ def svg(results: list[dict[str, Any]], tokens: int) -> str:
     label = f"updates of {tokens:,} tokens; held-out bound, nats per token"
     parts.append(f'<text x="{left}" y="{height - 8}" font-size="12">{label}</text>')
     for number, (result, colour) in enumerate(zip(results, COLOURS, strict=True)):
-        points = " ".join(place(step, value) for step, value in result["bound"] if value <= high or step)
+        points = " ".join(place(step, value) for step, value in result["bound"] if step)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         y = 28 + 18 * number
         parts.append(f'<path d="M{width - 210},{y}h22" stroke="{colour}" stroke-width="2"/>')

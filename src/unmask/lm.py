@@ -22,14 +22,7 @@ from unmask.errors import ConfigError, ResourceError
 from unmask.generation.loop import Decoding, stream, stream_infill
 from unmask.generation.options import GenerationOptions
 from unmask.generation.trace import Commit, Completion, Stats, Trace
-from unmask.models.adapters import (
-    base_of,
-    has_adapter,
-    is_adapter,
-    load_adapter,
-    save_adapter,
-    tokenizer_folder,
-)
+from unmask.models.adapters import base_of, has_adapter, is_adapter, load_adapter, save_adapter, tokenizer_folder
 from unmask.models.card import saved_card, write_card
 from unmask.models.checkpoints import load_model, resolve_folder, save_model
 from unmask.models.families import ModelFamily
@@ -255,9 +248,7 @@ class DiffusionLM:
     def save(self, folder: str | os.PathLike[str], *, max_shard_size: str = "5GB") -> None:
         """Write the model, or its adapter, the tokenizer and a model card in the family's own layout.
 
-        Args:
-            folder: created if need be; files of the same names are replaced.
-            max_shard_size: larger models are split.
+        Larger models are split into files of `max_shard_size`.
 
         Raises:
             ModelError: the weights are quantised.
