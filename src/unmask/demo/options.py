@@ -15,7 +15,7 @@ class DemoOptions:
     """Folder for data, adapter and report; default: unmask-demo here, or the next free name."""
     seed: int = 0
     """Other seeds give other tables, another order and other first weights of the adapter."""
-    minutes: float = 6.0
+    minutes: float = 5.5
     """About how long all of it may take; on a slow machine fewer steps are made."""
     steps: int | None = None
     """Fine-tuning steps, whatever they take."""

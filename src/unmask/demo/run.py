@@ -246,7 +246,7 @@ def _settings(stage: Stage, files: DataFiles, steps: int) -> Settings:
             "output_dir": str(stage.folder / ADAPTER),
             "max_steps": steps,
             "per_device_train_batch_size": stage.size.batch,
-            "learning_rate": 1e-3,
+            "learning_rate": 2e-3,
             "lr_scheduler_type": "cosine",
             "warmup_steps": max(1, steps // 20),
             # a short run cannot wait for the second moment's usual memory of a thousand updates
