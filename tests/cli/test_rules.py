@@ -18,11 +18,23 @@ def test_padding_is_not_learned_unless_asked_for(settings_of: Callable[..., Sett
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("loss_weight", "uniform"), ("noise_schedule", "cosine"), ("time_epsilon", "0.01")]
+    ("option", "value"),
+    [
+        ("loss_weight", "uniform"),
+        ("noise_schedule", "cosine"),
+        ("time_epsilon", "0.01"),
+        ("attention_annealing_steps", "10"),
+        ("mask_noise_steps", "10"),
+    ],
 )
 def test_noise_has_no_place(refusal: Callable[..., str], option: str, value: str) -> None:
     told = refusal("sft", *RUN, f"--{option}", value)
     assert f"--{option} is set but objective is autoregressive, which draws no noise" in told
+
+
+@pytest.mark.parametrize("option", ["attention_annealing_steps", "mask_noise_steps"])
+def test_easing_takes_no_negative_number(refusal: Callable[..., str], option: str) -> None:
+    assert f"--{option} must be >= 0; got -1" in refusal("sft", *RUN[:4], "--output_dir", "o", f"--{option}", "-1")
 
 
 def test_the_best_model_is_chosen_by_what_is_reported(refusal: Callable[..., str]) -> None:

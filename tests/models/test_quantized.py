@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import unmask
 from tests import tiny
+from tests.models.tiny import checkpoint
 from unmask.cli.main import main
 from unmask.convert.merge import merge_adapter
 from unmask.errors import ConfigError, ModelError, ResourceError
@@ -19,6 +20,7 @@ from unmask.models import quantized
 from unmask.models.adapters import LoraSettings, attach_lora, base_held_in, load_adapter, save_adapter
 from unmask.models.checkpoints import load_model
 from unmask.models.shell import DiffusionModel
+from unmask.registry import FAMILIES
 from unmask.training.arguments import Settings
 from unmask.training.run import train
 
@@ -206,6 +208,12 @@ def test_rows_that_do_not_fit_the_blocks(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="q_proj takes 32 values, and 4 bits need a multiple of 64. Use 8 bits"):
         load_model(narrow, quantization="4bit")
     assert load_model(narrow, quantization="8bit")(HELLO).logits.isfinite().all()
+
+
+def test_experts_stay_in_full_so_a_sparse_model_is_refused(tmp_path: Path) -> None:
+    sparse = checkpoint(tmp_path, FAMILIES.get("llada_moe"))
+    with pytest.raises(ConfigError, match="experts of a llada_moe model, nearly all of its weights, cannot be held"):
+        load_model(sparse, quantization="8bit")
 
 
 def test_nothing_to_quantise(folder: Path) -> None:

@@ -78,6 +78,11 @@ def quantize_layers(model: Any, kind: Quantization, dtype: torch.dtype | None) -
         ResourceError: bitsandbytes is not installed.
     """
     library = import_bitsandbytes()
+    if any(weight.dim() > 2 for weight in model.trunk.parameters()):
+        raise ConfigError(
+            f"the experts of a {model.family.name} model, nearly all of its weights, cannot be held in few bits. Load "
+            "it in bfloat16."
+        )
     for path, layer in list(model.trunk.named_modules(prefix="trunk")):
         if not isinstance(layer, nn.Linear):
             continue
