@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from tests.models.tiny import build, checkpoint, on_meta, tokens, write_config
 from tests.tiny import write_tokenizer
+from unmask.convert.merge import merge_adapter
 from unmask.diffusion.blocks import block_ids
 from unmask.lm import load
 from unmask.models import shell
@@ -322,15 +323,22 @@ def test_one_step_of_masked_training_moves_every_kind_of_weight_and_lowers_the_l
     assert losses[1] < losses[0]
 
 
+def with_words(folder: Path, family: ModelFamily) -> Path:
+    """A saved model and a tokenizer that fits it."""
+    rows = {"vocab_size": 264, "eos_token_id": 1, "pad_token_id": 1}
+    if family.mask_token is not None:
+        rows["mask_token_id"] = 0
+    if "embedding_size" in family.reader.defaults:
+        rows["embedding_size"] = 264
+    save_model(build(folder, family, **rows), folder)
+    write_tokenizer(folder)
+    return folder
+
+
 def test_greedy_confidence_writes_with_every_model_that_has_a_mask(family, tmp_path: Path):
     if family.mask_token is None:
         pytest.skip("an autoregressive model has no mask token")
-    rows = {"vocab_size": 264, "mask_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    if "embedding_size" in family.reader.defaults:
-        rows["embedding_size"] = 264
-    save_model(build(tmp_path, family, **rows), tmp_path)
-    write_tokenizer(tmp_path)
-    lm = load(tmp_path, device="cpu")
+    lm = load(with_words(tmp_path, family), device="cpu")
     asked = {"max_new_tokens": 10, "block_size": 4, "steps": 12, "suppress_tokens": [1, 2], "trace": True}
     prompts = ["red", "a longer one", [7, 8]]
     outs = lm.generate(prompts, **asked)
@@ -363,6 +371,21 @@ def test_lora_attaches_to_every_linear_layer_but_the_head(family, tmp_path: Path
     save_adapter(model, tmp_path / "adapter")
     load_adapter(base, tmp_path / "adapter")
     assert torch.equal(model(tokens()).logits, base(tokens()).logits)
+
+
+@torch.no_grad()
+def test_an_adapter_merges_into_its_base(family, tmp_path: Path):
+    base = with_words(tmp_path / "base", family)
+    model = load_model(base)
+    attach_lora(model, LoraSettings(r=2))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.normal_(0.0, 0.1)
+    save_adapter(model, tmp_path / "adapter")
+    merged = merge_adapter(tmp_path / "adapter", tmp_path / "merged", base=base)
+    assert merged.changed == sum("lora_A" in name for name, _ in model.named_parameters())
+    same(load_model(tmp_path / "merged")(tokens()).logits, model(tokens()).logits, atol=1e-4)
+    assert (model(tokens()).logits - load_model(base)(tokens()).logits).abs().max() > 1e-2
 
 
 def test_bfloat16_loading_and_casting_agree(family, tmp_path: Path):
