@@ -10,7 +10,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
 from build import BATCH, RUNS
 from score import scores
 
@@ -27,7 +26,7 @@ def main() -> None:
     parser.add_argument("--machine", required=True, help="what it was built on, for the card")
     parser.add_argument("--count", type=int, default=500, help="tables per size and kind of the scores")
     options = parser.parse_args()
-    lm = load(options.output_dir / f"lesson-{len(RUNS)}", device="cpu", dtype=torch.bfloat16)
+    lm = load(options.output_dir / f"lesson-{len(RUNS)}", device="cpu", dtype="bfloat16")
     lm.save(options.to)
     for path in options.to.iterdir():
         if path.name not in FILES:
@@ -47,7 +46,7 @@ def main() -> None:
             machine=options.machine,
             digest=digest,
             count=options.count,
-            scores=scores(load(options.to, device="cpu", dtype=torch.float32), options.count),
+            scores=scores(load(options.to, device="cpu", dtype="float32"), options.count),
         )
     )
     (options.to / "README.md").write_text(card, "utf-8")
