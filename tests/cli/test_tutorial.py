@@ -24,7 +24,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 SMALLER = (
     (r"--max_steps \d+", "--max_steps 2"),
     (r"--eval_steps \d+", "--eval_steps 2"),
-    (r"--limit \d+", "--limit 12"),
+    (r"--limit \d+", "--limit 24"),
     (r"train:\d+", "train:40"),
     (r"test:\d+", "test:4"),
 )
@@ -68,7 +68,7 @@ def test_the_tutorial_works_as_printed(
     before, after = (
         json.loads((tmp_path / f"eval-{when}" / "results.json").read_text()) for when in ("before", "after")
     )
-    assert before["totals"]["count"] == after["totals"]["count"] == 12
+    assert before["totals"]["count"] == after["totals"]["count"] == 24
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     assert (tmp_path / "adapter" / "report.html").is_file()
 
