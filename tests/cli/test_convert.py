@@ -34,7 +34,7 @@ def test_it_reports_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     [
         (["--output_dir", "x"], "model_name_or_path is missing"),
         (["--model", "x"], "output_dir is missing"),
-        (["--model", "x", "--output_dir", "y", "--to", "dream"], '"dream" is not one of a2d, llada'),
+        (["--model", "x", "--output_dir", "y", "--to", "gpt"], '"gpt" is not one of a2d, llada, dream'),
         (["--model", "x", "--output_dir", "y"], 'no folder "x"'),
         (["--model", "x", "--output_dir", "y", "--mask_tokn", "z"], 'Did you mean "--mask_token"'),
     ],
