@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
@@ -23,6 +23,7 @@ from unmask.models.json_file import read_json
 from unmask.models.names import split_place
 from unmask.models.quantized import Quantization, import_bitsandbytes, quantization_of
 from unmask.models.shell import DiffusionModel
+from unmask.models.tensor_file import write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # our key in the metadata of an adapter's weights
@@ -214,7 +215,7 @@ def save_adapter(
     chunk = {name: value.detach().to("cpu").contiguous() for name, value in official.items()}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        save_file(chunk, target / WEIGHTS, metadata={"format": "pt", **_how_held(model)})
+        write_tensors(chunk, target / WEIGHTS, {"format": "pt", **_how_held(model)})
         text = json.dumps(_official_config(model, official), indent=2, sort_keys=True)
         (target / CONFIG).write_text(text + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:

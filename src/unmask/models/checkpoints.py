@@ -17,7 +17,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
@@ -28,6 +27,7 @@ from unmask.models.names import in_official_parts, official_path, split_place
 from unmask.models.quantized import Quantization, checked, is_quantized, packed, quantization_of, quantize_layers
 from unmask.models.shell import DiffusionModel
 from unmask.models.streamed import forget
+from unmask.models.tensor_file import write_tensors
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WEIGHTS = "model.safetensors"
@@ -419,9 +419,7 @@ def save_model(
         target.mkdir(parents=True, exist_ok=True)
         for file, names in split.filename_to_tensors.items():
             chunk = {name: tensors[name].detach().to("cpu").contiguous() for name in names}
-            # the model may live in the very file that is replaced: its pages stay valid only while the file does
-            save_file(chunk, target / f"{file}.part", metadata={"format": "pt"})
-            os.replace(target / f"{file}.part", target / file)
+            write_tensors(chunk, target / file, {"format": "pt"})
         if split.is_sharded:
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
             (target / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")

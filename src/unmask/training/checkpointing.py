@@ -20,11 +20,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from unmask.data.writing import flush_folder
 from unmask.errors import ModelError
+from unmask.models.tensor_file import write_tensors
 
 STATE = "trainer_state.json"
 _OPTIMIZER, _SCHEDULER = "optimizer", "scheduler.json"
@@ -72,7 +73,7 @@ def save_optimizer(state: Mapping[str, Any], folder: Path) -> None:
     for weight, values in state["state"].items():
         for name, value in values.items():
             (tensors if isinstance(value, Tensor) else plain)[f"{weight}{_BETWEEN}{name}"] = value
-    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / f"{_OPTIMIZER}.safetensors")
+    write_tensors({name: value.contiguous() for name, value in tensors.items()}, folder / f"{_OPTIMIZER}.safetensors")
     rest = {"state": plain, "param_groups": state["param_groups"]}
     (folder / f"{_OPTIMIZER}.json").write_text(json.dumps(rest, default=float), encoding="utf-8")
 
@@ -127,7 +128,7 @@ def save_random_states(folder: Path, rank: int) -> None:
     }
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
-    save_file(tensors, folder / f"random-{rank}.safetensors")
+    write_tensors(tensors, folder / f"random-{rank}.safetensors")
     rest = {"python": [version, gauss], "numpy": [name, int(position), int(has_gauss), float(cached)]}
     save_json(rest, folder / f"random-{rank}.json")
 
