@@ -222,10 +222,17 @@ def test_chat_answers_piped_lines_and_remembers(model, lm, run) -> None:
     result = run("chat", model, *SHORT, stdin="hello\n\nand now?\n/bye\nnot read\n")
     talk = [{"role": "user", "content": "hello"}]
     answers = wanted(lm, [talk])
-    talk += [{"role": "assistant", "content": answers[0]}, {"role": "user", "content": "and now?"}]
+    talk += [{"role": "assistant", "content": answers[0].strip()}, {"role": "user", "content": "and now?"}]
     answers += wanted(lm, [talk])
     assert result.code == 0
     assert result.out == "".join(f"{answer.strip()}\n" for answer in answers)
+
+
+def test_an_answer_is_remembered_without_the_space_around_it(lm, monkeypatch) -> None:
+    monkeypatch.setattr(sampling, "drain", lambda *args, **kwargs: ([SimpleNamespace(text=" yes\n")], 0.0))
+    chat = Chat(lm, GenerationOptions(max_new_tokens=4, steps=2), chat_verb.table())
+    chat.answer("is it?")
+    assert chat.messages[-1] == {"role": "assistant", "content": "yes"}
 
 
 def test_chat_as_the_parents_call_it(model, lm, run) -> None:
@@ -322,7 +329,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(model, lm, terminal, monkeypatc
 def test_what_is_saved_can_be_trained_on(lm, tmp_path) -> None:
     chat = Chat(lm, GenerationOptions(max_new_tokens=4, steps=2), chat_verb.table(), system="Be brief.")
     assert "nothing to save" in chat.command("/save no.jsonl")
-    answers = [chat.answer(text)[0].text for text in ("hello", "and now?")]
+    answers = [chat.answer(text)[0].text.strip() for text in ("hello", "and now?")]
     assert "cannot be written: No such file" in chat.command(f"/save {tmp_path}/no/talk.jsonl")
     assert "Use: /save FILE" in chat.command("/save")
     file = tmp_path / "my talk.jsonl"

@@ -189,7 +189,8 @@ class Chat:
         stream = self.lm.stream([asked] if self.template else [text], self.options)
         results, seconds = sampling.drain(stream, self.lm, 1, self.show, whole=not self.template)
         if self.template:
-            self.messages = [*asked, {"role": "assistant", "content": results[0].text}]
+            # a template that puts a space before an answer would write it twice
+            self.messages = [*asked, {"role": "assistant", "content": results[0].text.strip()}]
         return results[0], seconds
 
     def command(self, text: str) -> str:
