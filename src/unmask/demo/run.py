@@ -123,7 +123,7 @@ def _play(stage: Stage, base: DiffusionLM) -> DemoReport:
     examples = _examples(after[1])
     story.examples(stage.console, examples)
     with clock.part("showing"):
-        recording = _show(stage, tuned, tasks)
+        recording = _show(stage, tuned, tasks.questions, after[1])
     return DemoReport(
         folder=str(stage.folder),
         seed=options.seed,
@@ -261,15 +261,16 @@ def _settings(stage: Stage, files: DataFiles, steps: int) -> Settings:
     )
 
 
-def _show(stage: Stage, lm: DiffusionLM, tasks: Tasks) -> dict[str, Any]:
-    """One answer with its canvas visible; that and others as a recording, which `trace.html` plays."""
-    rows = sorted(tasks.questions, key=lambda row: -len(lm.tokenizer(row["messages"][-1]["content"])["input_ids"]))
+def _show(stage: Stage, lm: DiffusionLM, questions: Sequence[dict[str, Any]], cases: Sequence[Case]) -> dict[str, Any]:
+    """The longest of the right answers with its canvas visible; that and others as a recording for `trace.html`."""
+    right = [row for row, case in zip(questions, cases, strict=True) if case.metrics["em"]] or questions
+    longest = max(right, key=lambda row: len(lm.tokenizer(row["messages"][-1]["content"])["input_ids"]))
     options = replace(measures.ANSWER, trace=True)
-    story.before_canvas(stage.console, rows[0])
-    stream = lm.stream([rows[0]["messages"][:-1]], options)
+    story.before_canvas(stage.console, longest)
+    stream = lm.stream([longest["messages"][:-1]], options)
     if stage.watch is not None:
         stage.watch(stream, lm)
-    chosen = [rows[0], *tasks.questions[:SHOWN]]
+    chosen = [longest, *questions[:SHOWN]]
     results = lm.generate([row["messages"][:-1] for row in chosen], options)
     played = [
         Played(

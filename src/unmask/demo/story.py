@@ -17,7 +17,7 @@ from unmask.demo.report import DemoReport, Example
 from unmask.evaluation.cases import Case
 from unmask.lm import DiffusionLM
 
-BAR = 20  # characters of 100 %
+BAR = 10  # characters of 100 %
 
 
 def beginning(console: Console, base: DiffusionLM, size: Size) -> None:
@@ -62,25 +62,27 @@ def after(
 ) -> None:
     """The fourth act: the same questions again."""
     _title(console, "4  The same questions, after training")
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    heads = ("exact match", "before", "after", "", "", "95 % interval", *baselines)
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    heads = ("exact match", "before", "after", "", "", "95 %", *baselines)
     for name in heads:
-        table.add_column(name, justify="left" if name in ("exact match", "") else "right", header_style="dim")
+        justify = "left" if name in ("exact match", "") else "right"
+        table.add_column(name, justify=justify, header_style="dim", no_wrap=True)
     for kind, score in after.items():
         low, high = score.interval
         table.add_row(
             kind,
-            f"{before[kind].right}",
+            str(before[kind].right),
             _of(score),
             _percent(score),
             Styled("█" * round(BAR * score.share), "green"),
-            f"{100 * low:.0f} to {100 * high:.0f} %",
+            f"{100 * low:.0f}-{100 * high:.0f}",
             *(_percent(scores[kind]) for scores in baselines.values()),
             style="bold" if kind == ALL else "",
         )
     console.print(Padding(table, (1, 0, 1, 2), expand=False))
-    _say(console, "No table of these questions was trained on. copy: the cell whose row and column the")
-    _say(console, "question names; majority: the most frequent answer to questions of the kind.")
+    _say(console, "No table of these questions was trained on. 95 %: what all questions of the kind would")
+    _say(console, "score, in per cent. Without a model: majority says the most frequent answer of the kind,")
+    _say(console, "copy the cell whose row and column the question names.")
 
 
 def examples(console: Console, shown: Sequence[Example]) -> None:

@@ -14,7 +14,7 @@ function part(title, ...content) { return el("section", { class: "part" }, el("h
 
 function bar(score, [low, high]) {
   const range = el("i", { class: "range" }), filled = el("i", { class: "share" });
-  filled.style.width = percent(share(score));
+  filled.style.width = `${100 * share(score)}%`;
   range.style.left = `${100 * low}%`;
   range.style.width = `${100 * (high - low)}%`;
   return el("div", { class: "track" }, filled, range);
@@ -44,6 +44,9 @@ function sentence(data) {
   return el("div", { class: "card answer" }, el("pre", {}, data.filled.given), made("before", data.filled.before), made("after", data.filled.after));
 }
 
+// A conversation of one turn ends with its question, below the table.
+function asked(row) { return row.prompt[row.prompt.length - 1].content.split("\n").pop(); }
+
 function drawDemo(data) {
   const of = (score) => `${score.right} of ${score.asked}`, seconds = data.seconds;
   document.getElementById("page").append(
@@ -60,7 +63,7 @@ function drawDemo(data) {
     part("Exact match by kind of question", figures(data)),
     part("Some answers", el("div", { class: "answers" }, data.examples.map(answer))),
     part("A sentence with a word missing", sentence(data)),
-    part("How answers were written", new Player(data.recording, { keys: true, titles: data.recording.rows.map(titleOf) }).root),
+    part("How answers were written", new Player(data.recording, { keys: true, titles: data.recording.rows.map(asked) }).root),
     el("p", { class: "foot" }, "The training run has a page of its own: ", el("a", { href: "lora/report.html" }, "lora/report.html"),
       ". This file is complete in itself: it asks nothing of any network."));
 }
