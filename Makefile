@@ -1,6 +1,6 @@
 # Every target sets up what it needs, so on a fresh machine `make demo` or `make test` is the whole instruction.
 #
-#   make demo [ARGS="--seed 1"]   train and sample a small model, offline, on a CPU
+#   make demo [ARGS="--seed 1"]   teach the small base that ships about tables, offline, on a CPU
 #   make test [ARGS="-k cache"]   the test suite, without the large matrices
 #   make test-all                 the whole of it
 #   make test-gpu                 what needs a CUDA device; skipped where there is none
