@@ -19,7 +19,7 @@ from unmask.lm import BLANK, DiffusionLM
 ABOUT_EACH = 6  # questions about a table, at most
 # what is learned more often: the other kinds are a look-up and more; sums of numbers of two and three digits are
 # beyond a model of this size
-SHARES: dict[Kind, int] = {kind: 2 for kind in KINDS} | {"look-up": 4, "sum": 1, "difference": 1}
+SHARES: dict[Kind, int] = {**dict.fromkeys(KINDS, 2), "look-up": 4, "sum": 1, "difference": 1}
 
 
 @dataclass(frozen=True)

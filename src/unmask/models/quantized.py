@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
@@ -57,12 +58,11 @@ def import_bitsandbytes() -> Any:
     there = sys.modules.get("kernels")
     sys.modules["kernels"] = None  # type: ignore[reportArgumentType]
     try:
-        import bitsandbytes
+        return import_module("bitsandbytes")
     finally:
         del sys.modules["kernels"]
         if there is not None:
             sys.modules["kernels"] = there
-    return bitsandbytes
 
 
 def quantize_layers(model: Any, kind: Quantization, dtype: torch.dtype | None) -> None:
