@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from unmask.data.collate import Collator, Visit
-from unmask.models.checkpoints import initialise
+from unmask.models.dense import initialise
 from unmask.models.facts import facts_of
 from unmask.models.families.llada import FAMILY
 from unmask.models.shell import DiffusionModel

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.models.tiny import on_meta
 from unmask.diffusion.schedules import Linear, MaskgitCosine
-from unmask.models.checkpoints import load_model, official_tensors, save_model, to_our_name
+from unmask.models.checkpoints import GENERATION, load_model, official_tensors, save_model, to_our_name
 from unmask.models.shell import DiffusionModel
 from unmask.objectives.masked import MaskedDiffusion
 from unmask.types import AttentionSpec, Batch, SampleKeys
@@ -189,7 +189,8 @@ def test_a_saved_folder_has_their_names_shapes_and_configuration(golden, config,
     for name in theirs.keys():  # noqa: SIM118
         assert torch.equal(ours.get_tensor(name), theirs.get_tensor(name))
     assert json.loads((tmp_path / "config.json").read_text()) == config
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", GENERATION, "model.safetensors"]
+    assert json.loads((tmp_path / GENERATION).read_text()) == json.loads((golden / GENERATION).read_text())
 
 
 def test_the_tutorials_model_has_its_parameters(config):
