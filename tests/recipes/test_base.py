@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,15 @@ def test_hidden_values_stand_in_the_table_too(tokenizer) -> None:
         first = row["may_noise"].index(True)
         hidden = {id for id, may in zip(row["input_ids"], row["may_noise"], strict=True) if may}
         assert hidden <= set(row["input_ids"][:first])
+
+
+@pytest.mark.long
+def test_two_builds_give_the_same_weights(tmp_path: Path) -> None:
+    program = Path(__file__).parents[2] / "recipes" / "base" / "build.py"
+    digests = set()
+    for name in ("one", "two"):
+        command = [sys.executable, str(program), "--output_dir", str(tmp_path / name), "--steps", "3"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        digests.add(done.stdout.split()[-1])
+    assert len(digests) == 1 and len(digests.pop()) == 64
+    assert (tmp_path / "one" / "lesson-3" / "checkpoint-final" / "model.safetensors").is_file()
