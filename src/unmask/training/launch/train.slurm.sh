@@ -50,7 +50,8 @@ fi
 config_file=$(python -m unmask.training.launch "$config")
 nodes=${SLURM_NNODES:-1}
 gpus=${SLURM_GPUS_ON_NODE:-$(nvidia-smi --list-gpus | wc -l)}
-first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# not through head: it may be gone before all names are written, which pipefail takes for a failure
+read -r first_node < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 10000))
 
 # The rank of a node is only known on the node, hence the inner shell.
