@@ -50,7 +50,7 @@ def test_a_file_of_ones_own_is_taken_as_it_is(tmp_path: Path) -> None:
 
 STUBS = {
     "srun": 'shift; exec "$@"',
-    "scontrol": "echo node-a; echo node-b",
+    "scontrol": "echo node-a; seq -f node-%g 20000",
     "accelerate": 'printf "%s\\n" "$@" > "$TOLD"',
     "python": f'exec {shlex.quote(sys.executable)} "$@"',
 }
