@@ -33,7 +33,7 @@ def scene(seed: int, rows: int = 5, length: int = 20) -> tuple[Canvas, Tensor, S
     )
     logits = torch.randn(rows, length, VOCAB, generator=generator) * 3
     quota = (torch.rand(rows, generator=generator) * masked.sum(1)).long().clamp(min=1)
-    return canvas, logits, Step(0, 0, 2, WIDTH, starts, quota, tuple(range(40, 40 + rows)))
+    return canvas, logits, Step(0, (0,) * rows, (2,) * rows, WIDTH, starts, quota, tuple(range(40, 40 + rows)))
 
 
 def chosen(name: str, canvas: Canvas, logits: Tensor, step: Step, **settings: Any) -> tuple[Proposal, Transfer]:
@@ -59,7 +59,7 @@ def test_a_row_of_a_batch_is_the_row_alone(name: str, seed: int) -> None:
     _, together = chosen(name, canvas, logits, step)
     for row in range(len(canvas.rows)):
         mine = slice(row, row + 1)
-        alone = Step(0, 0, 2, WIDTH, step.first_B[mine], step.quota_B[mine], step.seeds[mine])
+        alone = Step(0, (0,), (2,), WIDTH, step.first_B[mine], step.quota_B[mine], step.seeds[mine])
         part = Canvas(
             canvas.tokens_BL[mine],
             canvas.is_masked_BL[mine],
@@ -109,7 +109,7 @@ def tied(quota: int, length: int = 6) -> tuple[Canvas, Tensor, Step]:
     canvas = Canvas(torch.full((2, length), MASK), masked, ~masked, (0, 0), (length, length), (0, 1))
     logits = torch.zeros(2, length, VOCAB)
     logits[1, 4, 3] = 5.0
-    return canvas, logits, Step(0, 0, 0, length, torch.zeros(2).long(), torch.tensor([quota, quota]), (1, 2))
+    return canvas, logits, Step(0, (0, 0), (0, 0), length, torch.zeros(2).long(), torch.tensor([quota, quota]), (1, 2))
 
 
 def test_ties_go_to_the_earlier_position() -> None:
@@ -136,7 +136,7 @@ def test_random_order_is_uniform_over_positions() -> None:
     canvas, logits, _ = tied(quota=1)
     counts = torch.zeros(6)
     for seed in range(600):
-        step = Step(0, 0, 0, 6, torch.zeros(2).long(), torch.ones(2).long(), (seed, seed + 10_000))
+        step = Step(0, (0, 0), (0, 0), 6, torch.zeros(2).long(), torch.ones(2).long(), (seed, seed + 10_000))
         counts += chosen("random", canvas, logits, step)[1].write_BL.sum(0)
     assert counts.sum() == 1200
     assert ((counts - 200) ** 2 / 200).sum() < 20.52  # 0.999 quantile, 5 degrees of freedom

@@ -13,7 +13,7 @@ def numbers(
 ) -> list[float]:
     """The numbers of the block's positions, in a batch with another row."""
     quota = torch.ones(2, dtype=torch.int64)
-    step = Step(0, block, within, SIZE, torch.tensor([first, 1]), quota, (seed, seed + 1))
+    step = Step(0, (block, block), (within, within), SIZE, torch.tensor([first, 1]), quota, (seed, seed + 1))
     return step.uniforms_BL(purpose, length)[0, first : first + SIZE].tolist()
 
 

@@ -131,8 +131,8 @@ class Decoding:
             part = self.canvas.take(rows)
             step = Step(
                 number=self._number,
-                block=block,
-                within=within,
+                blocks=(block,) * len(rows),
+                withins=(within,) * len(rows),
                 block_size=self._block_size,
                 first_B=part.column(part.starts) + block * self._block_size,
                 quota_B=quota_BS[part.column(rows), min(within, quota_BS.shape[1] - 1)],
@@ -156,9 +156,9 @@ class Decoding:
 
     @torch.no_grad()
     def _write(self, part: Canvas, step: Step) -> Written:
-        pending_BL = part.is_masked_BL & part.window_BL(step.block, self._block_size)
+        pending_BL = part.is_masked_BL & part.window_BL(step.blocks[0], self._block_size)
         plan = self._cache.plan(part, step)
-        seen = part.up_to(step.block, self._block_size) if self._hides_later else part
+        seen = part.up_to(step.blocks[0], self._block_size) if self._hides_later else part
         logits_nV = self._logits(seen, pending_BL[:, : seen.tokens_BL.shape[1]], plan)
         proposal = self._propose(logits_nV, pending_BL, step)
         transfer = self._strategy.select(proposal, part, step, self._state)
@@ -233,7 +233,7 @@ def commits_of(written: Written) -> list[Commit]:
         Commit(
             row=row,
             step=step.number,
-            block=step.block,
+            block=step.blocks[index],
             positions=tuple(on_host(write_BL[index].nonzero()[:, 0])),
             token_ids=tuple(on_host(tokens_BL[index][write_BL[index]])),
             confidences=tuple(on_host(probability_BL[index][write_BL[index]])),

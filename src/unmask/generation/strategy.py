@@ -7,6 +7,7 @@ for a number: which pending positions are written now.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -34,11 +35,12 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Step:
-    """Where the loop stands; B rows take part in this step.
+    """Where the loop stands; B rows take part in this step, each in a block of its own.
 
     Attributes:
         number: steps made before this one.
-        block: number of the active block, and `within` the number of the step in it.
+        blocks: number of the active block of each row.
+        withins: how many steps each row has made in its block before this one; 0 where a block begins.
         block_size: tokens of a full block.
         first_B: int64; where the block begins in each row.
         quota_B: int64; commits that the reveal schedule asks of each row.
@@ -46,12 +48,17 @@ class Step:
     """
 
     number: int
-    block: int
-    within: int
+    blocks: tuple[int, ...]
+    withins: tuple[int, ...]
     block_size: int
     first_B: Int[Tensor, " B"]
     quota_B: Int[Tensor, " B"]
     seeds: tuple[int, ...]
+
+    @cached_property
+    def within_B(self) -> Int[Tensor, " B"]:
+        """`withins` as int64 on the device."""
+        return torch.tensor(self.withins, dtype=torch.int64, device=self.first_B.device)
 
     def uniforms_BL(self, purpose: Purpose, length: int) -> Float[Tensor, "B L"]:
         """Float64 numbers in [0, 1) for the block's positions, each a function of (row's seed, step, position) only.
@@ -60,7 +67,10 @@ class Step:
         """
         width = min(self.block_size, length)
         numbers_BW = torch.stack(
-            [uniforms(width, seed=seed, purpose=purpose, key=(self.block, self.within, 0)) for seed in self.seeds]
+            [
+                uniforms(width, seed=seed, purpose=purpose, key=(block, within, 0))
+                for seed, block, within in zip(self.seeds, self.blocks, self.withins, strict=True)
+            ]
         )
         position_L = torch.arange(length, device=self.first_B.device)
         offset_BL = (position_L - self.first_B[:, None]).clamp(0, width - 1)
@@ -75,7 +85,10 @@ class DecodingStrategy(Protocol):
         ...
 
     def init(self, rows: int) -> Any:
-        """The state of a request of `rows` rows; `canvas.rows` says which of them take part in a step."""
+        """The state of up to `rows` rows at a time; `canvas.rows` says which of them take part in a step.
+
+        A row's number may pass to another row: forget what is known of a row where its block begins (`withins` is 0).
+        """
         ...
 
     def select(self, proposal: Proposal, canvas: Canvas, step: Step, state: Any) -> Transfer:
