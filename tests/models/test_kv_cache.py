@@ -82,3 +82,23 @@ def test_columns_outside_are_refused(column: int):
         cache.overwrite_from(column)
     with pytest.raises(ValueError, match="cannot truncate 2 columns"):
         cache.truncate(column)
+
+
+def test_rows_are_placed_one_by_one():
+    cache = KVCache(layers=1, shape_BGLK=(2, 1, 4, 1), dtype=torch.float32, device=torch.device("cpu"))
+    first = torch.tensor([[1.0, 2, 3], [4, 5, 6]]).view(2, 1, 3, 1)
+    cache.write(0, first, first)
+    cache.advance(3)
+    cache.place(torch.tensor([[1], [3]]), 4)
+    new = torch.tensor([8.0, 9]).view(2, 1, 1, 1)
+    keys, values = cache.write(0, new, new)
+    assert keys.flatten().tolist() == values.flatten().tolist() == [1, 8, 3, 0, 4, 5, 6, 9]
+    cache.advance(1)
+    cache.place(0, 2, rows=torch.tensor([1]))
+    one = torch.tensor([7.0]).view(1, 1, 1, 1)
+    assert cache.write(0, one, one)[0].flatten().tolist() == [7, 5]
+    cache.advance(1)
+    cache.keep([1])
+    assert cache.keys.flatten().tolist() == [7, 5, 6, 9]
+    cache.grow(2, 5)
+    assert cache.keys.flatten().tolist() == [7, 5, 6, 9, 0, 0, 0, 0, 0, 0]

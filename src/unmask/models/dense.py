@@ -164,12 +164,13 @@ class DenseTrunk(nn.Module):
     ) -> Tensor:
         """Hidden states `[B, L, D]` of int64 ids `[B, L]`; see `types.Denoiser` for the rest."""
         rows, start = tokens_BL.shape[1], cache.start if cache else 0
+        columns_BW = cache.columns_BW if cache else None
         if positions is None:
-            positions = torch.arange(start, start + rows, device=tokens_BL.device)
-        shape = self.shape
+            positions = torch.arange(start, start + rows, device=tokens_BL.device) if columns_BW is None else columns_BW
+        shape, device = self.shape, tokens_BL.device
         rotation = Rotation.at(positions, width=shape.rotary_width, theta=shape.rope_theta, scaling=shape.rope_scaling)
-        keys = max(cache.length, start + rows) if cache else rows
-        how = prepare_attention(attention, start=start, queries=rows, keys=keys, device=tokens_BL.device)
+        keys = cache.seen(rows) if cache else rows
+        how = prepare_attention(attention, start=start, queries=rows, keys=keys, device=device, columns=columns_BW)
         x_BLD = self.embed(tokens_BL)
         if self.shape.embedding_scale != 1.0:
             x_BLD = x_BLD * self.shape.embedding_scale

@@ -1,19 +1,40 @@
-"""Storage of keys and values: append, overwrite a range, truncate. It knows no decoding method."""
+"""Storage of keys and values: append, overwrite, place row by row, truncate. It knows no decoding method."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Fed(NamedTuple):
+    """What a forward was asked for: `shape` [b, w], at which columns (the first of them, or int64 `[b, w]`), rows."""
+
+    shape: tuple[int, int]
+    columns: int | Tensor
+    rows: Tensor | None
+
+    @staticmethod
+    def of(cache: KVCache, shape: tuple[int, int]) -> Fed:
+        """What the next forward is asked for."""
+        return Fed(shape, cache.start if cache.columns_BW is None else cache.columns_BW, cache.rows)
+
+
 class KVCache:
     """Keys and values of all layers in buffers allocated once, `[layers, B, G, capacity, K]`.
 
-    A forward pass writes the rows it was fed at `start` and attends to everything stored before and after them.
+    A forward pass writes the rows it was fed, by default at `start`, and attends to all columns in use. Before a
+    forward, `place` says otherwise: other columns in each row, only some of the rows.
 
     Attributes:
         start: column where the next forward writes; `length` appends, a smaller value overwrites.
         length: columns in use.
+        columns_BW: int64 `[b, w]`, where each row of the next forward writes; None: from `start` on.
+        rows: int64 `[b]`, the batch rows that the next forward is for; None: all.
+        scratch: how many of the last columns fed will be fed again, so that nobody needs their keys and values.
+        computed: columns that the last forward computed in each row.
         hidden: last hidden states `[B, capacity, D]` of the columns in use, where predictions need those of the column
             before the rows that are fed; None until `remember` is called.
     """
@@ -23,6 +44,10 @@ class KVCache:
         self.values = torch.zeros_like(self.keys)
         self.start = 0
         self.length = 0
+        self.columns_BW: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.scratch = 0
+        self.computed = 0
         self.hidden: Tensor | None = None
 
     @property
@@ -30,31 +55,108 @@ class KVCache:
         """Columns allocated."""
         return self.keys.shape[3]
 
+    def place(self, columns: int | Tensor, length: int, *, rows: Tensor | None = None, scratch: int = 0) -> None:
+        """Say where the next forward belongs.
+
+        Args:
+            columns: the first column, the others following; or int64 `[b, w]`, one column per token fed.
+            length: columns that it attends to, from 0 on; what it may not see among them, its attention says.
+            rows: int64 `[b]` batch rows; None: all.
+            scratch: how many of the last columns fed will be fed again.
+
+        Raises:
+            ValueError: there are not so many columns.
+        """
+        if length > self.capacity:
+            raise ValueError(f"{length} columns do not fit: {self.capacity} are allocated")
+        self.columns_BW = columns if isinstance(columns, Tensor) else None
+        self.start = 0 if isinstance(columns, Tensor) else columns
+        self.length, self.rows, self.scratch = length, rows, scratch
+
+    def seen(self, fed: int) -> int:
+        """Columns that the next forward attends to, when it is fed so many in each row."""
+        return self.length if self.columns_BW is not None else max(self.length, self.start + fed)
+
+    def drop_scratch(self) -> int:
+        """Leave the scratch columns out of the next forward; returns how many they are.
+
+        For predictions that need no row of theirs: causal ones, each made by the row before it.
+        """
+        dropped, self.scratch = self.scratch, 0
+        self.length -= dropped
+        if dropped and self.columns_BW is not None:
+            self.columns_BW = self.columns_BW[:, :-dropped]
+        return dropped
+
     def write(self, layer: int, k_BGLK: Tensor, v_BGLK: Tensor) -> tuple[Tensor, Tensor]:
-        """Store rows at `start`; return keys and values of all columns in use after this forward.
+        """Store rows where they belong; return keys and values of all columns in use after this forward.
 
         Raises:
             ValueError: the rows do not fit, or would leave a gap.
         """
+        if self.columns_BW is not None:
+            return self._scatter(layer, k_BGLK, v_BGLK)
         end = self.start + k_BGLK.shape[2]
         if end > self.capacity or self.start > self.length:
             raise ValueError(f"rows {self.start}..{end} do not fit: {self.length} of {self.capacity} columns in use")
-        self.keys[layer, :, :, self.start : end] = k_BGLK
-        self.values[layer, :, :, self.start : end] = v_BGLK
-        used = max(self.length, end)
-        return self.keys[layer, :, :, :used], self.values[layer, :, :, :used]
+        used = self.seen(k_BGLK.shape[2])
+        if self.rows is None:
+            self.keys[layer, :, :, self.start : end] = k_BGLK
+            self.values[layer, :, :, self.start : end] = v_BGLK
+            return self.keys[layer, :, :, :used], self.values[layer, :, :, :used]
+        self.keys[layer][self.rows, :, self.start : end] = k_BGLK.to(self.keys.dtype)
+        self.values[layer][self.rows, :, self.start : end] = v_BGLK.to(self.values.dtype)
+        return self.keys[layer][self.rows, :, :used], self.values[layer][self.rows, :, :used]
+
+    def _scatter(self, layer: int, k_BGLK: Tensor, v_BGLK: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.columns_BW is not None
+        keys, values, used = self.keys[layer], self.values[layer], self.length
+        rows = torch.arange(len(keys), device=keys.device) if self.rows is None else self.rows
+        keys[rows[:, None], :, self.columns_BW] = k_BGLK.transpose(1, 2).to(keys.dtype)
+        values[rows[:, None], :, self.columns_BW] = v_BGLK.transpose(1, 2).to(values.dtype)
+        if self.rows is None:
+            return keys[:, :, :used], values[:, :, :used]
+        return keys[rows, :, :used], values[rows, :, :used]
 
     def advance(self, rows: int) -> None:
         """Count the rows of a finished forward as stored; the next one appends."""
-        self.length = max(self.length, self.start + rows)
-        self.start = self.length
+        self.computed = rows
+        if self.columns_BW is None:
+            self.length = max(self.length, self.start + rows)
+        self.start, self.columns_BW, self.rows = self.length, None, None
 
-    def remember(self, column: int, hidden_BLD: Tensor) -> None:
-        """Keep the last hidden states of the rows that were fed at `column`."""
+    def remember(self, fed: Fed, hidden_BLD: Tensor) -> None:
+        """Keep the last hidden states of the columns that were fed."""
+        batch, length, width = hidden_BLD.shape
         if self.hidden is None:
-            batch, length, width = hidden_BLD.shape
-            self.hidden = hidden_BLD.new_zeros(batch, max(self.capacity, length), width)
-        self.hidden[:, column : column + hidden_BLD.shape[1]] = hidden_BLD
+            self.hidden = hidden_BLD.new_zeros(max(self.keys.shape[1], batch), max(self.capacity, length), width)
+        rows = torch.arange(batch, device=hidden_BLD.device) if fed.rows is None else fed.rows
+        if isinstance(fed.columns, Tensor):
+            self.hidden[rows[:, None], fed.columns[:, :length]] = hidden_BLD
+        else:
+            self.hidden[rows, fed.columns : fed.columns + length] = hidden_BLD
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all batch rows but these."""
+        index = torch.tensor(list(rows), dtype=torch.int64, device=self.keys.device)
+        self.keys, self.values = self.keys.index_select(1, index), self.values.index_select(1, index)
+        if self.hidden is not None:
+            self.hidden = self.hidden.index_select(0, index)
+
+    def grow(self, batch: int, capacity: int) -> None:
+        """Make room for more batch rows and columns, keeping what is stored."""
+        layers, rows, heads, columns, width = self.keys.shape
+        if batch <= rows and capacity <= columns:
+            return
+        size = (layers, max(batch, rows), heads, max(capacity, columns), width)
+        for name in ("keys", "values"):
+            larger = getattr(self, name).new_zeros(size)
+            larger[:, :rows, :, :columns] = getattr(self, name)
+            setattr(self, name, larger)
+        if self.hidden is not None:
+            larger = self.hidden.new_zeros(size[1], size[3], self.hidden.shape[2])
+            larger[:rows, : self.hidden.shape[1]] = self.hidden
+            self.hidden = larger
 
     def overwrite_from(self, column: int) -> None:
         """Let the next forward replace the rows from `column` on, keeping those behind them."""

@@ -109,7 +109,13 @@ class PreparedAttention:
 
 
 def prepare_attention(
-    spec: AttentionSpec | None, *, start: int, queries: int, keys: int, device: torch.device
+    spec: AttentionSpec | None,
+    *,
+    start: int,
+    queries: int,
+    keys: int,
+    device: torch.device,
+    columns: Tensor | None = None,
 ) -> PreparedAttention:
     """Turn a pattern into kernel arguments, once per forward.
 
@@ -119,6 +125,7 @@ def prepare_attention(
         queries: number of query rows.
         keys: number of key columns.
         device: where the mask is needed, if one is.
+        columns: int64 `[B, queries]`, the queries' columns where they do not follow `start`.
 
     Raises:
         ValueError: the pattern lacks the ids that its kind needs, or limits the distance between two streams.
@@ -126,39 +133,42 @@ def prepare_attention(
     if spec is None:
         return PreparedAttention()
     whole = spec.document_BL is None and spec.window is None and spec.ahead == 0
-    if spec.kind == "causal" and whole and queries == keys:
-        return PreparedAttention(causal=True)
-    column = torch.arange(keys, device=device)
-    allowed = _pattern(spec, column[start : start + queries, None], column[None, :])
+    if spec.kind == "causal" and whole and columns is None:
+        if queries == keys:
+            return PreparedAttention(causal=True)
+        if queries == 1 and start == keys - 1:
+            return PreparedAttention()
+    key_L = torch.arange(keys, device=device)
+    query_BL = key_L[start : start + queries][None] if columns is None else columns
+    allowed = _pattern(spec, query_BL, key_L)
     if spec.document_BL is not None:
-        allowed = _documents(spec, allowed, start, queries)
+        allowed = _documents(spec, allowed, query_BL)
     if allowed is None:
         return PreparedAttention()
     return PreparedAttention(mask=_nobody_blind(allowed, start).unsqueeze(1))
 
 
-def _pattern(spec: AttentionSpec, query_L1: Tensor, key_1L: Tensor) -> Tensor | None:
+def _pattern(spec: AttentionSpec, query_BL: Tensor, key_L: Tensor) -> Tensor | None:
     """What the kind and the window allow, `[1 or B, queries, keys]`; None: everything."""
-    allowed = None
+    allowed, query_BL1 = None, query_BL[:, :, None]
     if spec.kind == "causal":
-        allowed = query_L1 >= key_1L
+        allowed = query_BL1 >= key_L
         if spec.ahead > 0:
-            allowed = allowed | (_drawn(query_L1, key_1L, spec.ahead_seed) < spec.ahead)
-        allowed = allowed.unsqueeze(0)
+            allowed = allowed | (_drawn(query_BL1, key_L, spec.ahead_seed) < spec.ahead)
     elif spec.kind in ("block_causal", "two_stream"):
-        allowed = _by_block(spec, query_L1.squeeze(1))
+        allowed = _by_block(spec, query_BL)
     if spec.window is not None:
         if spec.kind == "two_stream":
             raise ValueError("a window has no meaning between two streams")
-        near = ((query_L1 - key_1L).abs() <= spec.window).unsqueeze(0)
+        near = (query_BL1 - key_L).abs() <= spec.window
         allowed = near if allowed is None else allowed & near
     return allowed
 
 
-def _drawn(query_L1: Tensor, key_1L: Tensor, seed: int) -> Tensor:
+def _drawn(query_BL1: Tensor, key_L: Tensor, seed: int) -> Tensor:
     """One number in [0, 1) per pair, the same on every device: the pair, mixed as MurmurHash3 ends (Appleby 2011)."""
     low = 2**32 - 1
-    mixed = (query_L1 * 0x9E3779B1 + key_1L * 0x85EBCA77 + (seed % 2**31) * 0xC2B2AE3D) & low
+    mixed = (query_BL1 * 0x9E3779B1 + key_L * 0x85EBCA77 + (seed % 2**31) * 0xC2B2AE3D) & low
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         # in halves: the product of two numbers of 32 bits does not fit into 63
         mixed = mixed ^ (mixed >> shift)
@@ -166,27 +176,34 @@ def _drawn(query_L1: Tensor, key_1L: Tensor, seed: int) -> Tensor:
     return (mixed ^ (mixed >> 16)) / 2**32
 
 
-def _by_block(spec: AttentionSpec, rows: Tensor) -> Tensor:
+def _of_queries(ids_BL: Tensor, query_BL: Tensor) -> Tensor:
+    """The ids of the queries' columns, `[B, queries, 1]`."""
+    if len(query_BL) == 1:
+        return ids_BL[:, query_BL[0], None]
+    return ids_BL.expand(len(query_BL), -1).gather(1, query_BL)[:, :, None]
+
+
+def _by_block(spec: AttentionSpec, query_BL: Tensor) -> Tensor:
     """Block-causal, or the two streams of block diffusion (BD3-LM, arXiv 2503.09573, appendix B)."""
     if spec.block_BL is None or (spec.kind == "two_stream" and spec.stream_BL is None):
         raise ValueError(f"a {spec.kind} pattern needs block_BL" + (", stream_BL" * (spec.kind == "two_stream")))
-    query, key = spec.block_BL[:, rows, None], spec.block_BL[:, None, :]
+    query, key = _of_queries(spec.block_BL, query_BL), spec.block_BL[:, None, :]
     if spec.kind == "block_causal":
         return query >= key
     assert spec.stream_BL is not None
-    clean_query, clean_key = spec.stream_BL[:, rows, None] == 1, spec.stream_BL[:, None, :] == 1
+    clean_query, clean_key = _of_queries(spec.stream_BL, query_BL) == 1, spec.stream_BL[:, None, :] == 1
     noisy_pair = ~clean_query & ~clean_key & (query == key)
     to_earlier_clean = ~clean_query & clean_key & (query > key)
     return noisy_pair | to_earlier_clean | (clean_query & clean_key & (query >= key))
 
 
-def _documents(spec: AttentionSpec, allowed: Tensor | None, start: int, queries: int) -> Tensor:
+def _documents(spec: AttentionSpec, allowed: Tensor | None, query_BL: Tensor) -> Tensor:
     """Hide padding from all and, in packed rows, each document from the others."""
     assert spec.document_BL is not None
     key = spec.document_BL[:, None, :]
     visible = key >= 0
     if spec.packed:
-        query = spec.document_BL[:, start : start + queries, None]
+        query = _of_queries(spec.document_BL, query_BL)
         visible = visible & ((query == key) | (query < 0))
     return visible if allowed is None else allowed & visible
 

@@ -18,8 +18,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from unmask.errors import ModelError
 from unmask.models.facts import Facts
-from unmask.models.kv_cache import KVCache
-from unmask.models.shift import predicting_rows
+from unmask.models.kv_cache import Fed, KVCache
+from unmask.models.shift import predicting_columns
 from unmask.types import AttentionSpec, DenoiserOutput
 
 # rows of the head computed at once where only the likelihood is wanted: 512 x 126k float32 logits are 260 MB
@@ -102,7 +102,7 @@ class DiffusionModel(PreTrainedModel):
             attention_mask: `[B, L]`, 0 where a position is padding, in the way of transformers; `attention` says more.
             attention: who sees whom; None: all that the checkpoint's own pattern lets see each other.
             positions: int64 `[B, L]`; None: 0, 1, 2, ...
-            cache: keys and values of other columns; rows are written at its `start`.
+            cache: keys and values of other columns; it says where these rows belong.
             logits_at: int64 `[n]` flat positions into `[B * L]` where the head runs; None: everywhere.
             targets: int64 `[n]` ids; then their negative log-likelihood is returned and no logits.
             signal: self-conditioning; no family here uses it.
@@ -113,12 +113,17 @@ class DiffusionModel(PreTrainedModel):
         """
         if attention is None and attention_mask is not None:
             attention = AttentionSpec(document_BL=attention_mask.long() - 1, packed=False)
-        seen = max(cache.length, cache.start + input_ids.shape[1]) if cache else input_ids.shape[1]
-        attention = self._allowed(attention, seen)
-        start = cache.start if cache else 0
+        batch, length = input_ids.shape
+        attention = self._allowed(attention, cache.seen(length) if cache else length)
+        fed = Fed.of(cache, (batch, length)) if cache is not None and self.family.shift else None
+        if cache is not None and fed is not None:
+            input_ids = self._needed(input_ids, cache)
         hidden_BLD = self.trunk(input_ids, attention=attention, positions=positions, cache=cache)
-        if self.family.shift:
-            wanted = self._before(hidden_BLD, logits_at, attention, cache, start)
+        if cache is not None and fed is not None:
+            cache.remember(fed, hidden_BLD)
+            wanted = self._before_cached(cache, fed, logits_at, attention)
+        elif self.family.shift:
+            wanted = self._before(hidden_BLD, logits_at, attention)
         else:
             wanted = hidden_BLD if logits_at is None else hidden_BLD.flatten(0, 1).index_select(0, logits_at)
         if targets is not None:
@@ -136,26 +141,31 @@ class DiffusionModel(PreTrainedModel):
             asked = replace(asked or AttentionSpec(), window=window - 1)
         return asked
 
-    def _before(
-        self,
-        hidden_BLD: Tensor,
-        at: Tensor | None,
-        attention: AttentionSpec | None,
-        cache: KVCache | None,
-        start: int,
-    ) -> Tensor:
-        """The hidden states that predict what is asked for, each of the position before it: `models/shift.py`."""
+    def _needed(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """What has to be fed: the last columns predict nothing if each row sees only what is before it."""
+        if self.family.attention != "causal" or not 0 < cache.scratch < input_ids.shape[1]:
+            return input_ids
+        return input_ids[:, : -cache.drop_scratch()]
+
+    def _before(self, hidden_BLD: Tensor, at: Tensor | None, attention: AttentionSpec | None) -> Tensor:
+        """The hidden states that predict what is asked for, each of the column before it: `models/shift.py`."""
         batch, length, width = hidden_BLD.shape
-        rows_BLD = hidden_BLD
-        if cache is not None:
-            if start > 0:
-                assert cache.hidden is not None, "rows before the first one were fed without predicting"
-                rows_BLD = torch.cat([cache.hidden[:, start - 1 : start], hidden_BLD], dim=1)
-            cache.remember(start, hidden_BLD)
-        asked = torch.arange(batch * length, device=hidden_BLD.device) if at is None else at
-        rows = predicting_rows(asked, batch=batch, length=length, attention=attention, start=start)
-        wanted = rows_BLD.flatten(0, 1).index_select(0, rows)
+        flat = torch.arange(batch * length, device=hidden_BLD.device) if at is None else at
+        row, column = flat // length, flat % length
+        source = predicting_columns(row, column, batch=batch, attention=attention)
+        wanted = hidden_BLD.flatten(0, 1).index_select(0, row * length + source)
         return wanted.view(batch, length, width) if at is None else wanted
+
+    def _before_cached(self, cache: KVCache, fed: Fed, at: Tensor | None, attention: AttentionSpec | None) -> Tensor:
+        """The same out of what the cache remembers, of the columns just fed and of those before them."""
+        assert cache.hidden is not None
+        batch, length = fed.shape
+        flat = torch.arange(batch * length, device=cache.hidden.device) if at is None else at
+        row, place = flat // length, flat % length
+        column = fed.columns[row, place] if isinstance(fed.columns, Tensor) else fed.columns + place
+        source = predicting_columns(row, column, batch=batch, attention=attention)
+        wanted = cache.hidden[row if fed.rows is None else fed.rows[row], source]
+        return wanted.view(batch, length, -1) if at is None else wanted
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits, scale = self.head(hidden), self.facts.shape.logit_scale
@@ -172,6 +182,10 @@ class DiffusionModel(PreTrainedModel):
 
     def _chunk_nll(self, hidden_nD: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(self._logits(hidden_nD).float(), targets, reduction="none")
+
+    def new_cache(self, rows: int, capacity: int) -> KVCache:
+        """Empty storage for keys and values of so many batch rows and columns."""
+        return self.trunk.new_cache(rows, capacity)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The embedding."""
