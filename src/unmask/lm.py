@@ -266,7 +266,7 @@ class DiffusionLM:
         if options.attention != "auto":
             return options
         return replace(
-            options, attention="block_causal" if self.family.attention == "block_causal" else "bidirectional"
+            options, attention="block_causal" if self.model.facts.attention == "block_causal" else "bidirectional"
         )
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 import unmask
 from tests import tiny
@@ -140,6 +141,44 @@ def test_dream_keys_are_those_of_the_official_code(shared: Path, tmp_path: Path)
     assert len(biases) == 6 and not any(bias.any() for bias in biases.values())
 
 
+@pytest.mark.parametrize("to", ["a2d", "llada", "dream"])
+def test_a_model_made_for_blocks_says_so_and_writes_so(to: str, tmp_path: Path) -> None:
+    old = source(tmp_path / "old", "llama")
+    made = {
+        name: adapt(old, tmp_path / name, AdaptArguments(to=to, attention="block_causal", block_size=size))  # type: ignore[arg-type]
+        for name, size in (("usual", None), ("four", 4))
+    }
+    assert "its block of 32 and those before it" in made["usual"].notes[0]
+    lm = unmask.load(tmp_path / "four", device="cpu")
+    assert (lm.model.facts.attention, lm.model.facts.block_size) == ("block_causal", 4)
+    settings = {"max_new_tokens": 12, "block_size": 4, "steps": 12}
+    out = lm.generate([[7, 8, 9]], **settings)[0].token_ids
+    # blocks that are seen by none before them could as well be absent
+    assert out[:5] == lm.generate([[7, 8, 9]], **{**settings, "max_new_tokens": 5})[0].token_ids
+    assert out == lm.generate([[7, 8, 9]], attention="block_causal", **settings)[0].token_ids
+    assert out != lm.generate([[7, 8, 9]], attention="bidirectional", **settings)[0].token_ids
+    lm.save(tmp_path / "saved")
+    again = load_model(tmp_path / "saved").facts
+    assert (again.attention, again.block_size) == ("block_causal", 4)
+
+
+@torch.no_grad()
+def test_blocks_are_what_transformers_computes_under_such_a_mask(tmp_path: Path) -> None:
+    """Its own Llama takes the configuration as it is, keys of ours included."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    new = tmp_path / "new"
+    adapt(source(tmp_path / "old", "llama"), new, AdaptArguments(attention="block_causal", block_size=4))
+    config = json.loads((new / "config.json").read_text())
+    theirs = LlamaForCausalLM(LlamaConfig(**config, attn_implementation="eager")).eval()
+    theirs.load_state_dict(load_file(new / "model.safetensors"))
+    block_L = torch.arange(20) // 4
+    hidden = torch.zeros(1, 1, 20, 20).masked_fill(block_L[:, None] < block_L, float("-inf"))
+    spec = AttentionSpec("block_causal", block_BL=block_L[None])
+    expected = theirs(IDS, attention_mask=hidden).logits
+    torch.testing.assert_close(load_model(new)(IDS, attention=spec).logits, expected, atol=1e-4, rtol=1e-5)
+
+
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 REFUSALS: dict[str, tuple[str, dict[str, Any], AdaptArguments]] = {
     "cannot be written as llada: LLaDA knows no scaling of rotary positions.*linear.*Use --to a2d": (
@@ -156,6 +195,11 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], AdaptArguments]] = {
     ),
     "it has norms on queries and keys. Use --to a2d": ("qwen3", {"head_dim": 8}, AdaptArguments(to="dream")),
     '"<\\|endoftext\\|>" means something else already': ("llama", {}, AdaptArguments(mask_token="<|endoftext|>")),
+    "as a2d-llama: block_size is 65; it must be a whole number from 1 to 64": (
+        "llama",
+        {},
+        AdaptArguments(attention="block_causal", block_size=65),
+    ),
     "it is a diffusion model already": ("a2d-llama", {}, AdaptArguments()),
 }
 
@@ -173,6 +217,9 @@ def test_what_has_no_place_is_refused_and_nothing_is_written(phrase: str, tmp_pa
     ("options", "phrase"),
     [
         ({"to": "lada"}, 'to "lada" is not one of a2d, llada, dream. Did you mean "llada"'),
+        ({"attention": "block-causal"}, 'attention "block-causal" is not one of.*Did you mean "block_causal"'),
+        ({"block_size": 4}, "block_size is 4, but attention is bidirectional, which has no blocks"),
+        ({"attention": "block_causal", "block_size": 0}, "block_size is 0; it must be at least 1"),
         ({"mask_noise": -1.0}, "mask_noise is -1.0; it must lie in 0..100"),
         ({"mask_token": " "}, "mask_token is empty"),
     ],

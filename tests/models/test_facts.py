@@ -12,6 +12,7 @@ from tests.models.tiny import LLADA, on_meta, write_config
 from unmask.errors import ModelError
 from unmask.models.checkpoints import load_model
 from unmask.models.facts import facts_of, read_facts
+from unmask.registry import FAMILIES
 
 TINY = dict(LLADA.tiny_config)
 HUGE = 10**30
@@ -212,6 +213,44 @@ def test_json_that_is_no_configuration_is_refused(text: str, kind: str, tmp_path
 def test_a_folder_without_a_configuration_is_no_checkpoint(tmp_path: Path):
     with pytest.raises(ModelError, match="holds no config.json, so it is no checkpoint"):
         read_facts(tmp_path)
+
+
+def test_a_checkpoint_may_be_made_for_blocks():
+    facts = facts_of({**TINY, "attention": "block_causal", "block_size": 16})
+    assert (facts.attention, facts.block_size) == ("block_causal", 16)
+    assert facts.shape == facts_of(TINY).shape
+    assert facts_of({**TINY, "attention": "block_causal"}).block_size is None
+    assert (facts_of(TINY).attention, facts_of(TINY).block_size) == ("bidirectional", None)
+
+
+def test_what_a_family_was_made_for_is_its_checkpoints_fact_unless_these_say_otherwise():
+    config = dict(FAMILIES.get("llada2").tiny_config)
+    assert (facts_of(config).attention, facts_of(config).block_size) == ("block_causal", 32)
+    assert facts_of({**config, "block_size": 4}).block_size == 4
+    opened = facts_of({**config, "attention": "bidirectional"})
+    assert (opened.attention, opened.block_size) == ("bidirectional", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "phrase"),
+    [
+        ({"attention": "causal"}, "attention is 'causal'; it can be bidirectional or block_causal"),
+        ({"attention": ["block_causal"]}, "it can be bidirectional or block_causal"),
+        ({"attention": None}, "attention is None"),
+        ({"attention": "block_causal", "block_size": 0}, "block_size is 0; it must be a whole number from 1 to 128"),
+        ({"attention": "block_causal", "block_size": 129}, "from 1 to 128"),
+        ({"attention": "block_causal", "block_size": True}, "block_size is True"),
+        ({"attention": "block_causal", "block_size": "16"}, "block_size is '16'"),
+        ({"block_size": 16}, "block_size is 16, but attention is bidirectional"),
+    ],
+)
+def test_blocks_must_make_sense(changes: dict, phrase: str):
+    assert phrase in refusal(**changes)
+
+
+def test_an_autoregressive_checkpoint_has_no_choice():
+    with pytest.raises(ModelError, match='key "attention" is not known for llama'):
+        facts_of({**FAMILIES.get("llama").tiny_config, "attention": "block_causal"})
 
 
 def test_values_that_change_nothing_are_let_through():

@@ -12,7 +12,8 @@ from unmask.errors import ConfigError
 
 DOES = (
     "Turn an autoregressive Llama, Mistral, Qwen2 or Qwen3 into a masked diffusion model: attention in both "
-    "directions, a mask token. It has to be trained afterwards (pretrain, then sft)."
+    "directions, of the whole text or block by block, and a mask token. It has to be trained afterwards (pretrain, "
+    "then sft)."
 )
 _COMMAND = (
     Option("model_name_or_path", str | None, None, "Folder or Hub id of the checkpoint; --model for short."),

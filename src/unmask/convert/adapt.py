@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unmask.convert.aside import built_aside, free_folder
-from unmask.convert.options import AdaptArguments, Layout
+from unmask.convert.options import AdaptArguments, Attention, Layout
 from unmask.errors import ConfigError, ModelError, did_you_mean
 from unmask.models.card import Card, write_card
 from unmask.models.checkpoints import (
@@ -29,7 +29,7 @@ from unmask.models.checkpoints import (
     to_official_name,
     to_our_name,
 )
-from unmask.models.facts import Facts, facts_of, read_facts
+from unmask.models.facts import ATTENTION, BLOCK_SIZE, Facts, facts_of, read_facts
 from unmask.models.families import ModelFamily
 from unmask.models.families.llada import config_of
 from unmask.models.shell import DiffusionModel
@@ -39,6 +39,7 @@ from unmask.registry import FAMILIES
 
 # families that dLLM has converted layouts for; Mistral's is Llama's without its window
 _CONVERTED = {"llama": "a2d-llama", "mistral": "a2d-llama", "qwen2": "a2d-qwen2", "qwen3": "a2d-qwen3"}
+_USUAL_BLOCK = 32
 _ROWS = ("trunk.embed.weight", "head.weight")
 
 
@@ -81,7 +82,7 @@ def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], 
     is_new = _add_mask_token(tokenizer, family, options.mask_token, source)
     mask_id: Any = tokenizer.mask_token_id
     rows = max(facts.shape.vocab_size, mask_id + 1)
-    config = _config(facts, family, rows, tokenizer)
+    config = {**_config(facts, family, rows, tokenizer), **_blocks(options)}
     with torch.device("meta"):
         model = DiffusionModel(facts_of(config, where=f"{source}, as {family.name}"))
         original = DiffusionModel(facts)
@@ -96,7 +97,7 @@ def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], 
         assert ours is not None
         return change(ours, read(ours)) if ours in kept else _no_bias(ours, model)
 
-    notes = (*_notes(facts, family), _mask_note(tokenizer, facts, is_new=is_new))
+    notes = (*_notes(facts, model.facts), _mask_note(tokenizer, facts, is_new=is_new))
     tensors = Streamed(_empty(model, kept), make)
     with built_aside(folder) as aside:
         save_model(model, aside, tensors=tensors, max_shard_size=options.max_shard_size)
@@ -106,9 +107,16 @@ def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], 
 
 
 def _check(options: AdaptArguments) -> None:
-    if options.to not in get_args(Layout):
-        known = get_args(Layout)
-        raise ConfigError(f'to "{options.to}" is not one of {", ".join(known)}.{did_you_mean(options.to, known)}')
+    for name, known in (("to", get_args(Layout)), ("attention", get_args(Attention))):
+        if (given := getattr(options, name)) not in known:
+            raise ConfigError(f'{name} "{given}" is not one of {", ".join(known)}.{did_you_mean(given, known)}')
+    if options.block_size is not None and options.attention != "block_causal":
+        raise ConfigError(
+            f"block_size is {options.block_size}, but attention is {options.attention}, which has no blocks. Give "
+            "--attention block_causal too, or leave block_size out."
+        )
+    if options.block_size is not None and options.block_size < 1:
+        raise ConfigError(f"block_size is {options.block_size}; it must be at least 1. Usual: 4 to 32.")
     if not 0 <= options.mask_noise <= 100:
         raise ConfigError(f"mask_noise is {options.mask_noise}; it must lie in 0..100. Usual: 1.")
     if options.mask_token is not None and not options.mask_token.strip():
@@ -151,6 +159,13 @@ def _config(facts: Facts, family: ModelFamily, rows: int, tokenizer: Any) -> dic
     # left out, Llama's own defaults would be read for Mistral's
     sizes = {"num_key_value_heads": facts.shape.kv_heads, "max_position_embeddings": facts.shape.max_length}
     return {**kept, **sizes, **named, **ids}
+
+
+def _blocks(options: AdaptArguments) -> dict[str, Any]:
+    """What the configuration says of attention, in keys of ours that the official code ignores."""
+    if options.attention == "bidirectional":
+        return {}
+    return {ATTENTION: options.attention, BLOCK_SIZE: options.block_size or _USUAL_BLOCK}
 
 
 def _dream_config(facts: Facts, rows: int) -> dict[str, Any]:
@@ -217,11 +232,14 @@ def _with_mask_row(mask_id: int, rows: int, options: AdaptArguments) -> Callable
     return change
 
 
-def _notes(facts: Facts, family: ModelFamily) -> tuple[str, ...]:
-    shift = (
-        "row i goes on predicting token i + 1" if family.shift else "row i now predicts token i; before, token i + 1"
-    )
-    notes = ("every token now sees every other; before, only those that precede it", shift)
+def _notes(facts: Facts, made: Facts) -> tuple[str, ...]:
+    seen = "every token now sees every other"
+    if made.attention == "block_causal":
+        seen = f"every token now sees its block of {made.block_size} and those before it"
+    shift = "now predicts token i; before, token i + 1"
+    if made.family.shift:
+        shift = "goes on predicting token i + 1"
+    notes = (f"{seen}; before, only those that precede it", f"row i {shift}")
     window = facts.shape.window
     if window is not None and window < facts.shape.max_length:
         notes += (f"the sliding window of {window:,} tokens is dropped: beyond it, attention was never trained",)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import ModelError, did_you_mean
-from unmask.models.families import ModelFamily
+from unmask.models.families import Attention, ModelFamily
 from unmask.models.json_file import read_json
 from unmask.registry import FAMILIES
 
@@ -39,6 +39,10 @@ _EVERYWHERE = frozenset(
     }
 )
 
+# our own keys, for what a checkpoint was made for where its family's files cannot say so; official code ignores them
+ATTENTION, BLOCK_SIZE = "attention", "block_size"
+# an autoregressive checkpoint is what its network is: it has no choice
+_CHOICES = ("bidirectional", "block_causal")
 
 # far above any model, far below what a hostile file would have us build
 _MOST_LAYERS, _LARGEST = 4096, 2**24
@@ -52,12 +56,16 @@ class Facts:
         config: the file, verbatim.
         shape: the network's shape, as the family's trunk takes it.
         mask_token_id: from the file; None where it does not say.
+        attention: who is to see whom while the model is trained and writes: the file's word, or else the family's.
+        block_size: tokens per block where that is `block_causal`, counted from a document's beginning; None: not known.
     """
 
     family: ModelFamily
     config: Mapping[str, Any]
     shape: Any
     mask_token_id: int | None
+    attention: Attention = "bidirectional"
+    block_size: int | None = None
 
     def config_with(self, **changes: Any) -> dict[str, Any]:
         """The file with some keys changed, for saving."""
@@ -87,6 +95,7 @@ def facts_of(config: Mapping[str, Any], *, where: str = "config.json") -> Facts:
     family = _family_of(config, where)
     reader = family.reader
     known = {*reader.required, *reader.defaults, *reader.fixed, *reader.ignored, *_EVERYWHERE}
+    known |= set() if family.attention == "causal" else {ATTENTION, BLOCK_SIZE}
     for key in config:
         if key not in known:
             raise ModelError(
@@ -105,7 +114,8 @@ def facts_of(config: Mapping[str, Any], *, where: str = "config.json") -> Facts:
             )
     _check_types(family, complete, where)
     shape = _checked_shape(family, complete, where)
-    return Facts(family, dict(config), shape, _mask_token_id(config, shape.vocab_size, where))
+    mask_token_id = _mask_token_id(config, shape.vocab_size, where)
+    return Facts(family, dict(config), shape, mask_token_id, *_attention(family, config, shape.max_length, where))
 
 
 def _family_of(config: Mapping[str, Any], where: str) -> ModelFamily:
@@ -172,3 +182,20 @@ def _mask_token_id(config: Mapping[str, Any], vocab_size: int, where: str) -> in
     if not isinstance(mask_token_id, int) or isinstance(mask_token_id, bool) or not 0 <= mask_token_id < vocab_size:
         raise ModelError(f"{where}: mask_token_id {mask_token_id!r} must lie in 0..{vocab_size - 1}.")
     return mask_token_id
+
+
+def _attention(
+    family: ModelFamily, config: Mapping[str, Any], longest: int, where: str
+) -> tuple[Attention, int | None]:
+    """Who sees whom, and the size of the blocks."""
+    kind = config.get(ATTENTION, family.attention)
+    if ATTENTION in config and kind not in _CHOICES:
+        raise ModelError(f"{where}: {ATTENTION} is {kind!r}; it can be {' or '.join(_CHOICES)}.")
+    size = config.get(BLOCK_SIZE, family.block_size if kind == family.attention else None)
+    if size is None:
+        return kind, None
+    if kind != "block_causal":
+        raise ModelError(f"{where}: {BLOCK_SIZE} is {size!r}, but attention is {kind}. Blocks are of block_causal.")
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= longest:
+        raise ModelError(f"{where}: {BLOCK_SIZE} is {size!r}; it must be a whole number from 1 to {longest:,}.")
+    return kind, size

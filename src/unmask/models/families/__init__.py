@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+Attention = Literal["bidirectional", "causal", "block_causal"]
+
 
 @dataclass(frozen=True)
 class KeyMap:
@@ -87,7 +89,8 @@ class ModelFamily:
         paper: where the model is described.
         attention: who sees whom. Rows of a `causal`, that is autoregressive, model's logits predict the next token.
             A `block_causal` one was made to write blocks from left to right, each seeing itself and those before it;
-            what its network is fed is seen by everybody, unless asked otherwise.
+            what its network is fed is seen by everybody, unless asked otherwise. A checkpoint may say otherwise.
+        block_size: tokens per block of a `block_causal` family, where its checkpoints do not say; None: not known.
         shift: row i of the network predicts token i + 1, as in the autoregressive model it came from; the shell aligns.
     """
 
@@ -106,7 +109,8 @@ class ModelFamily:
     lora_targets: tuple[str, ...]
     tiny_config: Mapping[str, Any]
     paper: str
-    attention: Literal["bidirectional", "causal", "block_causal"] = "bidirectional"
+    attention: Attention = "bidirectional"
+    block_size: int | None = None
     shift: bool = False
     tokenizer_class: str | None = None
     model_types: tuple[str, ...] = ()

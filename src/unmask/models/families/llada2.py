@@ -183,6 +183,7 @@ FAMILY = ModelFamily(
     },
     paper="arXiv 2512.15745",
     attention="block_causal",
+    block_size=32,
     model_types=("llada21_moe",),
     sizes={"LLaDA2.0-mini": 16_255_638_528, "LLaDA2.0-flash": 102_889_697_280},
 )
