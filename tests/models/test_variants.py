@@ -48,6 +48,7 @@ LOADS: dict[str, tuple[str, dict[str, Any], str, bool]] = {
     "mistral, wide heads": ("mistral", {"head_dim": 16}, "model.norm.weight", True),
     "llama 2, slowed down": ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "x", False),
     "llama 3.1": ("llama", {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16}}, "x", False),
+    "qwen2, as its card says for long texts": ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "x", False),
     "llama, no scaling said so": ("llama", {"rope_scaling": None}, "x", False),
 }
 
@@ -95,17 +96,17 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         "4 tensors are missing .first: .*k_norm.weight. and 6 are not part of a qwen3 model",
     ),
     "norms of a llama": ("qwen3", {}, {"model_type": "llama"}, "describes a network without them"),
-    "yarn": (
+    "angles that grow with the text": (
         "qwen2",
         {},
-        {"rope_scaling": {"type": "yarn", "factor": 4.0}},
-        'rope_type "yarn" is not supported; supported: default, linear, llama3',
+        {"rope_scaling": {"type": "dynamic", "factor": 4.0}},
+        'rope_type "dynamic" is not supported; supported: default, linear, llama3, yarn, longrope',
     ),
-    "another length of longrope": (
+    "longrope of wider heads": (
         "llama",
         {},
-        {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}},
-        '"short_factor" is not known and might change the model',
+        {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0]}},
+        "short_factor and long_factor hold 4 and 1 numbers; a head of this model is rotated in 4 pairs",
     ),
 }
 

@@ -25,10 +25,33 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 16}
+LONG = {"rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.0, 1.1, 1.3, 2.0], "long_factor": [1, 3, 5, 9]}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama 3.1": ("Llama", {"rope_parameters": {**LLAMA3, "rope_theta": 500.0}}),
     "llama, angles slowed down": ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0}}),
+    "llama, yarn": ("Llama", {"rope_parameters": YARN}),
+    "qwen2, yarn of its card": ("Qwen2", {"rope_parameters": {**YARN, "rope_theta": 1e6}}),
+    "llama, yarn over all it has": ("Llama", {"rope_parameters": {**YARN, "original_max_position_embeddings": 128}}),
+    "llama, yarn with bounds": ("Llama", {"rope_parameters": {**YARN, "beta_fast": 4, "beta_slow": 0.5}}),
+    "llama, yarn between pairs": (
+        "Llama",
+        {"rope_parameters": {**YARN, "truncate": False, "beta_fast": 4.0, "attention_factor": 1.5}},
+    ),
+    "llama, yarn of deepseek": ("Llama", {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.4}}),
+    "llama, yarn not at all": ("Llama", {"rope_parameters": {**YARN, "factor": 1.0}}),
+    "llama, longrope, short": ("Llama", {"rope_parameters": {**LONG, "original_max_position_embeddings": 32}}),
+    "llama, longrope, at its length": ("Llama", {"rope_parameters": {**LONG, "original_max_position_embeddings": 24}}),
+    "llama, longrope, beyond it": ("Llama", {"rope_parameters": {**LONG, "original_max_position_embeddings": 23}}),
+    "qwen2, longrope": (
+        "Qwen2",
+        {"rope_parameters": {**LONG, "original_max_position_embeddings": 16, "factor": 3.0, "rope_theta": 1e4}},
+    ),
+    "qwen3, longrope, loud": (
+        "Qwen3",
+        {"head_dim": 8, "rope_parameters": {**LONG, "original_max_position_embeddings": 8, "attention_factor": 1.2}},
+    ),
     "llama, tied": ("Llama", {"tie_word_embeddings": True}),
     "mistral without a window": ("Mistral", {"sliding_window": None}),
     "mistral, short window": ("Mistral", {"sliding_window": 4}),
@@ -94,6 +117,26 @@ def test_a_configuration_as_transformers_4_wrote_it(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", [YARN, LONG])
+def test_a_length_beside_the_rotary_settings_wins(kind: dict[str, Any], tmp_path: Path) -> None:
+    model = theirs("Llama", {"rope_parameters": dict(kind), "original_max_position_embeddings": 20})
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(load_model(tmp_path)(IDS).logits, model(IDS).logits, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_with_longrope_each_row_has_its_own_length(tmp_path: Path) -> None:
+    """transformers asks how long the longest row is; then a row alone would differ from the row in a batch."""
+    config = {"rope_scaling": {**LONG, "original_max_position_embeddings": 30}}
+    model = load_model(write_config(tmp_path, FAMILIES.get("llama"), **SIZE, **config), from_scratch=True)
+    near_L, far_L = torch.arange(24), torch.arange(24) + 8
+    together = model(IDS, positions=torch.stack([near_L, far_L])).logits
+    for row, positions_L in enumerate((near_L, far_L)):
+        alone = model(IDS[row : row + 1], positions=positions_L[None]).logits[0]
+        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_converted_models_equal_the_reference(shared: Path, kind: str) -> None:
     golden = shared / "golden" / f"a2d_{kind}"
@@ -125,10 +168,21 @@ def test_two_streams_of_converted_models_equal_the_reference(shared: Path, kind:
 
 
 REFUSED = {
-    'rope_type "yarn" is not supported; supported: default, linear, llama3': {
-        "rope_scaling": {"rope_type": "yarn", "factor": 2.0}
+    'rope_type "dynamic" is not supported; supported: default, linear, llama3, yarn, longrope': {
+        "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}
     },
-    'the rotary setting "beta_fast" is not known': {"rope_scaling": {"rope_type": "linear", "beta_fast": 1}},
+    "rope_theta is 1; it must be above 1": {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1}},
+    "beta_slow is 32 and beta_fast 32": {"rope_scaling": {**YARN, "beta_slow": 32}},
+    "the rotary attention_factor is '2'": {"rope_scaling": {**YARN, "attention_factor": "2"}},
+    "the rotary truncate is 'no'; it must be true or false": {"rope_scaling": {**YARN, "truncate": "no"}},
+    "original_max_position_embeddings is -4": {"rope_scaling": {**YARN, "original_max_position_embeddings": -4}},
+    "the rotary scaling longrope lacks short_factor": {"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 4}},
+    "the rotary long_factor is 0; it must be a number": {"rope_scaling": {**LONG, "long_factor": [0, 1, 1, 1]}},
+    "the rotary long_factor is a str": {"rope_scaling": {**LONG, "long_factor": "1"}},
+    "hold 4 and 3 numbers; a head of this model is rotated in 4 pairs": {
+        "rope_scaling": {**LONG, "long_factor": [1.0] * 3}
+    },
+    'the rotary setting "beta_fast" is not known for linear': {"rope_scaling": {"rope_type": "linear", "beta_fast": 1}},
     "a value has the wrong type": {"rope_scaling": "linear"},
     "rope_theta is 0": {"rope_theta": 0},
     "the rotary factor is 0": {"rope_scaling": {"rope_type": "linear", "factor": 0}},

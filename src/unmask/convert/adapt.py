@@ -176,6 +176,8 @@ def _dream_config(facts: Facts, rows: int) -> dict[str, Any]:
         raise ModelError(f"a {facts.family.name} model cannot be written as dream: it has {what}. Use --to a2d.")
     slowed = dict(facts.config.get("rope_parameters") or facts.config.get("rope_scaling") or {})
     slowed.pop("rope_theta", None)
+    if length := facts.config.get("original_max_position_embeddings"):
+        slowed["original_max_position_embeddings"] = length
     return {
         "model_type": "Dream",
         "architectures": ["DreamModel"],

@@ -172,6 +172,12 @@ def _checked_shape(family: ModelFamily, config: Mapping[str, Any], where: str) -
             f"{where}: {shape.rotary_width} of the {shape.head_width} numbers of a head cannot be rotated in pairs. "
             "Compare partial_rotary_factor with the original."
         )
+    scaling, pairs = shape.rope_scaling, shape.rotary_width // 2
+    if scaling is not None and scaling.kind == "longrope" and {len(scaling.short), len(scaling.long)} != {pairs}:
+        raise ModelError(
+            f"{where}: short_factor and long_factor hold {len(scaling.short)} and {len(scaling.long)} numbers; a head "
+            f"of this model is rotated in {pairs} pairs. Compare them with the original."
+        )
     return shape
 
 

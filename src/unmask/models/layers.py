@@ -52,28 +52,61 @@ class RopeScaling:
     Attributes:
         kind: `linear` slows every angle down by `factor` (arXiv 2306.15595); `llama3` only those that turn less than
             `low` times in `original_length` positions, leaves those that turn more than `high` times, and goes from
-            one to the other in between (arXiv 2407.21783, and the code published with Llama 3.1).
+            one to the other in between (arXiv 2407.21783, and the code published with Llama 3.1); `yarn` the same, but
+            in between it goes evenly from pair to pair (arXiv 2309.00071); `longrope` each pair by a factor of its
+            own, out of `short`, or out of `long` where a row is longer than `original_length` (arXiv 2402.13753).
+        whole_pairs: in `yarn`, the first and the last pair in between are whole numbers.
+        amplitude: what cosines and sines are multiplied by, so that distant tokens weigh more.
     """
 
-    kind: Literal["linear", "llama3"]
+    kind: Literal["linear", "llama3", "yarn", "longrope"]
     factor: float
     low: float = 1.0
     high: float = 4.0
     original_length: int = 8192
+    whole_pairs: bool = True
+    amplitude: float = 1.0
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
 
 
-def rotary_frequencies(width: int, theta: float, scaling: RopeScaling | None, device: torch.device) -> Tensor:
-    """Radians per position of each pair in a head of `width`, float32 `[width / 2]` (Su et al. 2021)."""
+def rotary_frequencies(
+    width: int, theta: float, scaling: RopeScaling | None, device: torch.device, *, beyond: bool = False
+) -> Tensor:
+    """Radians per position of each pair in a head of `width`, float32 `[width / 2]` (Su et al. 2021).
+
+    `beyond`: for rows longer than the original length, which only `longrope` makes a difference for.
+    """
     exponent = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
     frequency = 1.0 / theta**exponent
     if scaling is None:
         return frequency
+    if scaling.kind == "longrope":
+        return frequency / torch.tensor(scaling.long if beyond else scaling.short, device=device)
     slow = frequency / scaling.factor
     if scaling.kind == "linear":
         return slow
-    turns = frequency * scaling.original_length / (2 * math.pi)
-    kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0.0, 1.0)
+    if scaling.kind == "yarn":
+        kept = _kept_by_yarn(width, theta, scaling, device)
+    else:
+        turns = frequency * scaling.original_length / (2 * math.pi)
+        kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0.0, 1.0)
     return (1 - kept) * slow + kept * frequency
+
+
+def _kept_by_yarn(width: int, theta: float, scaling: RopeScaling, device: torch.device) -> Tensor:
+    """How much of each pair's frequency is left as it is, `[width / 2]`: 1 for the first pairs, 0 for the last."""
+
+    def pair_that_turns(times: float) -> float:
+        return width * math.log(scaling.original_length / (2 * math.pi * times)) / (2 * math.log(theta))
+
+    first, last = pair_that_turns(scaling.high), pair_that_turns(scaling.low)
+    if scaling.whole_pairs:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, width - 1)
+    pair = torch.arange(width // 2, device=device, dtype=torch.float32)
+    # 0.001: where both are one pair, published code goes down within a thousandth
+    return 1 - ((pair - first) / (last - first or 0.001)).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -86,9 +119,18 @@ class Rotation:
     @staticmethod
     def at(positions: Tensor, *, width: int, theta: float, scaling: RopeScaling | None = None) -> Rotation:
         """Angles of int64 positions `[L]` or `[B, L]` for heads of `width`."""
-        angle = positions.float().unsqueeze(-1) * rotary_frequencies(width, theta, scaling, positions.device)
+        frequency = rotary_frequencies(width, theta, scaling, positions.device)
+        if scaling is not None and scaling.kind == "longrope":
+            # row by row, unlike transformers: a row does not depend on its neighbours
+            is_long = positions.amax(-1)[..., None, None] >= scaling.original_length
+            beyond = rotary_frequencies(width, theta, scaling, positions.device, beyond=True)
+            frequency = torch.where(is_long, beyond, frequency)
+        angle = positions.float().unsqueeze(-1) * frequency
         angle = torch.cat((angle, angle), dim=-1).view(-1, 1, positions.shape[-1], width)
-        return Rotation(angle.cos(), angle.sin())
+        cos, sin = angle.cos(), angle.sin()
+        if scaling is not None and scaling.amplitude != 1.0:
+            cos, sin = cos * scaling.amplitude, sin * scaling.amplitude
+        return Rotation(cos, sin)
 
     def apply(self, x_BHLK: Tensor) -> Tensor:
         """Rotate in float32 and return the type that came in: low precision here shifts distant positions."""
@@ -155,7 +197,7 @@ def _pattern(spec: AttentionSpec, query_BL: Tensor, key_L: Tensor) -> Tensor | N
         allowed = query_BL1 >= key_L
         if spec.ahead > 0:
             allowed = allowed | (_drawn(query_BL1, key_L, spec.ahead_seed) < spec.ahead)
-    elif spec.kind in ("block_causal", "two_stream"):
+    elif spec.kind in ("block_causal", "two_stream", "leave_one_out"):
         allowed = _by_block(spec, query_BL)
     if spec.window is not None:
         if spec.kind == "two_stream":
@@ -184,14 +226,16 @@ def _of_queries(ids_BL: Tensor, query_BL: Tensor) -> Tensor:
 
 
 def _by_block(spec: AttentionSpec, query_BL: Tensor) -> Tensor:
-    """Block-causal, or the two streams of block diffusion (BD3-LM, arXiv 2503.09573, appendix B)."""
-    if spec.block_BL is None or (spec.kind == "two_stream" and spec.stream_BL is None):
-        raise ValueError(f"a {spec.kind} pattern needs block_BL" + (", stream_BL" * (spec.kind == "two_stream")))
+    """Block-causal, the two streams of block diffusion (BD3-LM, arXiv 2503.09573, appendix B), or shadows."""
+    if spec.block_BL is None or (spec.kind != "block_causal" and spec.stream_BL is None):
+        raise ValueError(f"a {spec.kind} pattern needs block_BL" + (", stream_BL" * (spec.kind != "block_causal")))
     query, key = _of_queries(spec.block_BL, query_BL), spec.block_BL[:, None, :]
     if spec.kind == "block_causal":
         return query >= key
     assert spec.stream_BL is not None
     clean_query, clean_key = _of_queries(spec.stream_BL, query_BL) == 1, spec.stream_BL[:, None, :] == 1
+    if spec.kind == "leave_one_out":
+        return (~clean_query & ~clean_key) | (clean_query & ((query == key) == clean_key))
     noisy_pair = ~clean_query & ~clean_key & (query == key)
     to_earlier_clean = ~clean_query & clean_key & (query > key)
     return noisy_pair | to_earlier_clean | (clean_query & clean_key & (query >= key))

@@ -7,6 +7,7 @@ from typing import Any
 
 from unmask.models.families import ConfigReader, KeyMap, ModelFamily, llama_layout
 from unmask.models.families.llada_moe import CHAT_TEMPLATE
+from unmask.models.families.rope import rope
 from unmask.models.moe import SparseShape
 
 _BLOCK, _LAYER = "model.layers.{}", "trunk.layers.{}"
@@ -34,7 +35,7 @@ KEYS = KeyMap(
 def _shape(config: Mapping[str, Any]) -> SparseShape:
     active = config["num_experts_per_tok"]
     expert_width, dense = config["moe_intermediate_size"], config["intermediate_size"]
-    theta, scaling = llama_layout.rope(config)
+    theta, scaling = rope(config)
     return SparseShape(
         vocab_size=config["vocab_size"],
         width=config["hidden_size"],

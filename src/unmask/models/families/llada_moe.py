@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unmask.models.families import ConfigReader, KeyMap, ModelFamily, llama_layout
+from unmask.models.families.rope import rope
 from unmask.models.moe import SparseShape
 
 _BLOCK, _LAYER = "model.layers.{}", "trunk.layers.{}"
@@ -24,7 +25,7 @@ KEYS = KeyMap(
 def _shape(config: Mapping[str, Any]) -> SparseShape:
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
     groups, frequency = config["num_key_value_heads"], config["moe_layer_freq"]
-    theta, scaling = llama_layout.rope(config)
+    theta, scaling = rope(config)
     if not isinstance(frequency, list) or len(frequency) != layers:
         raise ValueError(f"moe_layer_freq is {frequency!r}; it must list, for each of the {layers} layers, 1 or 0")
     dense, expert_width = config["dense_intermediate_size"], config["expert_intermediate_size"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from unmask.models.dense import DenseShape
 from unmask.models.families import ConfigReader, KeyMap
-from unmask.models.layers import RopeScaling
+from unmask.models.families.rope import rope
 
 _BLOCK, _LAYER = "model.layers.{}", "trunk.layers.{}"
 
@@ -62,6 +62,7 @@ _DEFAULTS = {
     "hidden_act": "silu",
     "initializer_range": 0.02,
     "num_key_value_heads": None,
+    "original_max_position_embeddings": None,
     "rms_norm_eps": 1e-6,
     "rope_parameters": None,
     "rope_scaling": None,
@@ -69,8 +70,6 @@ _DEFAULTS = {
     "tie_word_embeddings": False,
 }
 _IGNORED = frozenset({"bos_token_id", "eos_token_id", "mask_token_id", "pad_token_id", "pretraining_tp"})
-_LLAMA3_KEYS = ("factor", "high_freq_factor", "low_freq_factor", "original_max_position_embeddings")
-_ROPE_KEYS = {*_LLAMA3_KEYS, "rope_theta", "rope_type", "type"}
 
 
 def reader(
@@ -120,31 +119,3 @@ def _window(config: Mapping[str, Any], default: int) -> int | None:
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
         raise ValueError(f"sliding_window is {window!r}; it must be null or a whole number of at least 1")
     return window
-
-
-def rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Base and scaling, as transformers 4 wrote them (rope_theta, rope_scaling) or as 5 does (rope_parameters)."""
-    given = config["rope_parameters"] or config["rope_scaling"] or {}
-    if not isinstance(given, Mapping):
-        raise TypeError(f"rope_parameters or rope_scaling is a {type(given).__name__}")
-    theta, kind = given.get("rope_theta", config["rope_theta"]), given.get("rope_type", given.get("type", "default"))
-    for key in given:
-        if key not in _ROPE_KEYS:
-            raise ValueError(f'the rotary setting "{key}" is not known and might change the model')
-    if kind not in ("default", "linear", "llama3"):
-        raise ValueError(f'rope_type "{kind}" is not supported; supported: default, linear, llama3')
-    if not theta > 0:
-        raise ValueError(f"rope_theta is {theta}; it must be above 0")
-    if kind == "default":
-        return theta, None
-    needed = ("factor",) if kind == "linear" else _LLAMA3_KEYS
-    if missing := [key for key in needed if key not in given]:
-        raise ValueError(f"the rotary scaling {kind} lacks {', '.join(missing)}")
-    if not given["factor"] > 0:
-        raise ValueError(f"the rotary factor is {given['factor']}; it must be above 0")
-    if kind == "linear":
-        return theta, RopeScaling("linear", given["factor"])
-    low, high = given["low_freq_factor"], given["high_freq_factor"]
-    if not 0 < low < high:
-        raise ValueError(f"low_freq_factor is {low} and high_freq_factor {high}; the first must be the smaller")
-    return theta, RopeScaling("llama3", given["factor"], low, high, given["original_max_position_embeddings"])
