@@ -6,7 +6,8 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from unmask.data.blanks import blanked_ids, filled_text
+from unmask.data.blanks import Blank, blanked_ids, filled_text, read_blanks
+from unmask.errors import ConfigError
 
 WORDS = ("<mask>", "<s>", "Oslo", " lies", " in", " Norway", ".", "\n", " ", "A")
 
@@ -21,7 +22,9 @@ def _tokenizer(*, takes_space: bool) -> Any:
 
 
 def _read(text: str, *, takes_space: bool) -> tuple[list[str], tuple[str, ...]]:
-    ids, pieces = blanked_ids(text, _tokenizer(takes_space=takes_space))
+    tokenizer = _tokenizer(takes_space=takes_space)
+    blanked = read_blanks(text, tokenizer.mask_token)
+    ids, pieces = blanked_ids(blanked, [blank.most for blank in blanked.blanks], tokenizer)
     return [WORDS[token] for token in ids], pieces
 
 
@@ -46,3 +49,48 @@ def test_filled_blanks_side_by_side_are_read_together() -> None:
     written = {(1, 2): "<b>", (3, 5): "<de>"}
     assert filled_text(("a", "c", "", "f"), [1, 3, 4], lambda first, last: written[first, last]) == "a<b>c<de>f"
     assert filled_text(("", ""), [0], lambda first, last: "x") == "x"
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces", "blanks"),
+    [
+        ("a[MASK]b<mask>", ("a", "b", ""), (Blank(1, 1), Blank(1, 1))),
+        ("a[MASK]<mask>[MASK]b", ("a", "b"), (Blank(3, 3),)),
+        ("[MASK:4][MASK]!", ("", "!"), (Blank(5, 5),)),
+        ("[MASK:1-8][MASK]", ("", "", ""), (Blank(1, 8), Blank(1, 1))),
+        ("{name:8} [...] {} {x} [MASK:]", ("{name:8} [...] {} {x} [MASK:]",), ()),
+    ],
+)
+def test_blanks_are_found(text: str, pieces: tuple[str, ...], blanks: tuple[Blank, ...]) -> None:
+    found = read_blanks(text, "<mask>")
+    assert (found.pieces, found.blanks) == (pieces, blanks)
+    assert found.is_open == any(blank.least != blank.most for blank in blanks)
+
+
+def test_a_template_is_json_with_fields() -> None:
+    found = read_blanks('{"name": "{name:2}", "age": {age:1-3}, "x": {}}', "<mask>", fields=True)
+    assert found.pieces == ('{"name": "', '", "age": ', ', "x": {}}')
+    assert found.blanks == (Blank(2, 2, "name"), Blank(1, 3, "age"))
+    side_by_side = read_blanks("{a:1}[MASK]{b:1}", "<mask>", fields=True)
+    assert side_by_side.blanks == (Blank(1, 1, "a"), Blank(1, 1), Blank(1, 1, "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("[MASK:0]", "a blank of 0 to 0 tokens"),
+        ("[MASK:8-1]", "the smaller number first"),
+        ("[MASK:1-900]", "it has from 1 to 128 tokens"),
+        ("{a:1} {a:2}", "two fields of one name: a, a"),
+    ],
+)
+def test_blanks_that_cannot_be_written(text: str, phrase: str) -> None:
+    with pytest.raises(ConfigError, match=phrase):
+        read_blanks(text, "<mask>", fields=True)
+
+
+@pytest.mark.parametrize("takes_space", [True, False])
+def test_a_blank_of_some_length_is_as_many_single_ones(takes_space: bool) -> None:
+    assert _read("A in [MASK:3].", takes_space=takes_space) == _read(
+        "A in [MASK][MASK][MASK].", takes_space=takes_space
+    )

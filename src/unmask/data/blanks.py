@@ -1,4 +1,4 @@
-"""A text with blanks: its token ids, the text around the blanks, and the text again when they are filled.
+"""A text with blanks: what its blanks are, its token ids, and the text again when they are filled.
 
 Knows a tokenizer of transformers; not what fills the blanks.
 """
@@ -7,23 +7,112 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
+from unmask.errors import ConfigError
+
 BLANK = "[MASK]"
+MOST = 128  # tokens of one blank that is written with a number
+_NUMBERED = r"\[MASK:(?P<least>\d+)(?:-(?P<most>\d+))?\]"
+_FIELD = r"\{(?P<name>[^\W\d]\w*):(?P<low>\d+)(?:-(?P<high>\d+))?\}"
 
 
-def blanked_ids(text: str, tokenizer: Any) -> tuple[list[int], tuple[str, ...]]:
-    """The ids of a text with a mask for each blank, and the pieces of text around the blanks, one more than these.
+@dataclass(frozen=True)
+class Blank:
+    """A run of tokens to be written.
+
+    Attributes:
+        least, most: its tokens; where these differ its length is open.
+        name: of a field of a template, else empty.
+    """
+
+    least: int
+    most: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.most <= MOST:
+            raise ConfigError(
+                f"a blank of {self.least} to {self.most} tokens is none; it has from 1 to {MOST} tokens, the smaller "
+                "number first, for example [MASK:1-8]."
+            )
+
+
+@dataclass(frozen=True)
+class Blanked:
+    """A text with blanks.
+
+    Attributes:
+        pieces: the text around the blanks, one more than these.
+        blanks: in order.
+    """
+
+    pieces: tuple[str, ...]
+    blanks: tuple[Blank, ...]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the length of a blank is open."""
+        return any(blank.least < blank.most for blank in self.blanks)
+
+
+def read_blanks(text: str, mask_token: str, *, fields: bool = False) -> Blanked:
+    """Find the blanks of a text.
+
+    Args:
+        text: `[MASK]` or the mask token is one token, `[MASK:4]` four of them, `[MASK:1-8]` one to eight.
+        mask_token: the tokenizer's.
+        fields: `{name:4}` and `{name:1-8}` are blanks with a name; every other brace is text.
+
+    Raises:
+        ConfigError: a blank has no length that can be written, or two have one name.
+    """
+    forms = [re.escape(BLANK), re.escape(mask_token), _NUMBERED, *([_FIELD] if fields else [])]
+    pieces, blanks, start = [""], list[Blank](), 0
+    for match in re.finditer("|".join(forms), text):
+        between, blank = text[start : match.start()], _blank(match)
+        start = match.end()
+        if not between and blanks and _joins(blanks[-1], blank):
+            blanks[-1] = Blank(blanks[-1].least + 1, blanks[-1].most + 1)
+        else:
+            pieces[-1] += between
+            pieces.append("")
+            blanks.append(blank)
+    pieces[-1] = text[start:]
+    names = [blank.name for blank in blanks if blank.name]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"the template has two fields of one name: {', '.join(names)}. Give each its own.")
+    return Blanked(tuple(pieces), tuple(blanks))
+
+
+def _blank(match: re.Match[str]) -> Blank:
+    groups = match.groupdict()
+    least = groups.get("least") or groups.get("low") or "1"
+    most = groups.get("most") or groups.get("high") or least
+    return Blank(int(least), int(most), groups.get("name") or "")
+
+
+def _joins(before: Blank, blank: Blank) -> bool:
+    """Whether a blank of one token goes on with the one before it: letters may span several tokens."""
+    return before.least == before.most < MOST and not before.name and blank == Blank(1, 1)
+
+
+def blanked_ids(blanked: Blanked, lengths: Sequence[int], tokenizer: Any) -> tuple[list[int], tuple[str, ...]]:
+    """The ids of a text with as many masks for each blank as `lengths` says, and the pieces of text around the masks.
 
     Where the tokenizer's mask token takes the space before it (`lstrip`), as the words of its vocabulary bring theirs
     along, that space belongs to the blank: it is in no piece. Nothing else of the text is lost.
 
     Args:
-        text: each `[MASK]` in it, or mask token of the tokenizer, is one blank.
+        blanked: the text.
+        lengths: tokens of each blank.
         tokenizer: with a mask token.
     """
     mask_token = cast(str, tokenizer.mask_token)
-    pieces = re.split(f"{re.escape(BLANK)}|{re.escape(mask_token)}", text)
+    pieces = [blanked.pieces[0]]
+    for length, piece in zip(lengths, blanked.pieces[1:], strict=True):
+        pieces += [*[""] * (length - 1), piece]
     if not tokenizer.added_tokens_decoder[tokenizer.mask_token_id].lstrip:
         return list(tokenizer(mask_token.join(pieces), verbose=False)["input_ids"]), tuple(pieces)
     pieces = [*(piece.removesuffix(" ") for piece in pieces[:-1]), pieces[-1]]
@@ -36,9 +125,9 @@ def filled_text(pieces: Sequence[str], blanks: Sequence[int], decode: Callable[[
     """A text whose blanks are filled: its own pieces, byte for byte, and what was written between them.
 
     Args:
-        pieces: around the blanks, as from `blanked_ids`.
-        blanks: positions of the blanks.
-        decode: the text of the positions from the first, up to but without the last. Blanks side by side are one run.
+        pieces: around the masks, as from `blanked_ids`.
+        blanks: positions of the masks.
+        decode: the text of the positions from the first, up to but without the last. Masks side by side are one run.
     """
     text, start = pieces[0], 0
     for index, piece in enumerate(pieces[1:]):

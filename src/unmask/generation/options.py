@@ -27,6 +27,15 @@ class GenerationOptions:
     max_new_tokens: int = 128
     """Tokens written after each prompt; infilling ignores it."""
 
+    max_length: int | None = None
+    """Tokens of a prompt and what is written after it together, instead of max_new_tokens; infilling ignores it."""
+
+    min_new_tokens: int = 0
+    """No stop token is written among the first so many tokens, and no stop string ends them; infilling ignores it."""
+
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer, which is cut before the first of them; infilling ignores them."""
+
     block_size: int | None = 32
     """Tokens decoded together before the next ones are begun, left to right; null: the whole canvas is one block."""
 
@@ -83,9 +92,12 @@ class GenerationOptions:
     """Keep what was committed where and when."""
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "steps", "block_size", "steps_per_block"):
+        for name in ("max_new_tokens", "steps", "max_length", "block_size", "steps_per_block"):
             if getattr(self, name) is not None or name in ("max_new_tokens", "steps"):
                 _at_least_one(name, getattr(self, name))
+        if self.min_new_tokens != 0:
+            _at_least_one("min_new_tokens", self.min_new_tokens)
+        object.__setattr__(self, "stop", _texts("stop", self.stop))
         for name in ("steps", "steps_per_block"):
             if (getattr(self, name) or 0) > MOST_STEPS:
                 raise ConfigError(
@@ -132,6 +144,14 @@ def _within(name: str, value: Any, low: float, high: float | None) -> None:
         raise ConfigError(f"{name} is {value!r}; it must be {allowed}.")
     if value < low or (high is not None and value > high):
         raise ConfigError(f"{name} is {value!r}; it must be {allowed}.")
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    for text in texts:
+        if not isinstance(text, str) or not text:
+            raise ConfigError(f"{name} has {text!r}; it is a text, or a list of texts, none of them empty.")
+    return texts
 
 
 def _token_ids(name: str, value: Any) -> tuple[int, ...]:
