@@ -83,6 +83,7 @@ OBJECTIVES = Registry(
     "unmask.objectives",
     {
         "autoregressive": "unmask.objectives.autoregressive:Autoregressive",
+        "block": "unmask.objectives.block:BlockDiffusion",
         "masked": "unmask.objectives.masked:MaskedDiffusion",
     },
 )
@@ -92,6 +93,12 @@ STRATEGIES = Registry(
     "unmask.strategies",
     {
         "confidence": "unmask.generation.strategies.confidence:Confidence",
+        "dream": "unmask.generation.strategies.dream:Dream",
+        "entropy": "unmask.generation.strategies.entropy:Entropy",
+        "entropy_bounded": "unmask.generation.strategies.entropy_bounded:EntropyBounded",
+        "factor": "unmask.generation.strategies.factor:Factor",
+        "llada2": "unmask.generation.strategies.llada2:LLaDA2",
+        "margin": "unmask.generation.strategies.margin:Margin",
         "random": "unmask.generation.strategies.random:Random",
         "threshold": "unmask.generation.strategies.threshold:Threshold",
     },
@@ -102,5 +109,10 @@ CACHES = Registry(
     "unmask.caches",
     {
         "none": "unmask.generation.caching.none:NoCache",
+        "block": "unmask.generation.caching.block:BlockCache",
+        "prefix": "unmask.generation.caching.windowed:PrefixCache",
+        "dual": "unmask.generation.caching.windowed:DualCache",
+        "vicinity": "unmask.generation.caching.windowed:VicinityCache",
+        "interval": "unmask.generation.caching.windowed:IntervalCache",
     },
 )

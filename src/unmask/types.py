@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import torch
 from torch import Tensor
 
-AttentionKind = Literal["bidirectional", "causal", "block_causal", "two_stream"]
+AttentionKind = Literal["bidirectional", "causal", "block_causal", "two_stream", "leave_one_out"]
 T = TypeVar("T")
 
 
@@ -32,8 +32,10 @@ class AttentionSpec:
         kind: the pattern inside a document.
         document_BL: int64; index of the document a position belongs to, -1 for padding, which nobody sees
             (a padded query may see anything: its output is never used). None: one document, no padding.
-        block_BL: int64; block of a position, for `block_causal` and `two_stream`.
-        stream_BL: int64; 0 noisy, 1 clean, for `two_stream`.
+        block_BL: int64; block of a position, for `block_causal` and `two_stream`; for `leave_one_out`, the position
+            itself.
+        stream_BL: int64; 0 noisy, 1 clean, for `two_stream`. For `leave_one_out`: 0 a token, 1 a shadow of the token
+            at the same position, which sees itself and every token but that one, and is seen by nobody else.
         packed: False promises that a row holds one document, so that only padding has to be hidden.
         window: largest distance between query and key that may see each other; None: no limit.
         ahead: in a `causal` pattern, share of the later keys that a query sees all the same, drawn pair by pair.
@@ -148,10 +150,12 @@ class LossSums:
     Attributes:
         loss: float32 scalar, nats; divide by the objective's `count` summed over the update.
         metrics: name -> (sum, count), float32 scalars, detached.
+        nll_S: float32; each sample's own bound, nats, where no gradient is wanted and noise was drawn.
     """
 
     loss: Tensor
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    nll_S: Tensor | None = None
 
 
 def map_tensors(record: T, change: Any) -> T:

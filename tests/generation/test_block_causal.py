@@ -9,7 +9,6 @@ import pytest
 from tests.generation.toys import Contextual
 from tests.models.tiny import build
 from unmask.diffusion.blocks import allowed
-from unmask.generation.canvas import continuation
 from unmask.generation.loop import generate, infill
 from unmask.generation.options import GenerationOptions
 from unmask.models.shell import DiffusionModel
@@ -26,17 +25,20 @@ def options(**changes: Any) -> GenerationOptions:
 
 @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1]])
 def test_a_query_sees_its_own_block_and_those_before_it(prompts: list[list[int]]):
-    canvas = continuation(prompts, 6, MASK, "cpu")
-    length = canvas.tokens_BL.shape[1]
-    found_BQK = allowed(canvas.attention(4), len(prompts), length)
-    for row, end in enumerate(canvas.ends):
-        for query in range(end):
+    denoiser = Contextual()
+    generate(denoiser, prompts, options=options(), mask_token_id=MASK)
+    spec, (rows, length) = denoiser.attention[0], denoiser.shapes[0]
+    found_BQK = allowed(spec, rows, length)
+    for row, end in enumerate(len(prompt) + 6 for prompt in prompts):
+        for query in range(min(end, length)):
             assert found_BQK[row, query].tolist() == [key // 4 <= query // 4 and key < end for key in range(length)]
 
 
 def test_nothing_is_hidden_where_all_is_one_block():
-    canvas = continuation(PROMPTS[:1], 6, MASK, "cpu")
-    assert canvas.attention(16) is None and canvas.attention() is None
+    denoiser = Contextual()
+    generate(denoiser, PROMPTS[:1], options=options(block_size=16), mask_token_id=MASK)
+    generate(denoiser, PROMPTS[:1], options=options(attention="bidirectional"), mask_token_id=MASK)
+    assert set(denoiser.attention) == {None}
 
 
 def test_blocks_begin_at_multiples_of_their_size_and_later_ones_are_not_fed():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unmask.generation.canvas import blanks, continuation
+from unmask.generation.canvas import blanks, continuation, joined
 
 MASK = 15
 
@@ -13,17 +13,8 @@ def test_masks_stand_directly_after_each_prompt_and_padding_is_no_mask() -> None
     assert canvas.tokens_BL[0].tolist() == [1, 2, 3, MASK, MASK]
     assert canvas.tokens_BL[1, :3].tolist() == [4, MASK, MASK]
     assert canvas.is_masked_BL.tolist() == [[False, False, False, True, True], [False, True, True, False, False]]
-    assert canvas.given_BL.tolist() == [[True, True, True, False, False], [True, False, False, False, False]]
-
-
-def test_no_attention_pattern_without_padding() -> None:
-    assert continuation([[1, 2], [3, 4]], 2, MASK, "cpu").attention() is None
-
-
-def test_padding_is_invisible() -> None:
-    spec = continuation([[1, 2, 3], [4]], 2, MASK, "cpu").attention()
-    assert spec is not None and spec.document_BL is not None
-    assert spec.document_BL.tolist() == [[0, 0, 0, 0, 0], [0, 0, 0, -1, -1]]
+    # padding is given, too: it is never written
+    assert canvas.given_BL.tolist() == [[True, True, True, False, False], [True, False, False, True, True]]
 
 
 def test_a_given_mask_token_is_text() -> None:
@@ -43,22 +34,27 @@ def test_empty_prompts_and_no_prompts(prompts: list[list[int]]) -> None:
     assert canvas.is_masked_BL.sum(1).tolist() == [3] * len(prompts)
 
 
-def test_windows_follow_each_row() -> None:
-    canvas = continuation([[1, 2, 3], [4]], 5, MASK, "cpu")
-    last = canvas.window_BL(1, 4)
-    assert [row.nonzero()[:, 0].tolist() for row in last] == [[7], [5]]
-    assert not canvas.window_BL(2, 4).any()
+@pytest.mark.parametrize("firsts", [(3, 1), (2, 2)])
+def test_windows_are_read_and_written_back(firsts: tuple[int, int]) -> None:
+    canvas = continuation([[1, 2, 3], [4]], 2, MASK, "cpu").widened(8, MASK)
+    window = canvas.window((0, 1), firsts, 4)
+    for row, first in enumerate(firsts):
+        for name in ("tokens_BL", "is_masked_BL", "given_BL"):
+            assert torch.equal(getattr(window, name)[row], getattr(canvas, name)[row, first : first + 4])
+    written = window.apply(window.is_masked_BL, torch.full_like(window.tokens_BL, 9), None, MASK)
+    canvas.write((0, 1), firsts, written)
+    if firsts == (3, 1):
+        assert canvas.cut().tokens_BL.tolist() == [[1, 2, 3, 9, 9], [4, 9, 9, MASK, MASK]]
+        assert not canvas.is_masked_BL.any()
+    else:
+        assert canvas.is_masked_BL.nonzero().tolist() == [[1, 1]]
 
 
-def test_rows_taken_out_and_put_back() -> None:
+def test_rows_taken_apart_and_joined_again_are_in_order() -> None:
     canvas = continuation([[1, 2, 3], [4], [5, 6]], 2, MASK, "cpu")
-    part = canvas.take([1, 2])
-    assert part.rows == (1, 2) and part.tokens_BL.shape == (2, 4)
-    written = part.apply(part.is_masked_BL, torch.full_like(part.tokens_BL, 9), None, MASK)
-    whole = canvas.put(part.rows, written)
-    assert whole.tokens_BL[0].tolist() == [1, 2, 3, MASK, MASK]
-    assert whole.tokens_BL[1, :3].tolist() == [4, 9, 9] and whole.tokens_BL[2, :4].tolist() == [5, 6, 9, 9]
-    assert whole.is_masked_BL.sum(1).tolist() == [2, 0, 0]
+    whole = joined([canvas.take([2, 0]), canvas.take([1]).cut()], MASK)
+    assert whole.rows == (0, 1, 2) and whole.ends == canvas.ends
+    assert torch.equal(whole.tokens_BL, canvas.tokens_BL) and torch.equal(whole.given_BL, canvas.given_BL)
 
 
 def test_given_text_is_never_written_nor_masked() -> None:

@@ -124,11 +124,14 @@ def _inside_document(spec: AttentionSpec, here: Tensor) -> Tensor:
         return torch.ones_like(here[:, None] == here)[None]
     if spec.kind == "causal":
         return (here[:, None] >= here)[None]
-    if spec.block_BL is None or (spec.kind == "two_stream" and spec.stream_BL is None):
-        raise ValueError(f"a {spec.kind} pattern needs block_BL" + (", stream_BL" * (spec.kind == "two_stream")))
+    if spec.block_BL is None or (spec.kind != "block_causal" and spec.stream_BL is None):
+        raise ValueError(f"a {spec.kind} pattern needs block_BL" + (", stream_BL" * (spec.kind != "block_causal")))
     query_block, key_block = spec.block_BL[:, :, None], spec.block_BL[:, None, :]
     if spec.stream_BL is None or spec.kind == "block_causal":
         return query_block >= key_block
     query_clean, key_clean = spec.stream_BL[:, :, None] == 1, spec.stream_BL[:, None, :] == 1
+    if spec.kind == "leave_one_out":
+        others = query_clean & ~key_clean & (query_block != key_block)
+        return others | (query_clean & key_clean & (query_block == key_block)) | (~query_clean & ~key_clean)
     to_clean = key_clean & ((query_block > key_block) | (query_clean & (query_block == key_block)))
     return to_clean | (~query_clean & ~key_clean & (query_block == key_block))

@@ -13,8 +13,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-
-from unmask.types import AttentionSpec
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Canvas:
     Attributes:
         tokens_BL: int64; at masked positions the mask token.
         is_masked_BL: bool; positions still to be written.
-        given_BL: bool; positions that were there from the start and never change.
+        given_BL: bool; positions that were there from the start and never change, padding included.
         starts: where the first block of each row begins.
         ends: where each row ends; positions from there on are padding.
         rows: number of each row in the request.
@@ -42,46 +41,64 @@ class Canvas:
         """Length of the longest area being written, in tokens."""
         return max((end - start for start, end in zip(self.starts, self.ends, strict=True)), default=0)
 
+    @property
+    def length(self) -> int:
+        """Columns up to the end of the longest row; what lies behind them is room."""
+        return max(self.ends, default=0)
+
     def column(self, values: Sequence[int]) -> Int[Tensor, " B"]:
         """Host numbers, one per row, as int64 on the canvas's device."""
         return torch.tensor(values, dtype=torch.int64, device=self.tokens_BL.device)
-
-    def window_BL(self, block: int, block_size: int) -> Bool[Tensor, "B L"]:
-        """Positions of block number `block`; each row counts its blocks from its own start."""
-        position_L = torch.arange(self.tokens_BL.shape[1], device=self.tokens_BL.device)
-        first_B = self.column(self.starts) + block * block_size
-        last_B = torch.minimum(first_B + block_size, self.column(self.ends))
-        return (position_L >= first_B[:, None]) & (position_L < last_B[:, None])
-
-    def attention(self, block_size: int | None = None) -> AttentionSpec | None:
-        """Everybody sees everybody in a row, or, given a block size, their own block and those before it.
-
-        None where nothing has to be hidden, so that no mask is made.
-        """
-        length = self.tokens_BL.shape[1]
-        position_L, document_BL = torch.arange(length, device=self.tokens_BL.device), None
-        if any(end < length for end in self.ends):
-            document_BL = -(position_L >= self.column(self.ends)[:, None]).long()
-        if block_size is not None and length > block_size:
-            block_BL = (position_L // block_size)[None]
-            return AttentionSpec("block_causal", document_BL=document_BL, packed=False, block_BL=block_BL)
-        return None if document_BL is None else AttentionSpec(document_BL=document_BL, packed=False)
 
     def on_grid(self, block_size: int) -> Canvas:
         """The canvas with blocks that begin at multiples of their size, so that the first may begin with given text."""
         return replace(self, starts=tuple(start - start % block_size for start in self.starts))
 
-    def up_to(self, block: int, block_size: int) -> Canvas:
-        """The canvas without the columns behind block number `block` of every row."""
-        behind = (start + (block + 1) * block_size for start in self.starts)
-        length = max((min(after, end) for after, end in zip(behind, self.ends, strict=True)), default=0)
+    def widened(self, columns: int, filler_id: int) -> Canvas:
+        """A copy with room: at least `columns` of them, the new ones holding nothing that can be seen or written."""
+        extra = max(columns - self.tokens_BL.shape[1], 0)
         return replace(
             self,
-            tokens_BL=self.tokens_BL[:, :length],
-            is_masked_BL=self.is_masked_BL[:, :length],
-            given_BL=self.given_BL[:, :length],
-            ends=tuple(min(end, length) for end in self.ends),
+            tokens_BL=pad(self.tokens_BL, (0, extra), value=filler_id).clone(),
+            is_masked_BL=pad(self.is_masked_BL, (0, extra)).clone(),
+            given_BL=pad(self.given_BL, (0, extra), value=True).clone(),
         )
+
+    def window(self, rows: Sequence[int], firsts: Sequence[int], width: int) -> Canvas:
+        """Columns `firsts[i]` to `firsts[i] + width` of row `rows[i]`, as a canvas of its own; there must be so many.
+
+        What lies behind a row's end is neither masked nor editable there.
+        """
+        ends = tuple(min(self.ends[row] - first, width) for row, first in zip(rows, firsts, strict=True))
+        where = self._where(rows, firsts, width)
+        return Canvas(
+            tokens_BL=self.tokens_BL[where],
+            is_masked_BL=self.is_masked_BL[where],
+            given_BL=self.given_BL[where],
+            starts=(0,) * len(ends),
+            ends=ends,
+            rows=tuple(self.rows[row] for row in rows),
+        )
+
+    def gathered(self, rows: Sequence[int], column_BW: Int[Tensor, "B W"]) -> Canvas:
+        """Any columns of some rows, as a canvas of its own."""
+        where, width = (self.column(rows)[:, None], column_BW), column_BW.shape[1]
+        numbers = tuple(self.rows[row] for row in rows)
+        tensors = (self.tokens_BL[where], self.is_masked_BL[where], self.given_BL[where])
+        return Canvas(*tensors, starts=(0,) * len(numbers), ends=(width,) * len(numbers), rows=numbers)
+
+    def write(self, rows: Sequence[int], firsts: Sequence[int], part: Canvas) -> None:
+        """The inverse of `window`, in place."""
+        where = self._where(rows, firsts, part.tokens_BL.shape[1])
+        self.tokens_BL[where] = part.tokens_BL
+        self.is_masked_BL[where] = part.is_masked_BL
+
+    def _where(self, rows: Sequence[int], firsts: Sequence[int], width: int) -> Any:
+        """An index of windows: a slice where they stand side by side in all rows."""
+        if len(rows) == len(self.rows) and len(set(firsts)) == 1:
+            return slice(None), slice(firsts[0], firsts[0] + width)
+        column_BW = self.column(firsts)[:, None] + torch.arange(width, device=self.tokens_BL.device)
+        return self.column(rows)[:, None], column_BW
 
     def apply(
         self,
@@ -101,29 +118,41 @@ class Canvas:
         return replace(self, tokens_BL=tokens_BL, is_masked_BL=is_masked_BL)
 
     def take(self, rows: Sequence[int]) -> Canvas:
-        """The rows at these indices, cut to the longest of them."""
-        if len(rows) == len(self.rows):
-            return self
-        length = max((self.ends[index] for index in rows), default=0)
-        index_b = self.column(list(rows))
+        """The rows at these indices."""
+        index_b = self.column(rows)
         return Canvas(
-            tokens_BL=self.tokens_BL[index_b, :length],
-            is_masked_BL=self.is_masked_BL[index_b, :length],
-            given_BL=self.given_BL[index_b, :length],
+            tokens_BL=self.tokens_BL[index_b],
+            is_masked_BL=self.is_masked_BL[index_b],
+            given_BL=self.given_BL[index_b],
             starts=tuple(self.starts[index] for index in rows),
             ends=tuple(self.ends[index] for index in rows),
             rows=tuple(self.rows[index] for index in rows),
         )
 
-    def put(self, rows: Sequence[int], part: Canvas) -> Canvas:
-        """The inverse of `take`: this canvas with `part` in place of the rows at these indices."""
-        if part.tokens_BL.shape == self.tokens_BL.shape:
-            return part
-        index_b, length = self.column(list(rows)), part.tokens_BL.shape[1]
-        tokens_BL, is_masked_BL = self.tokens_BL.clone(), self.is_masked_BL.clone()
-        tokens_BL[index_b, :length] = part.tokens_BL
-        is_masked_BL[index_b, :length] = part.is_masked_BL
-        return replace(self, tokens_BL=tokens_BL, is_masked_BL=is_masked_BL)
+    def cut(self, room: int = 0) -> Canvas:
+        """The canvas without the columns that lie more than `room` behind its longest row."""
+        columns = self.length + room
+        return replace(
+            self,
+            tokens_BL=self.tokens_BL[:, :columns],
+            is_masked_BL=self.is_masked_BL[:, :columns],
+            given_BL=self.given_BL[:, :columns],
+        )
+
+
+def joined(parts: Sequence[Canvas], filler_id: int, *, ordered: bool = True) -> Canvas:
+    """The rows of several canvases under each other, in the order of their numbers unless `ordered` is off."""
+    columns = max((part.tokens_BL.shape[1] for part in parts), default=0)
+    parts = [part.widened(columns, filler_id) for part in parts]
+    whole = Canvas(
+        tokens_BL=torch.cat([part.tokens_BL for part in parts]),
+        is_masked_BL=torch.cat([part.is_masked_BL for part in parts]),
+        given_BL=torch.cat([part.given_BL for part in parts]),
+        starts=tuple(start for part in parts for start in part.starts),
+        ends=tuple(end for part in parts for end in part.ends),
+        rows=tuple(row for part in parts for row in part.rows),
+    )
+    return whole.take(sorted(range(len(whole.rows)), key=lambda index: whole.rows[index])) if ordered else whole
 
 
 def on_host(values: Tensor) -> list[Any]:
@@ -162,11 +191,10 @@ def _canvas(
     length = max(ends, default=0)
     tokens_BL = torch.tensor([row + [filler_id] * (length - len(row)) for row in rows], dtype=torch.int64)
     is_masked_BL = torch.tensor([row + [False] * (length - len(row)) for row in masked], dtype=torch.bool)
-    is_valid_BL = torch.arange(length) < torch.tensor(ends, dtype=torch.int64)[:, None]
     return Canvas(
         tokens_BL=tokens_BL.view(len(rows), length).to(device),
         is_masked_BL=is_masked_BL.view(len(rows), length).to(device),
-        given_BL=(is_valid_BL & ~is_masked_BL.view(len(rows), length)).to(device),
+        given_BL=~is_masked_BL.view(len(rows), length).to(device),
         starts=starts,
         ends=ends,
         rows=tuple(range(len(rows))),

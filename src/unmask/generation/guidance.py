@@ -22,11 +22,13 @@ def hide_given(canvas: Canvas, mask_token_id: int, keep: tuple[int, ...]) -> Int
     return tokens_BL.masked_fill(canvas.given_BL & ~is_kept_BL, mask_token_id)
 
 
-def twice(attention: AttentionSpec | None) -> AttentionSpec | None:
-    """The attention of a batch that is stacked on itself."""
-    if attention is None or attention.document_BL is None:
-        return attention
-    return replace(attention, document_BL=attention.document_BL.repeat(2, 1))
+def twice(attention: AttentionSpec | None, rows: int) -> AttentionSpec | None:
+    """The attention of a batch of `rows` that is stacked on itself."""
+    if attention is None:
+        return None
+    ids = {name: getattr(attention, name) for name in ("document_BL", "block_BL", "stream_BL")}
+    stacked = {name: value.expand(rows, -1).repeat(2, 1) for name, value in ids.items() if value is not None}
+    return replace(attention, **stacked)
 
 
 def mix(logits_mV: Float[Tensor, "m V"], scale: float) -> Float[Tensor, "n V"]:

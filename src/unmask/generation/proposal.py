@@ -6,7 +6,7 @@ the model nor which positions will be chosen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -22,14 +22,17 @@ class Proposal:
         predicted_BL: int64 proposed token; 0 where nothing is pending.
         log_prob_BL: float32 or float64, nats; log-probability of the proposed token without temperature. Finite
             where pending (a token without probability has the lowest finite number), -inf elsewhere.
-        pending_BL: bool; masked positions of the active block.
+        pending_BL: bool; masked positions of the active block; for strategies that read what is filled, those too.
         logits_nV: the logits the numbers come from, suppressed tokens at -inf.
+        verify_log_prob_BL: of the token that stands at a filled position that was not given, when it is hidden; -inf
+            elsewhere. None: the strategy did not ask for it.
     """
 
     predicted_BL: Int[Tensor, "B L"]
     log_prob_BL: Float[Tensor, "B L"]
     pending_BL: Bool[Tensor, "B L"]
     logits_nV: Float[Tensor, "n V"]
+    verify_log_prob_BL: Float[Tensor, "B L"] | None = None
 
     @cached_property
     def margin_BL(self) -> Float[Tensor, "B L"]:
@@ -88,6 +91,22 @@ def propose(
         pending_BL=pending_BL,
         logits_nV=logits_nV,
     )
+
+
+def verified(
+    proposal: Proposal,
+    logits_mV: Float[Tensor, "m V"],
+    hidden_BL: Bool[Tensor, "B L"],
+    tokens_BL: Int[Tensor, "B L"],
+    *,
+    never: tuple[int, ...],
+) -> Proposal:
+    """The proposal, with the log-probability of each token that stands at the m positions of `hidden_BL`."""
+    logits_mV = logits_mV.to(proposal.log_prob_BL.dtype, copy=True)
+    logits_mV[:, list(never)] = -torch.inf
+    log_prob_m = logits_mV.log_softmax(-1).gather(1, tokens_BL[hidden_BL][:, None])[:, 0]
+    blank_BL = torch.full_like(proposal.log_prob_BL, -torch.inf)
+    return replace(proposal, verify_log_prob_BL=blank_BL.masked_scatter(hidden_BL, log_prob_m))
 
 
 def inverse_cdf(

@@ -27,10 +27,12 @@ class Transfer:
     Attributes:
         write_BL: bool; positions that take the proposed token. On a position that is filled it is an edit.
         remask_BL: bool; filled positions that become masked again; None: none.
+        stay_B: bool; rows that need another step in their block even if nothing in it is masked; None: none.
     """
 
     write_BL: Bool[Tensor, "B L"]
     remask_BL: Bool[Tensor, "B L"] | None = None
+    stay_B: Bool[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,11 @@ class Step:
 
 
 class DecodingStrategy(Protocol):
-    """Chooses which positions to commit; at least one in each row that has a pending position."""
+    """Chooses which positions to commit; at least one in each row that has a pending position.
+
+    A class may say `reads_filled = True`: it is shown a proposal for the filled positions of the block, too, as long as
+    they were not given; or `verifies = True`: it is told how probable each of those tokens is when it is hidden.
+    """
 
     def __init__(self, options: GenerationOptions) -> None:
         """Take the settings it needs."""

@@ -1,38 +1,81 @@
-"""The seam between the loop and what is reused from one forward to the next; one file per policy."""
+"""The seam between the loop and what is reused from one forward to the next; one file per policy.
+
+A policy sees where each row stands, as host numbers, and answers which columns of which rows are fed. Keys and values
+are kept by `models/kv_cache.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from unmask.generation.canvas import Canvas
     from unmask.generation.options import GenerationOptions
-    from unmask.generation.strategy import Step
 
 ForwardKind = Literal["denoise", "commit", "refresh"]
 
 
 @dataclass(frozen=True)
-class CachePlan:
-    """How the next forward runs.
+class Place:
+    """Where a row stands.
 
     Attributes:
-        cache: keys and values passed to the denoiser; None: the whole canvas is fed.
-        kind: under which name the forward is counted.
+        first, last: columns of its active block, `last` not included; the row may end before.
+        end: where the row ends.
+        within: steps made in the block.
+        total: steps made in all.
+        since: steps made since the last forward that fed the whole row; None: there was none.
+        stored: columns from 0 on whose keys and values are final.
+        drift: how far what was fed last had moved from what was stored of it, as a share; None: not measured.
     """
 
-    cache: Any | None = None
+    first: int
+    last: int
+    end: int
+    within: int
+    total: int
+    since: int | None
+    stored: int
+    drift: float | None = None
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """One forward.
+
+    Attributes:
+        rows: which rows take part, as indices into the places.
+        spans: for each of them, the columns fed, as ascending ranges; the first range holds the active block.
+        kind: under which name the forward is counted.
+        stores: keys and values of what is fed are kept, and what was kept is seen.
+        settled: columns from 0 on that are final after this forward, for each row.
+        unseen: for each row, columns that nobody sees; empty: none.
+    """
+
+    rows: tuple[int, ...]
+    spans: tuple[tuple[range, ...], ...]
     kind: ForwardKind = "denoise"
+    stores: bool = False
+    settled: tuple[int, ...] = ()
+    unseen: tuple[range, ...] = ()
 
 
+@runtime_checkable
 class CachePolicy(Protocol):
-    """Decides, before each forward, what is fed and what is reused."""
+    """Decides, before each forward, what is fed and what is reused.
+
+    Attributes:
+        block_causal: the policy is exact where no block sees a later one, and of no use elsewhere; None: it never
+            reuses anything, so that it serves both.
+    """
+
+    block_causal: ClassVar[bool | None]
 
     def __init__(self, options: GenerationOptions) -> None:
         """Take the settings it needs."""
         ...
 
-    def plan(self, canvas: Canvas, step: Step) -> CachePlan:
-        """The plan of the next forward."""
+    def plan(self, places: Sequence[Place], hides_later: bool) -> list[CachePlan]:
+        """Forwards in which every row takes part exactly once."""
         ...

@@ -1,20 +1,23 @@
-"""No cache: every forward feeds the whole canvas."""
+"""No cache: every forward feeds all that may be seen."""
 
 from __future__ import annotations
 
-from unmask.generation.caching import CachePlan
-from unmask.generation.canvas import Canvas
+from collections.abc import Sequence
+from typing import ClassVar
+
+from unmask.generation.caching import CachePlan, Place
 from unmask.generation.options import GenerationOptions
-from unmask.generation.strategy import Step
 
 
 class NoCache:
-    """Plans a plain forward, always."""
+    """Plans a plain forward of all rows, always."""
+
+    block_causal: ClassVar[bool | None] = None
 
     def __init__(self, options: GenerationOptions) -> None:
         del options
 
-    def plan(self, canvas: Canvas, step: Step) -> CachePlan:
-        """See `CachePolicy`."""
-        del canvas, step
-        return CachePlan()
+    def plan(self, places: Sequence[Place], hides_later: bool) -> list[CachePlan]:
+        """See `CachePolicy`. Columns behind a row's active block are seen by nobody, if blocks hide later ones."""
+        last = max(min(place.last, place.end) if hides_later else place.end for place in places)
+        return [CachePlan(tuple(range(len(places))), ((range(last),),) * len(places))]

@@ -1,0 +1,366 @@
+"""The one denoising loop: feed the canvas, propose, let the strategy choose, commit.
+
+It knows token ids only: no tokenizer, no model class, no algorithm of choosing, no cache. Each row works on a block of
+its own, takes part in a forward only while it has something to write, and leaves the batch when it is finished.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unmask.diffusion.keys import Purpose
+from unmask.diffusion.posterior import reveal_counts
+from unmask.errors import ConfigError, ModelError
+from unmask.generation.caching import CachePlan, CachePolicy
+from unmask.generation.canvas import Canvas, joined, on_host
+from unmask.generation.feeding import Feeder, Question
+from unmask.generation.options import GenerationOptions
+from unmask.generation.proposal import Proposal, propose, verified
+from unmask.generation.rows import Ends, Row
+from unmask.generation.stopping import cut, finished_B
+from unmask.generation.strategy import DecodingStrategy, Step
+from unmask.generation.trace import Commit, Completion, Stats, Trace
+from unmask.generation.written import Written, commits_of
+from unmask.registry import CACHES, NOISE_SCHEDULES, STRATEGIES
+from unmask.types import Denoiser
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one run of the loop is asked for, besides the canvas.
+
+    Attributes:
+        denoiser: predicts the clean token at masked positions.
+        options: see there.
+        mask_token_id: the mask token; never proposed. None: the model has none and needs none, as it writes from left
+            to right.
+        stop_token_ids: a row ends at the first of these that it writes; empty: it runs to its end.
+        whole_rows: completions are whole rows (infilling), not only what follows the prompt.
+        batch_size: rows under way at a time, at most.
+    """
+
+    denoiser: Denoiser
+    options: GenerationOptions
+    mask_token_id: int | None
+    stop_token_ids: tuple[int, ...]
+    whole_rows: bool = False
+    batch_size: int = 0
+
+
+class Entry(NamedTuple):
+    """A row that asks to be written: its number in the request, its seed, and when its text ends beside stop tokens."""
+
+    number: int
+    seed: int
+    ends: Ends | None = None
+
+
+class Decoding:
+    """A run of the loop. Iterate for its commits, then ask for its completions; `run` does both.
+
+    With a canvas of no rows it waits for `add`, of which `batching` makes use.
+    """
+
+    def __init__(self, request: Request, canvas: Canvas, entries: Sequence[Entry], *, writable: int = 0) -> None:
+        options, writable = request.options, max(canvas.writable, writable, 1)
+        self.request, self.options = request, options
+        self._filler = request.mask_token_id if request.mask_token_id is not None else 0
+        self._block_size = options.block_size or writable
+        self._hides_later = options.attention == "block_causal" and options.block_size is not None
+        # Of the longest row, as in dLLM: where rows to fill in differ in length, steps depend on the batch.
+        self._steps = options.steps_per_block or math.ceil(options.steps / math.ceil(writable / self._block_size))
+        self._strategy: DecodingStrategy = STRATEGIES.get(options.strategy)(options)
+        self._reads_filled = bool(getattr(self._strategy, "reads_filled", False))
+        self._verifies = bool(getattr(self._strategy, "verifies", False))
+        self._state = self._strategy.init(max(len(entries), request.batch_size))
+        self._schedule = NOISE_SCHEDULES.get(options.noise_schedule)()
+        self._policy = self._policy_for(options)
+        self._feeder = Feeder(
+            request.denoiser,
+            options,
+            mask_token_id=self._filler,
+            block_size=self._block_size,
+            hides_later=self._hides_later,
+        )
+        self._number = 0
+        self._rows: list[Row] = []
+        self._left: list[tuple[Row, Canvas]] = []
+        self._live = canvas.take([])
+        self._quota_BS = torch.zeros(0, self._steps, dtype=torch.int64, device=canvas.tokens_BL.device)
+        self.add(canvas, entries)
+        self._written = self._run()
+
+    def __iter__(self) -> Iterator[Commit]:
+        """The commits as they happen, rows in order within a step."""
+        for written in self._written:
+            yield from self._commits(written)
+
+    def run(self) -> list[Completion]:
+        """Decode to the end; one completion per row."""
+        for written in self._written:
+            self._commits(written, only_kept=True)
+        return self.completions()
+
+    def completions(self) -> list[Completion]:
+        """One completion per row, in their order, as they stand; what is not yet written holds the mask token."""
+        here = [(row, self._live.take([index])) for index, row in enumerate(self._rows)]
+        pairs = sorted([*self._left, *here], key=lambda pair: pair[0].number)
+        return [self._completion(row, canvas) for row, canvas in pairs]
+
+    @property
+    def canvas(self) -> Canvas:
+        """All rows as they stand now."""
+        whole = joined([*(canvas for _, canvas in self._left), self._live], self._filler)
+        return whole.cut()
+
+    @property
+    def under_way(self) -> int:
+        """How many rows are being written."""
+        return len(self._rows)
+
+    def add(self, canvas: Canvas, entries: Sequence[Entry]) -> None:
+        """Take rows in; the canvas numbers them in the order of `entries`."""
+        texts, masked_BL = canvas.starts, on_host(canvas.is_masked_BL)
+        canvas = canvas.on_grid(self._block_size) if self._hides_later else canvas
+        free = sorted(set(range(len(self._rows) + len(entries))) - {row.slot for row in self._rows})
+        for index, entry in enumerate(entries):
+            masked = tuple(place for place, is_masked in enumerate(masked_BL[index]) if is_masked)
+            start = canvas.starts[index]
+            row = Row(
+                number=entry.number,
+                slot=free[index],
+                seed=entry.seed,
+                text=texts[index],
+                start=start,
+                end=canvas.ends[index],
+                blocks=sorted({(place - start) // self._block_size for place in masked}),
+                ends=entry.ends,
+                masked=masked,
+            )
+            if self.options.trace:
+                row.token_ids = tuple(on_host(canvas.tokens_BL[index, : row.end]))
+            here = replace(canvas.take([index]), rows=(row.slot,))
+            if row.blocks:
+                self._rows.append(row)
+                self._live = joined([self._live, here], self._filler, ordered=False)
+            else:
+                self._left.append((row, here))
+        self._live = self._live.widened(self._live.length + self._block_size, self._filler)
+        self._quota_BS = _padded(self._quota_BS, len(self._rows))
+
+    def turn(self) -> None:
+        """Every row under way makes one step."""
+        for written in self._round():
+            self._commits(written, only_kept=True)
+
+    def take_finished(self) -> list[tuple[int, Completion]]:
+        """The rows that were finished since the last call, with their numbers."""
+        left, self._left = self._left, []
+        return [(row.number, self._completion(row, canvas)) for row, canvas in left]
+
+    def _policy_for(self, options: GenerationOptions) -> CachePolicy:
+        name = options.cache
+        if name == "auto":
+            name = "block" if self._hides_later and hasattr(self.request.denoiser, "new_cache") else "none"
+        policy: CachePolicy = CACHES.get(name)(options)
+        if policy.block_causal is True and not self._hides_later:
+            raise ConfigError(
+                f'cache "{name}" is for blocks that see nothing behind them; this model, or attention '
+                f'"{options.attention}", lets them see all. Use another cache, or a model made for it.'
+            )
+        if policy.block_causal is False and self._hides_later:
+            raise ConfigError(
+                f'cache "{name}" is for attention in which everybody sees everybody; here blocks see nothing behind '
+                'them. Use cache "block", which is exact, or none.'
+            )
+        if self._verifies and (name != "none" or self._hides_later):
+            raise ConfigError(
+                f'Strategy "{options.strategy}" hides tokens one by one to see whether they hold, which needs all of a '
+                "row at once: use it with cache none and bidirectional attention."
+            )
+        return policy
+
+    def _run(self) -> Iterator[Written]:
+        while self._rows:
+            yield from self._round()
+
+    def _round(self) -> Iterator[Written]:
+        places = [row.place(self._block_size) for row in self._rows]
+        over: set[int] = set()
+        for plan in self._policy.plan(places, self._hides_later):
+            yield self._step(plan, over)
+        if over:
+            self._leave(over)
+
+    @torch.no_grad()
+    def _step(self, plan: CachePlan, over: set[int]) -> Written:
+        """One forward and what is written because of it; rows that are finished go to `over`."""
+        rows = [self._rows[index] for index in plan.rows]
+        firsts = tuple(row.start + row.block * self._block_size for row in rows)
+        window = self._live.window(plan.rows, firsts, self._block_size)
+        step = self._step_of(plan, rows, window)
+        proposal = self._propose(Question(self._live, plan, firsts, *self._asked(window)), window, step, rows)
+        transfer = self._strategy.select(proposal, window, step, self._state)
+        after = window.apply(transfer.write_BL, proposal.predicted_BL, transfer.remask_BL, self._filler)
+        self._live.write(plan.rows, firsts, after)
+        self._number += 1
+        for index, row in enumerate(rows):
+            row.count(plan.kind, self._feeder.computed)
+            row.since = 1 if plan.kind == "refresh" else None if row.since is None else row.since + 1
+            if plan.settled:
+                row.stored = plan.settled[index]
+        written = Written(tuple(row.number for row in rows), firsts, after, step, proposal, transfer)
+        self._advance(plan, rows, written, over)
+        return written
+
+    def _asked(self, window: Canvas) -> tuple[Tensor, Tensor | None]:
+        """Where logits are wanted, and where with the token hidden."""
+        filled_BW = ~window.is_masked_BL & ~window.given_BL
+        wanted_BW = window.is_masked_BL | filled_BW if self._reads_filled else window.is_masked_BL
+        return wanted_BW, filled_BW if self._verifies else None
+
+    def _step_of(self, plan: CachePlan, rows: Sequence[Row], window: Canvas) -> Step:
+        begins = [row.within == 0 for row in rows]
+        index_b = window.column(plan.rows)
+        if any(begins):
+            counts_BS = reveal_counts(
+                window.is_masked_BL.sum(1), self._steps, how=self.options.reveal, schedule=self._schedule
+            )
+            is_new_B1 = torch.tensor(begins, device=index_b.device)[:, None]
+            self._quota_BS[index_b] = torch.where(is_new_B1, counts_BS, self._quota_BS[index_b])
+        within_b = window.column([min(row.within, self._steps - 1) for row in rows])
+        return Step(
+            number=self._number,
+            blocks=tuple(row.block for row in rows),
+            withins=tuple(row.within for row in rows),
+            block_size=self._block_size,
+            first_B=torch.zeros_like(index_b),
+            quota_B=self._quota_BS[index_b, within_b],
+            seeds=tuple(row.seed for row in rows),
+        )
+
+    def _propose(self, question: Question, window: Canvas, step: Step, rows: Sequence[Row]) -> Proposal:
+        options, wanted_BW = self.options, question.wanted_BW
+        logits_nV = self._feeder.logits(question)
+        check_options(logits_nV.shape[1], options)
+        mask = () if self.request.mask_token_id is None else (self.request.mask_token_id,)
+        hidden_mV = None
+        if question.hidden_BW is not None:
+            asked = int(wanted_BW.sum())
+            logits_nV, hidden_mV = logits_nV[:asked], logits_nV[asked:]
+        if options.min_new_tokens and self.request.stop_token_ids and not self.request.whole_rows:
+            logits_nV = self._without_early_stops(logits_nV, question, rows)
+        uniform_n = None
+        if options.temperature > 0:
+            uniform_n = step.uniforms_BL(Purpose.SAMPLE, wanted_BW.shape[1])[wanted_BW]
+        proposal = propose(
+            logits_nV,
+            wanted_BW,
+            never=(*mask, *options.suppress_tokens),
+            last=tuple(options.begin_suppress_tokens),
+            temperature=options.temperature,
+            uniform_n=uniform_n,
+            precise=options.precise_sampling,
+        )
+        if hidden_mV is None or question.hidden_BW is None:
+            return proposal
+        return verified(
+            proposal, hidden_mV, question.hidden_BW, window.tokens_BL, never=(*mask, *options.suppress_tokens)
+        )
+
+    def _without_early_stops(
+        self, logits_nV: Float[Tensor, "n V"], question: Question, rows: Sequence[Row]
+    ) -> Float[Tensor, "n V"]:
+        """No stop token among the first tokens of an answer."""
+        wanted_BW, column = question.wanted_BW, question.live.column
+        place_W = torch.arange(wanted_BW.shape[1], device=wanted_BW.device)
+        left_B = column([row.text + self.options.min_new_tokens for row in rows]) - column(question.firsts)
+        is_early_n = (place_W < left_B[:, None])[wanted_BW]
+        is_stop_V = torch.zeros(logits_nV.shape[1], dtype=torch.bool, device=wanted_BW.device)
+        is_stop_V[list(self.request.stop_token_ids)] = True
+        return logits_nV.masked_fill(is_early_n[:, None] & is_stop_V, -torch.inf)
+
+    def _advance(self, plan: CachePlan, rows: Sequence[Row], written: Written, over: set[int]) -> None:
+        """Let each row go on to its next step, its next block or its end. The one wait for the device in a step."""
+        after, stay_B = written.window, written.transfer.stay_B
+        is_open_B = after.is_masked_BL.any(1) if stay_B is None else after.is_masked_BL.any(1) | stay_B
+        is_broken_B = written.proposal.log_prob_BL.isnan().any(1)
+        is_over_B = finished_B(after, self.request.stop_token_ids)
+        state = on_host(torch.stack([is_open_B, is_broken_B, is_over_B]))
+        for index, row, is_open, is_broken, is_over in zip(plan.rows, rows, *state, strict=True):
+            if is_broken:
+                raise ModelError(
+                    f"The model's logits are not finite in block {row.block}: its weights are damaged, or overflow in "
+                    'this dtype. Check the checkpoint, or load it with dtype "float32".'
+                )
+            if is_open and row.within + 1 >= self._most_steps:
+                raise ConfigError(
+                    f'Strategy "{self.options.strategy}" left masks in block {row.block} after {row.within + 1} steps; '
+                    "a strategy commits at least one token per row and step."
+                )
+            if is_over or not row.step(is_open) or (row.ends is not None and row.ends(self._prefix(index, row))):
+                over.add(index)
+
+    @property
+    def _most_steps(self) -> int:
+        # strategies that take tokens back need more steps than there are tokens, and end by their own count
+        takes_back = self._reads_filled or self._verifies
+        return 8 * self._block_size + 64 if takes_back else self._block_size + 1
+
+    def _prefix(self, index: int, row: Row) -> list[int]:
+        """The tokens written before the first mask."""
+        tokens = on_host(self._live.tokens_BL[index, row.text : row.end])
+        masked = on_host(self._live.is_masked_BL[index, row.text : row.end])
+        return tokens[: masked.index(True)] if True in masked else tokens
+
+    def _leave(self, over: set[int]) -> None:
+        """Take finished rows out of the batch."""
+        self._left += [(self._rows[index], self._live.take([index])) for index in sorted(over)]
+        stay = [index for index in range(len(self._rows)) if index not in over]
+        if stay:
+            self._feeder.keep(stay, of=len(self._rows))
+        self._live = self._live.take(stay).cut(self._block_size)
+        self._quota_BS = self._quota_BS[self._live.column(stay)]
+        self._rows = [self._rows[index] for index in stay]
+
+    def _commits(self, written: Written, *, only_kept: bool = False) -> list[Commit]:
+        """One `Commit` per row that the step changed, kept with the row for its trace."""
+        if only_kept and not self.options.trace:
+            return []
+        commits = commits_of(written)
+        if self.options.trace:
+            rows = {row.number: row for row in (*self._rows, *(row for row, _ in self._left))}
+            for commit in commits:
+                rows[commit.row].commits.append(commit)
+        return commits
+
+    def _completion(self, row: Row, canvas: Canvas) -> Completion:
+        token_ids = on_host(canvas.tokens_BL[0])
+        start = 0 if self.request.whole_rows else row.text
+        emitted, is_stopped = cut(token_ids[start : row.end], self.request.stop_token_ids)
+        count = len(row.masked) if self.request.whole_rows else len(emitted)
+        stats = Stats(count, row.totals(), row.positions)
+        trace = Trace(row.token_ids, row.masked, tuple(row.commits)) if self.options.trace else None
+        return Completion(emitted, "stop" if is_stopped else "length", stats, trace)
+
+
+def _padded(quota_BS: Int[Tensor, "b S"], rows: int) -> Int[Tensor, "B S"]:
+    more = quota_BS.new_zeros(max(rows - len(quota_BS), 0), quota_BS.shape[1])
+    return torch.cat([quota_BS, more])
+
+
+def check_options(vocab_size: int, options: GenerationOptions) -> None:
+    """Refuse suppressed ids that the model has no logit for, and suppressing all of them."""
+    suppressed = {*options.suppress_tokens, *options.begin_suppress_tokens}
+    worst = max(suppressed, default=0)
+    if worst >= vocab_size:
+        raise ConfigError(f"suppressed token id {worst} is unknown; the model knows ids 0 to {vocab_size - 1}.")
+    if len(suppressed) >= vocab_size - 1:
+        raise ConfigError(f"{len(suppressed)} of {vocab_size} token ids are suppressed; nothing is left to write.")

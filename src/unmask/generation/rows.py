@@ -1,0 +1,77 @@
+"""What the loop remembers of each row on the host: its place, its figures, its commits. Knows no tensor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from unmask.generation.caching import ForwardKind, Place
+from unmask.generation.trace import Commit, Forwards
+
+Ends = Callable[[Sequence[int]], bool]
+
+
+@dataclass
+class Row:
+    """A row under way.
+
+    Attributes:
+        number: of the row in the request. slot: its place among those under way, which a later row may take over.
+        seed: of its random numbers.
+        text: column where what is written begins.
+        start: column where its first block begins. end: where the row ends.
+        blocks: numbers of the blocks that have masks, ascending.
+        ends: asked with the tokens written so far, those before the first mask; True ends the row. None: not asked.
+        masked: the positions masked at the start, ascending. token_ids: the row at the start, where a trace is wanted.
+        turn: index into `blocks` of the active one.
+        within, total, since, stored, drift: see `caching.Place`.
+    """
+
+    number: int
+    slot: int
+    seed: int
+    text: int
+    start: int
+    end: int
+    blocks: Sequence[int]
+    ends: Ends | None = None
+    masked: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    turn: int = 0
+    within: int = 0
+    total: int = 0
+    since: int | None = None
+    stored: int = 0
+    drift: float | None = None
+    forwards: Counter[ForwardKind] = field(default_factory=Counter)
+    positions: int = 0
+    commits: list[Commit] = field(default_factory=list)
+
+    @property
+    def block(self) -> int:
+        """Number of the active block."""
+        return self.blocks[self.turn]
+
+    def place(self, block_size: int) -> Place:
+        """Where it stands, for the cache."""
+        first = self.start + self.block * block_size
+        return Place(first, first + block_size, self.end, self.within, self.total, self.since, self.stored, self.drift)
+
+    def count(self, kind: ForwardKind, positions: int) -> None:
+        """Count a forward."""
+        self.forwards[kind] += 1
+        self.positions += positions
+
+    def step(self, is_open: bool) -> bool:
+        """Count a step; with nothing left to do in its block, go on to the next. Whether there is one."""
+        self.within += 1
+        self.total += 1
+        if not is_open:
+            self.within = 0
+            self.turn += 1
+        return self.turn < len(self.blocks)
+
+    def totals(self) -> Forwards:
+        """The forwards counted."""
+        return Forwards(self.forwards["denoise"], self.forwards["commit"], self.forwards["refresh"])
