@@ -32,7 +32,7 @@ def unchecked() -> Iterator[None]:
         ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
         ({"threshold": 1.5}, "threshold is 1.5; it must be a number from 0 to 1"),
         ({"threshold": float("nan")}, "threshold is nan"),
-        ({"reveal": "evn"}, "it can be even or rounded"),
+        ({"reveal": "evn"}, "it can be even, rounded, truncated"),
         ({"attention": "causal"}, 'attention is "causal"; it can be auto, bidirectional, block_causal'),
         ({"strategy": "confidense"}, 'Did you mean "confidence"?'),
         ({"cache": "non"}, 'Did you mean "none"?'),
@@ -56,7 +56,7 @@ def test_defaults_are_the_documented_ones() -> None:
     options = GenerationOptions()
     shown = (options.max_new_tokens, options.block_size, options.steps, options.strategy, options.reveal)
     assert shown == (128, 32, 128, "confidence", "even")
-    assert (options.temperature, options.guidance_scale, options.cache, options.seed) == (0.0, 0.0, "none", 0)
+    assert (options.temperature, options.guidance_scale, options.cache, options.seed) == (0.0, 0.0, "auto", 0)
 
 
 def test_lists_of_ids_become_hashable() -> None:

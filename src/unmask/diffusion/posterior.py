@@ -38,7 +38,7 @@ def reveal_counts(
     masks_B: Int[Tensor, " B"],
     steps: int,
     *,
-    how: Literal["even", "rounded"] = "even",
+    how: Literal["even", "rounded", "truncated"] = "even",
     schedule: NoiseSchedule = LINEAR,
 ) -> Int64[Tensor, "B {steps}"]:
     """How many tokens each row reveals at each of `steps` steps.
@@ -48,6 +48,8 @@ def reveal_counts(
         steps: number of steps, at least 1. With more steps than masks the last ones reveal nothing.
         how: "even" is LLaDA's rule: as equal as possible, larger counts first; the schedule does not matter.
             "rounded" is dLLM's: the rounded expectation under `schedule`, steps that reveal nothing moved to the end.
+            "truncated" is Dream's: the expectation under the linear schedule from time 1 to 0.001 rounded down, all
+            that is left at the last step; steps that reveal nothing are moved to the end, for they change no canvas.
         schedule: the noise schedule.
 
     Returns:
@@ -62,7 +64,9 @@ def reveal_counts(
         return _even(masks_B, steps)
     if how == "rounded":
         return _rounded(masks_B, steps, schedule)
-    raise ValueError(f'reveal schedule "{how}" is not one of even, rounded')
+    if how == "truncated":
+        return _truncated(masks_B, steps)
+    raise ValueError(f'reveal schedule "{how}" is not one of even, rounded, truncated')
 
 
 def _even(masks_B: Tensor, steps: int) -> Tensor:
@@ -80,5 +84,19 @@ def _rounded(masks_B: Tensor, steps: int, schedule: NoiseSchedule) -> Tensor:
     for probability in reveal.unbind():
         counts.append((left_B.double() * probability).round().long().minimum(left_B))
         left_B = left_B - counts[-1]
-    counts_BS = torch.stack(counts, dim=1)
+    return _zeros_last(torch.stack(counts, dim=1))
+
+
+def _truncated(masks_B: Tensor, steps: int) -> Tensor:
+    # Float32 throughout, as in Dream: it decides what is rounded down.
+    time = torch.linspace(1, 1e-3, steps + 1)
+    left_B = masks_B.long()
+    counts: list[Tensor] = []
+    for probability in (1 - time[1:-1] / time[:-2]).unbind():
+        counts.append((left_B.float() * probability).floor().long())
+        left_B = left_B - counts[-1]
+    return _zeros_last(torch.stack([*counts, left_B], dim=1))
+
+
+def _zeros_last(counts_BS: Tensor) -> Tensor:
     return counts_BS.gather(1, (counts_BS == 0).long().argsort(dim=1, stable=True))

@@ -10,10 +10,37 @@ from typing import Any, Literal, get_args
 from unmask.errors import ConfigError, did_you_mean
 from unmask.registry import CACHES, NOISE_SCHEDULES, STRATEGIES
 
-Reveal = Literal["even", "rounded"]
+Reveal = Literal["even", "rounded", "truncated"]
+Score = Literal["confidence", "margin", "entropy", "random"]
+Least = Literal["one", "quota"]
 Attention = Literal["auto", "bidirectional", "block_causal"]
 # far beyond any canvas; a table of the steps is made
 MOST_STEPS = 100_000
+# knobs of strategies and sampling: the least and the most that each may be
+NUMBERS: dict[str, tuple[float, float | None]] = {
+    "temperature": (0.0, None),
+    "guidance_scale": (0.0, None),
+    "score_temperature": (0.0, None),
+    "threshold": (0.0, 1.0),
+    "threshold_decay": (0.0, 1.0),
+    "factor": (0.0, None),
+    "entropy_bound": (0.0, None),
+    "kl_threshold": (0.0, None),
+    "span_threshold": (0.0, 1.0),
+    "leap_threshold": (0.0, 1.0),
+    "verify_threshold": (0.0, 1.0),
+    "edit_threshold": (0.0, 1.0),
+}
+WHOLE_NUMBERS = {"top_k": 1, "kl_history": 1, "slow_steps": 1, "leap_radius": 0, "max_post_steps": 0}
+# knobs of caches that count, and the least that each may be
+CACHE_KNOBS = {
+    "cache_before": 0,
+    "cache_after": 0,
+    "cache_interval": 1,
+    "cache_warmup": 0,
+    "cache_delay": 0,
+    "cache_horizon": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -52,17 +79,75 @@ class GenerationOptions:
     strategy: str = "confidence"
     """Which masked positions to commit at each step; `unmask show strategies` lists them."""
 
+    score: Score | None = None
+    """How the strategy tells which proposed tokens are surest: confidence (their probability), margin (to the second
+    best), entropy (of all tokens) or random; null: the strategy's own way."""
+
     reveal: Reveal = "even"
-    """How many tokens each step commits: even (larger counts first) or rounded (follows noise_schedule)."""
+    """How many tokens each step commits, where the strategy asks for a number: even (larger counts first), rounded
+    (follows noise_schedule) or truncated (Dream's rule: rounded down, the rest at last; the default of strategy
+    dream)."""
 
     noise_schedule: str = "linear"
     """Noise schedule that reveal=rounded follows."""
 
-    threshold: float = 0.9
-    """Strategy threshold: commit every token whose probability is at least this, and always the best one."""
+    commit_at_least: Least | None = None
+    """Strategies with a test: where fewer tokens pass it, commit the best one, or as many of the best as reveal asks
+    for (quota); null: the strategy's own number, which is one except for llada2."""
+
+    score_temperature: float = 0.0
+    """Strategies without a test: 0 takes the surest positions; above 0 they are drawn, with odds exp(score / this)
+    (Dream's alg_temp)."""
+
+    threshold: float | None = None
+    """How probable a token must be to be committed; null: the strategy's own value (threshold, adaptive, klass,
+    slow_fast, local_leap 0.9; llada2 0.95; revoke 0.6; edit 0.5)."""
+
+    threshold_decay: float = 0.3
+    """Strategy adaptive: share by which the threshold falls while the block fills."""
+
+    factor: float = 1.0
+    """Strategy factor: the larger, the more tokens at once; n tokens are committed together when (n + 1) times the
+    doubt about the least sure one is at most this."""
+
+    entropy_bound: float = 0.15
+    """Strategy entropy_bounded: nats by which the tokens committed together may depend on each other."""
+
+    kl_threshold: float = 0.01
+    """Strategy klass: a prediction is stable when it changed by less than this many nats from step to step."""
+
+    kl_history: int = 2
+    """Strategy klass: steps in a row that a prediction must have been stable."""
+
+    slow_steps: int = 6
+    """Strategy slow_fast: most steps that explore before a stretch is decoded fast."""
+
+    span_threshold: float = 0.3
+    """Strategy slow_fast: the stretch to decode reaches to the last token that is at least this probable."""
+
+    leap_threshold: float = 0.75
+    """Strategy local_leap: how probable a token near a sure one must be."""
+
+    leap_radius: int = 4
+    """Strategy local_leap: tokens on either side of a sure one that are near it."""
+
+    verify_threshold: float = 0.9
+    """Strategy revoke: a written token goes back to mask when it is less probable than this, seen from all others."""
+
+    edit_threshold: float = 0.0
+    """Strategy edit: how probable another token must be to replace a written one."""
+
+    max_post_steps: int = 16
+    """Strategy edit: most steps that only edit, after the last mask of a block is filled."""
 
     temperature: float = 0.0
     """0 takes the most probable token; above 0 samples, hotter is more varied."""
+
+    top_k: int | None = None
+    """Propose among this many most probable tokens only; null: all."""
+
+    top_p: float | None = None
+    """Propose among the fewest tokens that hold this share of the probability, after top_k; null: all."""
 
     precise_sampling: bool = False
     """Compute probabilities in float64 instead of float32."""
@@ -82,8 +167,30 @@ class GenerationOptions:
     early_stop: bool = True
     """Stop a row once a stop token and everything before it are committed; false decodes the whole canvas."""
 
-    cache: str = "none"
-    """What is reused from one step to the next; `unmask show caches` lists them."""
+    cache: str = "auto"
+    """What is reused from one step to the next; `unmask show caches` lists them. auto: block where blocks see nothing
+    behind them, which is exact, and none elsewhere."""
+
+    cache_before: int | None = None
+    """Cached columns before the active block that are computed anew with it; null: the cache's own number."""
+
+    cache_after: int | None = None
+    """Cached columns behind the active block that are computed anew with it; null: the cache's own number."""
+
+    cache_interval: int | None = None
+    """Steps after which the whole row is computed anew; null: the cache's own number."""
+
+    cache_warmup: int | None = None
+    """First steps of a row that compute all of it; null: the cache's own number."""
+
+    cache_delay: int | None = None
+    """First steps of a block that compute the block before it, too; null: the cache's own number."""
+
+    cache_horizon: int | None = None
+    """Columns behind the active block that exist for the model, besides the last one; null: the cache's own number."""
+
+    cache_drift: float | None = None
+    """Compute the whole row anew when keys computed again had moved by more than this share; null: not for that."""
 
     seed: int = 0
     """Seed of the first row; row i uses seed + i."""
@@ -104,17 +211,34 @@ class GenerationOptions:
                     f"{name} is {getattr(self, name):,}; it must be at most {MOST_STEPS:,}. More steps than tokens to "
                     "write change nothing."
                 )
-        _within("temperature", self.temperature, 0.0, None)
-        _within("guidance_scale", self.guidance_scale, 0.0, None)
-        _within("threshold", self.threshold, 0.0, 1.0)
-        if self.reveal not in get_args(Reveal):
-            raise ConfigError(f'reveal is "{self.reveal}"; it can be {" or ".join(get_args(Reveal))}.')
-        if self.attention not in get_args(Attention):
-            raise ConfigError(f'attention is "{self.attention}"; it can be {", ".join(get_args(Attention))}.')
+        for name, least in CACHE_KNOBS.items():
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number, at least {least}, or null.")
+        if self.cache_drift is not None:
+            _within("cache_drift", self.cache_drift, 0.0, None)
+        for name, (low, high) in NUMBERS.items():
+            if name != "threshold" or self.threshold is not None:
+                _within(name, getattr(self, name), low, high)
+        for name, least in WHOLE_NUMBERS.items():
+            if name != "top_k" or self.top_k is not None:
+                _at_least(name, getattr(self, name), least)
+        if self.top_p is not None:
+            _within("top_p", self.top_p, 0.0, 1.0)
+            if self.top_p == 0:
+                raise ConfigError("top_p is 0, which leaves no token; it must be above 0 and at most 1, or null.")
+        _one_of("reveal", self.reveal, Reveal)
+        _one_of("attention", self.attention, Attention)
+        for name, kinds in (("score", Score), ("commit_at_least", Least)):
+            if getattr(self, name) is not None:
+                _one_of(name, getattr(self, name), kinds)
+        if self.strategy == "dream" and self.reveal == "even":
+            # Dream's own schedule, unless the user asked for dLLM's
+            object.__setattr__(self, "reveal", "truncated")
         for name in ("suppress_tokens", "begin_suppress_tokens", "guidance_keep"):
             object.__setattr__(self, name, _token_ids(name, getattr(self, name)))
         for table, name in ((STRATEGIES, self.strategy), (CACHES, self.cache), (NOISE_SCHEDULES, self.noise_schedule)):
-            if name not in table.names():
+            if name not in table.names() and not (table is CACHES and name == "auto"):
                 table.get(name)
 
     @classmethod
@@ -134,8 +258,17 @@ class GenerationOptions:
 
 
 def _at_least_one(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number, at least 1.")
+    _at_least(name, value, 1)
+
+
+def _at_least(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number, at least {least}.")
+
+
+def _one_of(name: str, value: Any, kinds: Any) -> None:
+    if value not in get_args(kinds):
+        raise ConfigError(f'{name} is "{value}"; it can be {", ".join(get_args(kinds))}.')
 
 
 def _within(name: str, value: Any, low: float, high: float | None) -> None:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
-import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from unmask.generation.canvas import Canvas
-from unmask.generation.options import GenerationOptions
 from unmask.generation.proposal import Proposal
-from unmask.generation.strategy import Step, Transfer, best
+from unmask.generation.strategies.scored import Scored
+from unmask.generation.strategy import Step
 
 
-class Threshold:
-    """All pending positions whose proposed token has at least `threshold` probability; the quota plays no part."""
+class Threshold(Scored):
+    """All pending positions whose proposed token has at least `threshold` probability, and always the best one."""
 
-    def __init__(self, options: GenerationOptions) -> None:
-        self.log_threshold = math.log(options.threshold) if options.threshold > 0 else -math.inf
-
-    def init(self, rows: int) -> None:
-        """Nothing is remembered."""
-        del rows
-
-    def select(self, proposal: Proposal, canvas: Canvas, step: Step, state: None) -> Transfer:
-        """See `DecodingStrategy`."""
-        del canvas, state
-        is_sure_BL = proposal.pending_BL & (proposal.log_prob_BL >= self.log_threshold)
-        return Transfer(is_sure_BL | best(proposal.log_prob_BL, proposal.pending_BL, torch.ones_like(step.quota_B)))
+    def accepts(
+        self, certainty_BL: Float[Tensor, "B L"], proposal: Proposal, canvas: Canvas, step: Step, state: Any
+    ) -> Bool[Tensor, "B L"]:
+        """See `Scored`."""
+        del proposal, canvas, step, state
+        return certainty_BL >= self.log_threshold
