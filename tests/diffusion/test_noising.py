@@ -6,7 +6,14 @@ from collections import Counter
 import pytest
 import torch
 
-from unmask.diffusion.noising import absorb, corrupt_uniform, draw_mask, exact_count_mask, sample_uniforms
+from unmask.diffusion.noising import (
+    absorb,
+    corrupt_uniform,
+    draw_mask,
+    exact_count_groups,
+    exact_count_mask,
+    sample_uniforms,
+)
 from unmask.types import SampleKeys
 
 LENGTHS = [5, 1, 9, 4]
@@ -103,6 +110,31 @@ def test_counts_differ_by_row_and_stop_at_the_targets():
     target_BL = torch.tensor([[True, True, True, False]] * 4)
     mask_BL = exact_count_mask(torch.tensor([0, 1, 3, 9]), target_BL, torch.full((4, 4), 0.5))
     assert mask_BL.sum(1).tolist() == [0, 1, 3, 3]
+
+
+def test_counts_of_groups_are_exact_wherever_their_members_stand():
+    generator = torch.Generator().manual_seed(0)
+    group_BL = torch.tensor([[0, 1, 1, 2, -1, 1], [2, 2, 0, 0, 1, 3]])
+    may_BL = torch.tensor([[True, True, False, True, True, True], [True, True, True, False, True, False]])
+    tally = Counter()
+    for _ in range(900):
+        mask_BL = exact_count_groups(
+            torch.tensor([2, 1, 0, 1]), group_BL, may_BL, torch.rand(2, 6, generator=generator)
+        )
+        assert not (mask_BL & ~may_BL).any() and (group_BL[mask_BL] != 2).all()
+        assert mask_BL[group_BL == 0].tolist() == [True, True, False]
+        tally[tuple(mask_BL[group_BL == 1].tolist())] += 1
+    # one of three tokens, each as often
+    assert len(tally) == 3 and sum((n - 300) ** 2 / 300 for n in tally.values()) < 13.8  # 2 d.o.f., p = 0.001
+
+
+def test_a_group_is_masked_with_its_own_probability():
+    sample_BL, group_BL = torch.zeros(1, 300, dtype=torch.long), torch.arange(300)[None] // 100 - 1
+    may_BL, p = torch.ones(1, 300, dtype=torch.bool), torch.tensor([1.0, 0.3])
+    drawn_BL = draw_mask(sample_BL, may_BL, p, keys=keys([5]), seed=1, group_BL=group_BL)
+    whole_BL = draw_mask(sample_BL, may_BL, p[1:], keys=keys([5]), seed=1)
+    assert drawn_BL[0, 100:200].all() and not drawn_BL[0, :100].any()
+    assert torch.equal(drawn_BL[:, 200:], whole_BL[:, 200:]) and drawn_BL[:, 200:].any()
 
 
 def test_absorbing_touches_masked_positions_only():

@@ -68,16 +68,47 @@ def test_epsilon_is_the_smallest_time():
         assert (draw(torch.arange(5000), seed=1, epsilon=0.0) > 0).all()
 
 
-@pytest.mark.parametrize("blocks", [1, 5, 8])
-def test_times_of_blocks_are_even_within_and_across_samples(blocks: int):
-    times = per_block(torch.arange(64), blocks, seed=2, epsilon=0.0)
-    assert times.shape == (64, blocks) and times.dtype == torch.float32
-    for sample in times:
-        gaps = torch.cat([sample.sort().values.diff(), sample.min()[None] + 1 - sample.max()[None]])
-        torch.testing.assert_close(gaps, torch.full((blocks,), 1 / blocks), atol=1e-6, rtol=0)
-    for block in times.T:
-        assert discrepancy(block) < (1 + math.log(64)) / 64
-    assert torch.equal(per_block(torch.tensor([40]), blocks, seed=2, epsilon=0.0), times[40:41])
+def of_blocks(samples: int, blocks: int, *, first: int = 0, views: int = 1, seed: int = 2, **how) -> torch.Tensor:
+    """Times of samples with equally many blocks, `[views, samples, blocks]`."""
+    visit_n = (first + torch.arange(samples)).repeat_interleave(blocks)
+    place_n, blocks_n = torch.arange(blocks).repeat(samples), torch.full((samples * blocks,), blocks)
+    times = per_block(visit_n, place_n, blocks_n, seed=seed, views=views, **how)
+    assert times.dtype == torch.float32
+    return times.view(views, samples, blocks)
+
+
+@pytest.mark.parametrize(("blocks", "views"), [(1, 1), (5, 1), (8, 1), (34, 1), (8, 2), (1, 4)])
+def test_times_of_blocks_are_even_within_and_across_samples(blocks: int, views: int):
+    times = of_blocks(64, blocks, views=views)
+    for sample in times.transpose(0, 1).flatten(1):
+        cells = (sample.double() * blocks * views).floor().long()
+        assert sorted(cells.tolist()) == list(range(blocks * views))
+    for block in times.permute(0, 2, 1).flatten(0, 1):
+        assert discrepancy(block) < 0.1
+    assert discrepancy(times[:, :16].flatten()) < 5 / (16 * blocks * views)
+    # the views of a block lie evenly around the circle
+    for view, later in enumerate(times):
+        torch.testing.assert_close((later - times[0]) % 1, torch.full_like(later, view / views), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("sampling", ["low_discrepancy", "iid"])
+def test_the_times_of_one_block_are_those_of_its_sample(sampling: str):
+    times = of_blocks(20, 1, first=2**62, sampling=sampling, interval=(1e-3, 1.0))
+    assert torch.equal(times.flatten(), TIME_SAMPLING[sampling](2**62 + torch.arange(20), seed=2, epsilon=1e-3))
+
+
+@pytest.mark.parametrize("sampling", ["low_discrepancy", "iid"])
+def test_the_time_of_a_block_is_uniform_over_seeds_and_of_its_sample_alone(sampling: str):
+    drawn = [of_blocks(1, 6, first=17, seed=seed, sampling=sampling) for seed in range(1000)]
+    for block in torch.cat(drawn)[:, 0].T:
+        assert discrepancy(block) < 1.95 / 1000**0.5
+    assert torch.equal(of_blocks(20, 6, sampling=sampling)[:, 17], of_blocks(1, 6, first=17, sampling=sampling)[:, 0])
+    assert of_blocks(1, 6, sampling=sampling, views=2).unique().numel() == 12
+
+
+def test_clipped_times_stay_inside():
+    times = of_blocks(64, 5, interval=(0.3, 0.8))
+    assert 0.3 <= times.min() < 0.31 and 0.79 < times.max() <= 0.8
 
 
 @pytest.mark.parametrize(("samples", "length"), [(4, 10), (8, 3), (5, 7), (7, 7), (16, 10), (1, 6)])

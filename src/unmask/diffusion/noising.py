@@ -42,25 +42,54 @@ def sample_uniforms(sample_BL: Int[Tensor, "B L"], *, keys: SampleKeys, seed: in
 def draw_mask(
     batch_sample_BL: Int[Tensor, "B L"],
     may_noise_BL: Bool[Tensor, "B L"],
-    mask_prob_S: Float[Tensor, " S"],
+    mask_prob_G: Float[Tensor, " G"],
     *,
     keys: SampleKeys,
     seed: int,
+    group_BL: Int[Tensor, "B L"] | None = None,
 ) -> Bool[Tensor, "B L"]:
-    """Noise each position that may be noised, independently, with its sample's probability.
+    """Noise each position that may be noised, independently, with its group's probability.
 
     Args:
         batch_sample_BL: int64; index of the sample a position belongs to, -1 for padding.
         may_noise_BL: bool; positions that may be noised.
-        mask_prob_S: float `[S]`; 1 - alpha(t) of each sample.
+        mask_prob_G: float `[G]`; 1 - alpha(t) of each group.
         keys: identity of the S samples.
         seed: the run's seed.
+        group_BL: int64; which tokens share a time, -1 for none; None: those of a sample.
 
     Returns:
         bool `[B, L]`, on the CPU.
     """
     numbers_BL = sample_uniforms(batch_sample_BL, keys=keys, seed=seed)
-    return (numbers_BL < mask_prob_S.double()[batch_sample_BL.clamp(min=0)]) & may_noise_BL & (batch_sample_BL >= 0)
+    group_BL = batch_sample_BL if group_BL is None else group_BL
+    return (numbers_BL < mask_prob_G.double()[group_BL.clamp(min=0)]) & may_noise_BL & (group_BL >= 0)
+
+
+def exact_count_groups(
+    count_G: Int[Tensor, " G"],
+    group_BL: Int[Tensor, "B L"],
+    may_noise_BL: Bool[Tensor, "B L"],
+    uniforms_BL: Float[Tensor, "B L"],
+) -> Bool[Tensor, "B L"]:
+    """Mask exactly `count` of the noisable positions of each group: those with the smallest numbers.
+
+    Args:
+        count_G: int64; how many; all where there are fewer.
+        group_BL: int64; group of a position, wherever its members stand; -1 for none.
+        may_noise_BL: bool; positions that may be masked.
+        uniforms_BL: float; independent uniform numbers make every subset of that size equally likely.
+    """
+    place_n = (may_noise_BL & (group_BL >= 0)).flatten().nonzero().squeeze(1)
+    place_n = place_n[uniforms_BL.flatten()[place_n].argsort(stable=True)]
+    group_n = group_BL.flatten()[place_n]
+    by_group = group_n.argsort(stable=True)
+    place_n, group_n = place_n[by_group], group_n[by_group]
+    members_G = torch.bincount(group_n, minlength=len(count_G))
+    rank_n = torch.arange(len(place_n)) - (members_G.cumsum(0) - members_G)[group_n]
+    is_masked_BL = torch.zeros_like(may_noise_BL)
+    is_masked_BL.view(-1)[place_n[rank_n < count_G[group_n]]] = True
+    return is_masked_BL
 
 
 def exact_count_mask(

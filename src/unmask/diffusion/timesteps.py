@@ -18,6 +18,7 @@ from torch import Tensor
 from unmask.diffusion.keys import Purpose, uniforms
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
+_ROOT = np.uint64(0x6A09E667F3BCC909)  # 2**64 times the fraction of the root of 2
 
 
 def low_discrepancy(visit_S: Int[Tensor, " S"], *, seed: int, epsilon: float) -> Float32[Tensor, " S"]:
@@ -34,7 +35,7 @@ def low_discrepancy(visit_S: Int[Tensor, " S"], *, seed: int, epsilon: float) ->
     Returns:
         float32 `[S]` in [epsilon, 1], never 0, on the CPU.
     """
-    return _stretch(_kronecker(visit_S, seed), epsilon)
+    return _interval(_fraction(_kronecker(visit_S, seed)), epsilon)
 
 
 def iid(visit_S: Int[Tensor, " S"], *, seed: int, epsilon: float) -> Float32[Tensor, " S"]:
@@ -48,23 +49,54 @@ TIME_SAMPLING: dict[str, Callable[..., Tensor]] = {"low_discrepancy": low_discre
 
 
 def per_block(
-    visit_S: Int[Tensor, " S"], num_blocks: int, *, seed: int, epsilon: float
-) -> Float32[Tensor, "S {num_blocks}"]:
-    """One time per block: the blocks of a sample are spaced evenly, and each block runs through the golden sequence.
+    visit_n: Int[Tensor, " n"],
+    place_n: Int[Tensor, " n"],
+    blocks_n: Int[Tensor, " n"],
+    *,
+    seed: int,
+    interval: tuple[float, float] = (0.0, 1.0),
+    views: int = 1,
+    sampling: Literal["low_discrepancy", "iid"] = "low_discrepancy",
+) -> Float32[Tensor, "{views} n"]:
+    """One time per block and view: each has its own of as many equal cells as a sample has blocks and views.
+
+    All blocks of a sample stand at the same place in their cells; from visit to visit that place follows the golden
+    sequence and the cells rotate along another one. So times are even inside a sample, over consecutive samples, and
+    for each block by itself; of one block, the views lie 1 / views apart. A single block and view get the times of
+    `low_discrepancy` (or `iid`).
 
     Args:
-        visit_S: int64 `[S]`, as in `low_discrepancy`.
-        num_blocks: blocks of a sample.
+        visit_n: int64; visit of the sample that each of the n blocks belongs to, as in `low_discrepancy`.
+        place_n: int64; which block of its sample this is, from 0.
+        blocks_n: int64; how many blocks its sample has.
         seed: the run's seed.
-        epsilon: smallest time.
+        interval: smallest and largest time.
+        views: noisy views of each block.
+        sampling: "iid": all independent.
 
     Returns:
-        float32 `[S, num_blocks]` in [epsilon, 1], on the CPU.
+        float32 `[views, n]`, on the CPU, never 0.
 
-    Source: the antithetic sampling of BD3-LM (Arriola et al. 2025), made stateless.
+    Source: the antithetic sampling and the clipped intervals of BD3-LM (Arriola et al. 2025), made stateless.
     """
-    grid_N = np.arange(num_blocks, dtype=np.uint64) * np.uint64((1 << 64) // max(num_blocks, 1) & ((1 << 64) - 1))
-    return _stretch(_kronecker(visit_S, seed)[:, None] + grid_N, epsilon)
+    cells_n, view_V1 = blocks_n * views, torch.arange(views)[:, None]
+    cell_Vn = place_n + blocks_n * view_V1
+    if sampling == "iid":
+        u_Vn = _independent(visit_n, cells_n, cell_Vn, seed)
+    else:
+        turned_n = (_fraction(_kronecker(visit_n, seed, _ROOT, place=2)) * cells_n).long()
+        u_Vn = ((cell_Vn + turned_n) % cells_n + _fraction(_kronecker(visit_n, seed))) / cells_n
+    return _interval(u_Vn, *interval)
+
+
+def _independent(visit_n: Tensor, cells_n: Tensor, cell_Vn: Tensor, seed: int) -> Tensor:
+    drawn: dict[tuple[int, int], Tensor] = {}
+    u_Vn = torch.empty(cell_Vn.shape, dtype=torch.float64)
+    for index, key in enumerate(zip(map(int, visit_n), map(int, cells_n), strict=True)):
+        if key not in drawn:
+            drawn[key] = uniforms(key[1], seed=seed, purpose=Purpose.TIME, key=(key[0], 1, 0))
+        u_Vn[:, index] = drawn[key][cell_Vn[:, index]]
+    return u_Vn
 
 
 def exact_counts(
@@ -98,16 +130,16 @@ def exact_counts(
     return (spread - 1) % length + 1
 
 
-def _kronecker(visit_S: Tensor, seed: int) -> npt.NDArray[np.uint64]:
+def _kronecker(visit_S: Tensor, seed: int, step: np.uint64 = _GOLDEN, *, place: int = 0) -> npt.NDArray[np.uint64]:
     # Fixed-point fractions in units of 2**-64: overflow is the "modulo 1", so nothing is lost at large visits.
-    first = np.uint64(int(uniforms(1, seed=seed, purpose=Purpose.TIME, key=(0, 0, 0)).item() * 2**64))
-    return first + visit_S.cpu().numpy().astype(np.uint64) * _GOLDEN
+    first = np.uint64(int(uniforms(1, seed=seed, purpose=Purpose.TIME, key=(0, place, 0)).item() * 2**64))
+    return first + visit_S.cpu().numpy().astype(np.uint64) * step
 
 
-def _stretch(fraction: npt.NDArray[np.uint64], epsilon: float) -> Tensor:
-    return _interval(torch.tensor(fraction.astype(np.float64)) * 2.0**-64, epsilon)
+def _fraction(fixed: npt.NDArray[np.uint64]) -> Tensor:
+    return torch.tensor(fixed.astype(np.float64)) * 2.0**-64
 
 
-def _interval(u: Tensor, epsilon: float) -> Tensor:
-    # The half step keeps t off 0, where the loss weight has a pole, even with epsilon = 0.
-    return (epsilon + (1 - epsilon) * (u + 2.0**-65)).float()
+def _interval(u: Tensor, low: float, high: float = 1.0) -> Tensor:
+    # The half step keeps t off 0, where the loss weight has a pole, even with a lowest time of 0.
+    return (low + (high - low) * (u + 2.0**-65)).float()

@@ -36,6 +36,17 @@ def elbo_weight(schedule: NoiseSchedule, t: Time) -> Time:
     return (-schedule.dalpha(time) / (1 - schedule.alpha(time)).clamp(min=_SMALLEST)).to(t.dtype)
 
 
+def complement_weight(schedule: NoiseSchedule, t: Time) -> Time:
+    """-alpha'(t) / alpha(t): the `elbo_weight` of tokens masked with probability alpha(t), as in a complementary mask.
+
+    Arguments and errors as in `elbo_weight`; finite at t = 1 too, where nothing is left to mask.
+    """
+    if not isinstance(t, Tensor):
+        return -schedule.dalpha(t) / max(schedule.alpha(t), _SMALLEST)
+    time = t.double()
+    return (-schedule.dalpha(time) / schedule.alpha(time).clamp(min=_SMALLEST)).to(t.dtype)
+
+
 def cart_weight(is_masked_BL: Bool[Tensor, "B L"], sample_BL: Int[Tensor, "B L"], p: float) -> Float32[Tensor, "B L"]:
     """Dream's context-adaptive weight: the sum over unmasked j of 1/2 p (1 - p) ** (|i - j| - 1).
 
