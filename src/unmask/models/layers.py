@@ -14,7 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unmask.models.tiled import TILE, Tile, attend_by_tiles, tiles_of
 from unmask.types import AttentionSpec
+
+# kinds in which a query sees few keys, or a row is fed twice
+_SPARSE = ("block_causal", "two_stream")
 
 
 class RMSNorm(nn.Module):
@@ -144,10 +148,14 @@ class Rotation:
 
 @dataclass(frozen=True)
 class PreparedAttention:
-    """An `AttentionSpec` in the form the kernel takes: `mask` is boolean, True where a query sees a key."""
+    """An `AttentionSpec` in the form the kernel takes: `mask` is boolean, True where a query sees a key.
+
+    Blocks and streams, of which most is hidden from most, are `tiles`, each with a mask of its own.
+    """
 
     mask: Tensor | None = None
     causal: bool = False
+    tiles: tuple[Tile, ...] = ()
 
 
 def prepare_attention(
@@ -181,13 +189,19 @@ def prepare_attention(
         if queries == 1 and start == keys - 1:
             return PreparedAttention()
     key_L = torch.arange(keys, device=device)
+    if spec.kind in _SPARSE and columns is None and queries == keys > TILE and device.type == "cpu":
+        return PreparedAttention(tiles=tiles_of(lambda query_BL: _seen(spec, query_BL, key_L, start), key_L))
     query_BL = key_L[start : start + queries][None] if columns is None else columns
+    allowed = _seen(spec, query_BL, key_L, start)
+    return PreparedAttention(mask=None if allowed is None else allowed.unsqueeze(1))
+
+
+def _seen(spec: AttentionSpec, query_BL: Tensor, key_L: Tensor, start: int) -> Tensor | None:
+    """Who sees whom, `[1 or B, queries, keys]`, and nobody nothing; None: all see all."""
     allowed = _pattern(spec, query_BL, key_L)
     if spec.document_BL is not None:
         allowed = _documents(spec, allowed, query_BL)
-    if allowed is None:
-        return PreparedAttention()
-    return PreparedAttention(mask=_nobody_blind(allowed, start).unsqueeze(1))
+    return None if allowed is None else _nobody_blind(allowed, start)
 
 
 def _pattern(spec: AttentionSpec, query_BL: Tensor, key_L: Tensor) -> Tensor | None:
@@ -233,12 +247,11 @@ def _by_block(spec: AttentionSpec, query_BL: Tensor) -> Tensor:
     if spec.kind == "block_causal":
         return query >= key
     assert spec.stream_BL is not None
-    clean_query, clean_key = _of_queries(spec.stream_BL, query_BL) == 1, spec.stream_BL[:, None, :] == 1
+    of_query, of_key = _of_queries(spec.stream_BL, query_BL), spec.stream_BL[:, None, :]
+    clean_query, clean_key = of_query == 1, of_key == 1
     if spec.kind == "leave_one_out":
         return (~clean_query & ~clean_key) | (clean_query & ((query == key) == clean_key))
-    noisy_pair = ~clean_query & ~clean_key & (query == key)
-    to_earlier_clean = ~clean_query & clean_key & (query > key)
-    return noisy_pair | to_earlier_clean | (clean_query & clean_key & (query >= key))
+    return ((query == key) & (of_query == of_key)) | ((query > key) & clean_key)
 
 
 def _documents(spec: AttentionSpec, allowed: Tensor | None, query_BL: Tensor) -> Tensor:
@@ -261,12 +274,22 @@ def _nobody_blind(allowed: Tensor, start: int) -> Tensor:
 
 def attend(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, how: PreparedAttention, *, eager: bool = False) -> Tensor:
     """Attention of H query heads over G shared key/value heads; returns `[B, H, L, K]`."""
+    if how.tiles:
+        return attend_by_tiles(q_BHLK, k_BGLK, v_BGLK, how.tiles, _of_tile_eagerly if eager else _of_tile)
     if eager:
         return _attend_eagerly(q_BHLK, k_BGLK, v_BGLK, how)
     grouped = q_BHLK.shape[1] != k_BGLK.shape[1]
     return F.scaled_dot_product_attention(
         q_BHLK, k_BGLK, v_BGLK, attn_mask=how.mask, is_causal=how.causal, enable_gqa=grouped
     )
+
+
+def _of_tile(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    return attend(q, k, v, PreparedAttention(mask))
+
+
+def _of_tile_eagerly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    return attend(q, k, v, PreparedAttention(mask), eager=True)
 
 
 def _attend_eagerly(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, how: PreparedAttention) -> Tensor:

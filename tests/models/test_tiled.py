@@ -1,0 +1,100 @@
+"""Tiles against one dense mask: the same attention and gradients, over a fraction of the pairs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.models.tiny import build, tokens
+from unmask.diffusion.blocks import allowed, block_causal, block_ids, document_positions, two_stream
+from unmask.models import layers, tiled
+from unmask.models.layers import attend, prepare_attention
+from unmask.registry import FAMILIES
+from unmask.types import AttentionSpec
+
+LENGTH = 300
+CPU = torch.device("cpu")
+
+
+def patterns() -> dict[str, AttentionSpec]:
+    document_BL = torch.tensor([[0] * 100 + [1] * 7 + [2] * 190 + [-1] * 3, [0] * 300])
+    even_BL = block_ids(torch.arange(LENGTH)[None], 16)
+    packed_BL = block_ids(document_positions(document_BL), 5)
+    return {
+        "even": two_stream(even_BL),
+        "packed": two_stream(packed_BL, document_BL),
+        "blocks": block_causal(packed_BL, document_BL),
+        "blocks in a window": AttentionSpec("block_causal", block_BL=even_BL, window=20),
+        "one token": two_stream(block_ids(torch.arange(LENGTH)[None], 1)),
+    }
+
+
+def pairs(how: layers.PreparedAttention) -> int:
+    """Pairs of query and key that are computed."""
+    sizes = ((tile.rows, tile.keys) for tile in how.tiles)
+    count = lambda part: part.stop - part.start if isinstance(part, slice) else len(part)  # noqa: E731
+    return sum(count(rows) * count(keys) for rows, keys in sizes)
+
+
+@pytest.mark.parametrize("name", patterns())
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+@pytest.mark.parametrize("eager", [False, True])
+def test_tiles_equal_a_dense_mask_forward_and_backward(name: str, heads: tuple[int, int], eager: bool):
+    spec, generator = patterns()[name], torch.Generator().manual_seed(0)
+    width = spec.block_BL.shape[1]
+    q, k, v = (torch.randn(2, n, width, 8, generator=generator, requires_grad=True) for n in (heads[0], *heads[1:] * 2))
+    how = prepare_attention(spec, start=0, queries=width, keys=width, device=CPU)
+    assert how.mask is None and len(how.tiles) == -(-width // tiled.TILE)
+    mask = allowed(spec, 2, width)[:, None]
+    real_BL = torch.ones(2, width, dtype=torch.bool) if spec.document_BL is None else spec.document_BL >= 0
+    shown = real_BL[:, None, :, None]
+    weight = torch.randn(q.shape, generator=generator) * shown
+    ours = attend(q, k, v, how, eager=eager) * shown
+    theirs = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True) * shown
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    found = torch.autograd.grad((ours * weight).sum(), (q, k, v))
+    wanted = torch.autograd.grad((theirs * weight).sum(), (q, k, v))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("length", "most"), [(1024, 0.33), (2048, 0.29)])
+def test_about_a_quarter_of_the_square_is_computed(length: int, most: float):
+    spec = two_stream(block_ids(torch.arange(length)[None], 4))
+    how = prepare_attention(spec, start=0, queries=2 * length, keys=2 * length, device=CPU)
+    assert 0.25 < pairs(how) / (2 * length) ** 2 < most
+    assert max(tile.mask.numel() for tile in how.tiles) <= tiled.TILE * (length + tiled.TILE)
+
+
+@pytest.mark.parametrize("family", ["llada", "dream", "llada2"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_network_learns_the_same_from_tiles(tmp_path, monkeypatch, family: str, recompute: bool):
+    model = build(tmp_path, FAMILIES.get(family)).train()
+    if recompute:
+        model.gradient_checkpointing_enable()
+    streams, at = tokens(2, 2 * 20), torch.arange(0, 40, 3)
+    spec = two_stream(block_ids(torch.arange(20)[None].expand(2, 20), 4))
+    positions = torch.arange(20).repeat(2).expand(2, 40)
+
+    def learned() -> list[torch.Tensor]:
+        model.zero_grad()
+        model(streams, attention=spec, positions=positions, logits_at=at, targets=at).nll.sum().backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    dense = learned()
+    for module in (layers, tiled):
+        monkeypatch.setattr(module, "TILE", 7)
+    for one, other in zip(learned(), dense, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_mixed_precision_goes_through_the_backward_pass_too():
+    spec = patterns()["even"]
+    width = spec.block_BL.shape[1]
+    q, k, v = (torch.randn(1, 2, width, 8, requires_grad=True) for _ in range(3))
+    how = prepare_attention(spec, start=0, queries=width, keys=width, device=CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attend(q, k, v.bfloat16(), how)
+    out.sum().backward()
+    assert out.dtype == torch.bfloat16 and q.grad.dtype == torch.float32 and q.grad.isfinite().all()
