@@ -6,18 +6,18 @@ the network's head runs only there. Dividing is left to whoever knows the whole 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unmask.diffusion.noising import absorb, draw_mask
-from unmask.diffusion.schedules import Linear, NoiseSchedule, mask_prob
-from unmask.diffusion.timesteps import TIME_SAMPLING
+from unmask.diffusion.noising import absorb
 from unmask.diffusion.weights import cart_weight, elbo_weight
-from unmask.types import Batch, Denoiser, LossSums
+from unmask.objectives.views import AbsorbingNoise, Groups, View, members
+from unmask.types import AttentionSpec, Batch, Denoiser, LossSums, map_tensors
 
 Weight = Literal["elbo", "uniform", "cart"]
 Normalization = Literal["token", "sequence", "batch"]
@@ -25,46 +25,62 @@ Normalization = Literal["token", "sequence", "batch"]
 
 @dataclass(frozen=True)
 class MaskedNoise:
-    """One noisy view of a batch, reduced to what the loss needs.
+    """The noisy views of a batch, reduced to what the loss needs.
 
     Attributes:
-        xt_BL: int64 noised ids.
+        xt_BL: int64 noised ids, as they are fed. attention, positions_BL: of what is fed.
         masked_at: int64 `[n]` flat positions of the masked tokens; the head runs only there.
         targets: int64 `[n]` clean ids at these positions.
         loss_weight: float32 `[n]`; weight of each cross-entropy, the normalisation inside a sample included.
         elbo_weight: float32 `[n]`; weight with which the sum is the bound in nats.
+        sample: int64 `[n]`; which sample each is of.
+        level_S: float32; what sorts samples by their noise: the time of the first group.
         noisable: float32 scalar; positions that could have been masked.
     """
 
     xt_BL: Tensor
+    attention: AttentionSpec | None
+    positions_BL: Tensor | None
     masked_at: Tensor
     targets: Tensor
     loss_weight: Tensor
     elbo_weight: Tensor
+    sample: Tensor
+    level_S: Tensor
     noisable: Tensor
 
 
 @dataclass(frozen=True)
-class MaskedDiffusion:
+class Masked:
+    """The masked tokens of all views: where they stand, `[n]` each, and their weights.
+
+    Attributes:
+        view, place: int64; which view, and which flat position of the clean batch. targets, sample: int64.
+        loss_weight, elbo_weight: float32; see `MaskedNoise`.
+    """
+
+    view: Int[Tensor, " n"]
+    place: Int[Tensor, " n"]
+    targets: Int[Tensor, " n"]
+    sample: Int[Tensor, " n"]
+    loss_weight: Float[Tensor, " n"]
+    elbo_weight: Float[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class MaskedDiffusion(AbsorbingNoise):
     """Masked diffusion (MDLM, arXiv 2406.07524, eq. 8; LLaDA, arXiv 2502.09992, eq. 3 and 5).
 
     Attributes:
-        mask_token_id: the id that replaces a noised token.
-        schedule: alpha(t).
         loss_weight: `elbo` -alpha'/(1-alpha), `uniform` 1, or Dream's `cart`.
         normalization: what `count` counts: noisable tokens, or samples; with `sequence` each sample's cross-entropies
             are divided by its own number of noisable tokens (LLaDA's rule for fine-tuning).
-        time_sampling: `low_discrepancy` or `iid`. time_epsilon: the smallest time.
-        seed: of times and masks. cart_p: decay of the `cart` weight.
+        cart_p: decay of the `cart` weight.
+        others: see `AbsorbingNoise`. The copies of a sample are rows of their own; the loss is their mean.
     """
 
-    mask_token_id: int
-    schedule: NoiseSchedule = field(default_factory=Linear)
     loss_weight: Weight = "elbo"
     normalization: Normalization = "token"
-    time_sampling: str = "low_discrepancy"
-    time_epsilon: float = 1e-3
-    seed: int = 0
     cart_p: float = 0.3
 
     def count(self, batch: Batch) -> float:
@@ -73,68 +89,111 @@ class MaskedDiffusion:
             return float(batch.may_noise_BL.sum())
         return float((per_sample(batch, batch.may_noise_BL) > 0).sum())
 
+    def groups(self, batch: Batch) -> Groups:
+        """Which tokens share a time."""
+        return Groups.of_samples(batch)
+
     def noise(self, batch: Batch) -> MaskedNoise:
         """Draw times and masks of a batch; a pure function of the seed and the samples' keys, on the CPU."""
-        draw_times = TIME_SAMPLING[self.time_sampling]
-        t_S = draw_times(batch.keys.visit_S, seed=self.seed, epsilon=self.time_epsilon)
-        prob_S = mask_prob(self.schedule, t_S)
-        is_masked_BL = draw_mask(batch.sample_BL, batch.may_noise_BL, prob_S, keys=batch.keys, seed=self.seed)
-        return self.noise_at(batch, t_S, is_masked_BL)
+        groups = self.groups(batch)
+        return self.laid_out(batch, groups, self.draw(batch, groups))
 
     def noise_at(self, batch: Batch, t_S: Float[Tensor, " S"], is_masked_BL: Bool[Tensor, "B L"]) -> MaskedNoise:
         """The noisy view in which exactly these positions are masked, at these times."""
-        masked_at = is_masked_BL.flatten().nonzero().squeeze(1)
-        sample = batch.sample_BL.flatten()[masked_at]
-        elbo = elbo_weight(self.schedule, t_S).float()[sample]
-        weight = self._loss_weight(batch, is_masked_BL, masked_at, elbo)
-        if self.normalization == "sequence":
-            weight = weight / per_sample(batch, batch.may_noise_BL)[sample]
+        groups = self.groups(batch)
+        t_G = t_S[groups.sample_G]
+        return self.laid_out(batch, groups, [View(is_masked_BL, elbo_weight(self.schedule, t_G).float(), t_G)])
+
+    def laid_out(self, batch: Batch, groups: Groups, views: list[View]) -> MaskedNoise:
+        """The views as rows of a batch, one view after the other."""
+        masked, copies = self.masked(batch, groups, views), len(views)
+        x0_BL, attention, positions_BL = batch.x0_BL, batch.attention, batch.positions_BL
+        if copies > 1:
+            x0_BL = _repeated(x0_BL, copies)
+            attention = attention and map_tensors(attention, partial(_repeated, copies=copies))
+            positions_BL = None if positions_BL is None else _repeated(positions_BL, copies)
+        is_masked_BL = torch.cat([view.is_masked_BL for view in views])
         return MaskedNoise(
-            xt_BL=absorb(batch.x0_BL, is_masked_BL, self.mask_token_id),
-            masked_at=masked_at,
-            targets=batch.x0_BL.flatten()[masked_at],
-            loss_weight=weight,
-            elbo_weight=elbo,
-            noisable=batch.may_noise_BL.sum().float(),
+            xt_BL=absorb(x0_BL, is_masked_BL, self.mask_token_id),
+            attention=attention,
+            positions_BL=positions_BL,
+            masked_at=masked.view * batch.x0_BL.numel() + masked.place,
+            **told(batch, groups, views, masked),
         )
 
+    def masked(self, batch: Batch, groups: Groups, views: list[View]) -> Masked:
+        """The masked tokens of all views and their weights; each view counts its share of one."""
+        at = torch.stack([view.is_masked_BL.flatten() for view in views]).nonzero()
+        view, place = at[:, 0], at[:, 1]
+        sample, group = batch.sample_BL.flatten()[place], groups.group_BL.flatten()[place]
+        elbo = torch.stack([each.weight_G for each in views])[view, group]
+        weight = self._loss_weight(batch, views, view, place, elbo)
+        if self.normalization == "sequence":
+            weight = weight / per_sample(batch, batch.may_noise_BL)[sample]
+        shares = len(views)
+        return Masked(view, place, batch.x0_BL.flatten()[place], sample, weight / shares, elbo / shares)
+
     def _loss_weight(
-        self, batch: Batch, is_masked_BL: Bool[Tensor, "B L"], masked_at: Int[Tensor, " n"], elbo: Float[Tensor, " n"]
+        self,
+        batch: Batch,
+        views: list[View],
+        view: Int[Tensor, " n"],
+        place: Int[Tensor, " n"],
+        elbo: Float[Tensor, " n"],
     ) -> Float[Tensor, " n"]:
         if self.loss_weight == "uniform":
             return torch.ones_like(elbo)
         if self.loss_weight == "cart":
-            return cart_weight(is_masked_BL, batch.sample_BL, self.cart_p).flatten()[masked_at]
+            weights = [cart_weight(each.is_masked_BL, batch.sample_BL, self.cart_p).flatten() for each in views]
+            return torch.stack(weights)[view, place]
         return elbo
 
     def __call__(self, denoiser: Denoiser, batch: Batch, noise: MaskedNoise) -> LossSums:
-        """Sum of the weighted cross-entropies of a noisy view, in nats.
+        """Sum of the weighted cross-entropies of the noisy views, in nats.
 
         Returns:
             the loss, and as metrics `nll` (the bound, over noisable tokens) and `unscaled_loss` (plain cross-entropy,
-            over masked tokens).
+            over masked tokens); where no gradient is wanted, each sample's bound too.
         """
         nll = denoiser(
             noise.xt_BL,
-            attention=batch.attention,
-            positions=batch.positions_BL,
+            attention=noise.attention,
+            positions=noise.positions_BL,
             logits_at=noise.masked_at,
             targets=noise.targets,
         ).nll
         assert nll is not None, "a denoiser given targets returns their negative log-likelihood"
         plain = nll.detach()
         masked = plain.new_full((), float(plain.shape[0]))  # not torch.tensor: that would wait for the device
+        bound = plain * noise.elbo_weight
+        nll_S = None
+        if not torch.is_grad_enabled():
+            nll_S = torch.zeros_like(noise.level_S).index_add(0, noise.sample, bound)
         return LossSums(
             loss=(nll * noise.loss_weight).sum(),
-            metrics={
-                "nll": ((plain * noise.elbo_weight).sum(), noise.noisable),
-                "unscaled_loss": (plain.sum(), masked),
-            },
+            metrics={"nll": (bound.sum(), noise.noisable), "unscaled_loss": (plain.sum(), masked)},
+            nll_S=nll_S,
         )
+
+
+def told(batch: Batch, groups: Groups, views: list[View], masked: Masked) -> dict[str, Tensor]:
+    """The fields of `MaskedNoise` that do not depend on how the views are fed."""
+    first_G = groups.place_G == 0
+    level_S = torch.zeros(len(batch.keys.row_S)).index_add(0, groups.sample_G[first_G], views[0].t_G[first_G].float())
+    return {
+        "targets": masked.targets,
+        "loss_weight": masked.loss_weight,
+        "elbo_weight": masked.elbo_weight,
+        "sample": masked.sample,
+        "level_S": level_S,
+        "noisable": batch.may_noise_BL.sum().float(),
+    }
+
+
+def _repeated(values_BL: Tensor, copies: int) -> Tensor:
+    return values_BL.repeat(copies, 1)
 
 
 def per_sample(batch: Batch, chosen_BL: Bool[Tensor, "B L"]) -> Float[Tensor, " S"]:
     """How many of the chosen positions each sample has."""
-    inside = batch.sample_BL >= 0
-    counts = torch.zeros(len(batch.keys.row_S), dtype=torch.float32)
-    return counts.index_add_(0, batch.sample_BL[inside], chosen_BL[inside].float())
+    return members(batch.sample_BL, chosen_BL, batch.keys.row_S).float()

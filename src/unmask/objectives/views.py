@@ -1,0 +1,148 @@
+"""Noisy views of a batch: which tokens share a time, when each group is noised, which of its tokens are masked.
+
+Everything is drawn on the CPU from the identity of the samples alone. Losses and networks are unknown here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unmask.diffusion.noising import draw_mask, exact_count_groups, sample_uniforms
+from unmask.diffusion.schedules import Linear, NoiseSchedule, mask_prob
+from unmask.diffusion.timesteps import per_block
+from unmask.diffusion.weights import complement_weight, elbo_weight
+from unmask.types import Batch
+
+Masking = Literal["bernoulli", "exact_count"]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Tokens that share a time: those of a sample, or those of a block of one.
+
+    Attributes:
+        group_BL: int64; group of a position, -1 for none.
+        sample_G: int64; sample of a group. place_G: which of its sample's groups it is. groups_G: how many these are.
+        size_G: int64; positions of a group that may be noised.
+    """
+
+    group_BL: Int[Tensor, "B L"]
+    sample_G: Int[Tensor, " G"]
+    place_G: Int[Tensor, " G"]
+    groups_G: Int[Tensor, " G"]
+    size_G: Int[Tensor, " G"]
+
+    @staticmethod
+    def of_samples(batch: Batch) -> Groups:
+        """Each sample is one group."""
+        number_S = torch.arange(len(batch.keys.row_S))
+        one_S, place_S = torch.ones_like(number_S), torch.zeros_like(number_S)
+        return Groups(batch.sample_BL, number_S, place_S, one_S, members(batch.sample_BL, batch.may_noise_BL, number_S))
+
+
+def members(group_BL: Int[Tensor, "B L"], chosen_BL: Bool[Tensor, "B L"], like_G: Tensor) -> Int[Tensor, " G"]:
+    """How many of the chosen positions each group has; there are as many groups as `like_G` is long."""
+    return torch.bincount(group_BL[chosen_BL & (group_BL >= 0)], minlength=len(like_G))
+
+
+@dataclass(frozen=True)
+class View:
+    """One noisy copy: what is masked, and with which weight a masked token of each group is counted in the bound.
+
+    `t_G`, float32, is the time that the groups were noised at.
+    """
+
+    is_masked_BL: Bool[Tensor, "B L"]
+    weight_G: Float[Tensor, " G"]
+    t_G: Float[Tensor, " G"]
+
+
+@dataclass(frozen=True)
+class AbsorbingNoise:
+    """How a batch is noised.
+
+    Attributes:
+        mask_token_id: the id that replaces a noised token.
+        schedule: alpha(t).
+        time_sampling: `low_discrepancy` or `iid`.
+        time_epsilon: the smallest time where tokens are masked one by one, whose weight has a pole at 0.
+        time_low, time_high: clipped noise: the smallest and the largest time. What is computed from part of the
+            interval is no bound any more.
+        masking: `bernoulli` masks each token of a group with probability 1 - alpha(t), `exact_count` a number of them
+            that is uniform over 1..n for uniform 1 - alpha(t), which has less variance.
+        views: noisy copies of each sample.
+        complementary: each copy is followed by another, in which exactly its other tokens are masked (LLaDA2.0,
+            arXiv 2512.15745).
+        seed: of times and masks.
+    """
+
+    mask_token_id: int
+    schedule: NoiseSchedule = field(default_factory=Linear)
+    time_sampling: Literal["low_discrepancy", "iid"] = "low_discrepancy"
+    time_epsilon: float = 1e-3
+    time_low: float = 0.0
+    time_high: float = 1.0
+    masking: Masking = "bernoulli"
+    views: int = 1
+    complementary: bool = False
+    seed: int = 0
+
+    def draw(self, batch: Batch, groups: Groups) -> list[View]:
+        """All noisy copies of a batch."""
+        visit_G = batch.keys.visit_S[groups.sample_G]
+        times_VG = per_block(
+            visit_G,
+            groups.place_G,
+            groups.groups_G,
+            seed=self.seed,
+            interval=self._interval(),
+            views=self.views,
+            sampling=self.time_sampling,
+        )
+        return [view for index, t_G in enumerate(times_VG) for view in self._copies(batch, groups, t_G, index)]
+
+    def _interval(self) -> tuple[float, float]:
+        low, high = self.time_low, self.time_high
+        if self.masking == "exact_count":
+            return low, high
+        return max(low, self.time_epsilon), min(high, 1 - self.time_epsilon) if self.complementary else high
+
+    def _copies(self, batch: Batch, groups: Groups, t_G: Float[Tensor, " G"], index: int) -> list[View]:
+        """A copy at these times and, where there is one, its complement."""
+        draw = self._counted if self.masking == "exact_count" else self._one_by_one
+        view, other_G = draw(batch, groups, t_G, index)
+        if not self.complementary:
+            return [view]
+        rest_BL = batch.may_noise_BL & (groups.group_BL >= 0) & ~view.is_masked_BL
+        return [view, View(rest_BL, other_G, t_G)]
+
+    def _one_by_one(
+        self, batch: Batch, groups: Groups, t_G: Float[Tensor, " G"], index: int
+    ) -> tuple[View, Float[Tensor, " G"]]:
+        keys, prob_G = replace(batch.keys, view=index), mask_prob(self.schedule, t_G)
+        is_masked_BL = draw_mask(
+            batch.sample_BL, batch.may_noise_BL, prob_G, keys=keys, seed=self.seed, group_BL=groups.group_BL
+        )
+        view = View(is_masked_BL, elbo_weight(self.schedule, t_G).float(), t_G)
+        return view, complement_weight(self.schedule, t_G).float()
+
+    def _counted(
+        self, batch: Batch, groups: Groups, t_G: Float[Tensor, " G"], index: int
+    ) -> tuple[View, Float[Tensor, " G"]]:
+        """k of n tokens, weighed by n / k and by how fast the mask probability moves: over uniform times that is 1 / k.
+
+        With complements k may be 0, and each of the two counts takes one of n + 1 cells instead of n.
+        """
+        numbers_BL = sample_uniforms(batch.sample_BL, keys=replace(batch.keys, view=index), seed=self.seed)
+        least, time_G = int(not self.complementary), t_G.double()
+        cells_G = groups.size_G + 1 - least
+        count_G = least + torch.minimum((mask_prob(self.schedule, time_G) * cells_G).long(), cells_G - 1).clamp(min=0)
+        is_masked_BL = exact_count_groups(count_G, groups.group_BL, batch.may_noise_BL, numbers_BL)
+        moved_G = -self.schedule.dalpha(time_G) * cells_G
+        left_G = (groups.size_G - count_G).clamp(min=1)
+        return View(is_masked_BL, (moved_G / count_G.clamp(min=1)).float(), t_G), (moved_G / left_G).float()
