@@ -100,5 +100,6 @@ def test_rows_are_placed_one_by_one():
     cache.advance(1)
     cache.keep([1])
     assert cache.keys.flatten().tolist() == [7, 5, 6, 9]
-    cache.grow(2, 5)
-    assert cache.keys.flatten().tolist() == [7, 5, 6, 9, 0, 0, 0, 0, 0, 0]
+    cache.keep([0, 0])
+    cache.widen(5)
+    assert cache.keys.flatten().tolist() == [7, 5, 6, 9, 0, 7, 5, 6, 9, 0]

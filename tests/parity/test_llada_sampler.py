@@ -78,7 +78,7 @@ def options_of(settings: dict[str, Any], **more: Any) -> GenerationOptions:
 
 def changes(states: list[list[int]]) -> list[list[int]]:
     """The states without those that are as the one before: steps in which the row only waited for others."""
-    return [state for before, state in zip([None, *states], states) if state != before]
+    return [state for before, state in zip([None, *states[:-1]], states, strict=True) if state != before]
 
 
 def assert_same_steps(run: Decoding, entry: dict[str, Any]) -> None:

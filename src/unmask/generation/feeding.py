@@ -55,13 +55,16 @@ class Feeder:
         self.is_guided = options.guidance_scale > 0
         self.computed = 0
         self._cache: Any = None
+        self._held = 0
 
     def logits(self, question: Question) -> Float[Tensor, "n V"]:
         """Logits at the wanted positions, row by row; then, row by row, at the hidden ones."""
         plan, live = question.plan, question.live
         columns = _columns(plan, live)
-        fed = live.window(plan.rows, columns.firsts, columns.width) if columns.index is None else None
-        fed = live.gathered(plan.rows, columns.index) if fed is None else fed
+        if columns.index is None:
+            fed = live.window(plan.rows, columns.firsts, columns.width)
+        else:
+            fed = live.gathered(plan.rows, columns.index)
         keys = max(columns.keys, live.length if plan.stores and not self.hides_later else 0)
         attention = self._attention(question, keys)
         at_n = self._at(question, columns)
@@ -88,8 +91,9 @@ class Feeder:
 
     def keep(self, rows: Sequence[int], of: int) -> None:
         """Forget all but these of `of` rows."""
-        if self._cache is not None:
+        if self._cache is not None and rows:
             self._cache.keep([*rows, *(of + row for row in rows)] if self.is_guided else rows)
+            self._held = len(rows)
 
     def _attention(self, question: Question, keys: int) -> AttentionSpec | None:
         """Who sees whom among the first `keys` columns; None where all that is there may be seen."""
@@ -134,8 +138,15 @@ class Feeder:
                 raise ConfigError(
                     f'This model keeps no keys and values; "{self.options.cache}" needs them: cache none.'
                 )
-            self._cache = new_cache(rows * copies, live.tokens_BL.shape[1])
-        self._cache.grow(rows * copies, live.tokens_BL.shape[1])
+            self._cache, self._held = new_cache(rows * copies, live.tokens_BL.shape[1]), rows
+        if self._held < rows:
+            # what a new row finds there is overwritten before it is seen
+            new = [0] * (rows - self._held)
+            self._cache.keep(
+                [copy * self._held + index for copy in range(copies) for index in (*range(self._held), *new)]
+            )
+            self._held = rows
+        self._cache.widen(live.tokens_BL.shape[1])
         index = columns.index
         if index is not None and self.is_guided:
             index = index.repeat(2, 1)

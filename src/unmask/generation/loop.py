@@ -165,9 +165,9 @@ def row_seeds(options: GenerationOptions, seeds: Sequence[int] | None, rows: int
     return tuple(seeds)
 
 
-def check_rows(rows: Sequence[Sequence[int]], vocab_size: int | None, what: str) -> None:
-    """Refuse ids that the model has no row for."""
-    for number, row in enumerate(rows):
+def check_rows(rows: Sequence[Sequence[int]], vocab_size: int | None, what: str, *, first: int = 0) -> None:
+    """Refuse ids that the model has no row for; the rows are numbered from `first`."""
+    for number, row in enumerate(rows, first):
         for token_id in row:
             if token_id < 0 or (vocab_size is not None and token_id >= vocab_size):
                 allowed = f"0 to {vocab_size - 1}" if vocab_size is not None else "at least 0"

@@ -44,9 +44,9 @@ class Row:
     since: int | None = None
     stored: int = 0
     drift: float | None = None
-    forwards: Counter[ForwardKind] = field(default_factory=Counter)
+    forwards: Counter[ForwardKind] = field(default_factory=lambda: Counter[ForwardKind]())
     positions: int = 0
-    commits: list[Commit] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=lambda: list[Commit]())
 
     @property
     def block(self) -> int:

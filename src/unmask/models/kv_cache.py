@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 class Fed(NamedTuple):
@@ -137,26 +138,20 @@ class KVCache:
             self.hidden[rows, fed.columns : fed.columns + length] = hidden_BLD
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all batch rows but these."""
+        """Hold these batch rows, in this order; the others are dropped."""
         index = torch.tensor(list(rows), dtype=torch.int64, device=self.keys.device)
         self.keys, self.values = self.keys.index_select(1, index), self.values.index_select(1, index)
         if self.hidden is not None:
             self.hidden = self.hidden.index_select(0, index)
 
-    def grow(self, batch: int, capacity: int) -> None:
-        """Make room for more batch rows and columns, keeping what is stored."""
-        layers, rows, heads, columns, width = self.keys.shape
-        if batch <= rows and capacity <= columns:
+    def widen(self, capacity: int) -> None:
+        """Make room for more columns, keeping what is stored."""
+        more = capacity - self.capacity
+        if more <= 0:
             return
-        size = (layers, max(batch, rows), heads, max(capacity, columns), width)
-        for name in ("keys", "values"):
-            larger = getattr(self, name).new_zeros(size)
-            larger[:, :rows, :, :columns] = getattr(self, name)
-            setattr(self, name, larger)
+        self.keys, self.values = pad(self.keys, (0, 0, 0, more)), pad(self.values, (0, 0, 0, more))
         if self.hidden is not None:
-            larger = self.hidden.new_zeros(size[1], size[3], self.hidden.shape[2])
-            larger[:rows, : self.hidden.shape[1]] = self.hidden
-            self.hidden = larger
+            self.hidden = pad(self.hidden, (0, 0, 0, more))
 
     def overwrite_from(self, column: int) -> None:
         """Let the next forward replace the rows from `column` on, keeping those behind them."""
