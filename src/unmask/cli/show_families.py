@@ -49,7 +49,7 @@ def _what(name: str) -> str:
 
 def _works(family: ModelFamily) -> str:
     """Commands, and what adapters reach."""
-    lora = "LoRA, not on experts" if family.trunk.startswith(_SPARSE) else "LoRA"
+    lora = "LoRA, on experts too" if family.trunk.startswith(_SPARSE) else "LoRA"
     return f"{_BASELINE if family.attention == 'causal' else _DIFFUSION}; {lora}"
 
 

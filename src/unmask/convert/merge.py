@@ -147,11 +147,12 @@ class _Folded:
     def __call__(self, name: str) -> Tensor:
         ours = to_our_name(self.model.family, name)
         assert ours is not None
-        path, _, leaf = split_place(ours)[0].rpartition(".")
+        whole, place = split_place(ours)
+        path, _, leaf = whole.rpartition(".")
         module, stored = self.model.get_submodule(path), self.read(ours)
         if self.held and leaf == "weight" and path != "head" and isinstance(_base_of(module), nn.Linear):
             stored = as_held(stored.to(self.held[1]), self.held[0])
-        value = _fold(module, leaf, stored)
+        value = _fold(module, leaf, stored, place)
         if value is not stored:
             self.changed.add(name)
         return value
@@ -161,10 +162,15 @@ def _base_of(module: Any) -> nn.Module:
     return module.get_base_layer() if hasattr(module, "get_base_layer") else module
 
 
-def _fold(module: nn.Module, leaf: str, stored: Tensor) -> Tensor:
-    """A weight or bias of the base as the adapter leaves it; the same object where it leaves it alone."""
+def _fold(module: nn.Module, leaf: str, stored: Tensor, place: int | None) -> Tensor:
+    """A weight or bias of the base as the adapter leaves it; the same object where it leaves it alone.
+
+    `place`: of an expert's weight in its stack.
+    """
     from peft.tuners.lora import LoraLayer
     from peft.utils import ModulesToSaveWrapper
+
+    from unmask.models.expert_lora import ExpertLora, RouterLora, added
 
     layer: Any = module
     if isinstance(module, ModulesToSaveWrapper):
@@ -175,13 +181,20 @@ def _fold(module: nn.Module, leaf: str, stored: Tensor) -> Tensor:
         return learned  # a bias that was trained
     if leaf != "weight" or not isinstance(module, LoraLayer):
         return stored
+    if isinstance(layer, ExpertLora | RouterLora):
+        change = added(layer, _ADAPTER, place)
+        return _finite(stored.float() + change) if change.any() else stored
     _put(holder, stored.to(torch.float32, copy=True))
     layer.float()
     layer.merge(adapter_names=[_ADAPTER])
-    merged = holder.weight.detach()
+    merged = _finite(holder.weight.detach())
+    _put(holder, torch.empty_like(merged, device="meta"))
+    return merged
+
+
+def _finite(merged: Tensor) -> Tensor:
     if not torch.isfinite(merged).all():
         raise ModelError("the adapter holds values that are not finite. Train it again, or take an earlier checkpoint.")
-    _put(holder, torch.empty_like(merged, device="meta"))
     return merged
 
 

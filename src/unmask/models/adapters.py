@@ -1,10 +1,12 @@
-"""LoRA through PEFT, injected in place, read and written under the official names of the base's layers."""
+"""LoRA through PEFT, injected in place, read and written under the official names of the base's layers.
+
+How layers are named is `adapter_names.py`'s; what PEFT has no layer for, `expert_lora.py`'s.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,10 +19,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
+from unmask.models.adapter_names import (
+    PREFIX,
+    names_in,
+    official_config,
+    saved_paths,
+    target_paths,
+    to_official,
+    to_ours,
+)
 from unmask.models.checkpoints import Dtype, resolve_folder
-from unmask.models.families import ModelFamily
 from unmask.models.json_file import read_json
-from unmask.models.names import split_place
 from unmask.models.quantized import Quantization, import_bitsandbytes, quantization_of
 from unmask.models.shell import DiffusionModel
 from unmask.models.tensor_file import write_tensors
@@ -29,7 +38,6 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # our key in the metadata of an adapter's weights
 _HELD = "unmask_base_held_in"
 BIASES = ("none", "all", "lora_only")
-_PREFIX, _WRAPPED = "base_model.model.", ".base_layer"
 # settings that are read, with their types
 _READ: dict[str, type | tuple[type, ...]] = {
     "r": int,
@@ -75,8 +83,8 @@ def attach_lora(model: DiffusionModel, settings: LoraSettings) -> None:
         ConfigError: a target names no layer of the model, or a number is out of its range.
     """
     _check(settings)
-    targets = _target_paths(model, settings.target_modules)
-    saved = _paths_of(model, _names(settings.modules_to_save or ()), field="modules_to_save")
+    targets = target_paths(model, settings.target_modules)
+    saved = saved_paths(model, settings.modules_to_save or ())
     _inject(model, targets, settings, saved or None)
 
 
@@ -91,7 +99,7 @@ def _check(settings: LoraSettings) -> None:
         raise ConfigError(
             f'bias "{settings.bias}" is not one of {", ".join(BIASES)}.{did_you_mean(settings.bias, BIASES)}'
         )
-    if not _names(settings.target_modules):
+    if not names_in(settings.target_modules):
         raise ConfigError("target_modules is empty. Name layers, or all-linear.")
 
 
@@ -110,11 +118,6 @@ def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, train
     source = resolve_folder(folder, holds=f"an {CONFIG}")
     config, ours = _named_as_ours(model, source)
     targets = sorted({name.split(".lora_")[0] for name in ours if ".lora_" in name})
-    if experts := [path for path in targets if split_place(path)[1] is not None]:
-        raise ModelError(
-            f"{source} adapts single experts ({experts[0]}), whose matrices are kept in one piece here and take no "
-            "adapter. Train it anew without them: --target_modules all-linear."
-        )
     unknown = [path for path in targets if path not in dict(model.named_modules())]
     if unknown:
         raise ModelError(f"{source} adapts {unknown[0]}, which this {model.family.name} model lacks: another base.")
@@ -155,8 +158,8 @@ def _is_a(value: Any, kind: type | tuple[type, ...]) -> bool:
 def _refuse_another_rank(tensors: dict[str, Tensor], r: int, source: Path) -> None:
     """Before an adapter of that rank is made, which might not fit into any memory."""
     for name, value in tensors.items():
-        if (".lora_A" in name or ".lora_embedding_A" in name) and value.shape[0] != r:
-            raise ModelError(f"{source} does not fit this model: {CONFIG} says r is {r}, {name} has {value.shape[0]}.")
+        if (".lora_A" in name or ".lora_embedding_A" in name) and value.shape[-2] != r:
+            raise ModelError(f"{source} does not fit this model: {CONFIG} says r is {r}, {name} has {value.shape[-2]}.")
 
 
 def read_adapter(model: DiffusionModel, folder: str | os.PathLike[str]) -> None:
@@ -171,13 +174,13 @@ def read_adapter(model: DiffusionModel, folder: str | os.PathLike[str]) -> None:
 
 def _named_as_ours(model: DiffusionModel, source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config, tensors = _read(source)
-    return config, {_rename(name, model.family, to_ours=True, where=source): value for name, value in tensors.items()}
+    return config, to_ours(model, tensors, source)
 
 
 def _fill(model: DiffusionModel, tensors: dict[str, Tensor], source: Path) -> None:
     from peft import set_peft_model_state_dict
 
-    wanted = {name.removeprefix(_PREFIX) for name in _state(model)}
+    wanted = {name.removeprefix(PREFIX) for name in _state(model)}
     if missing := sorted(wanted - set(tensors)):
         raise ModelError(f"{source} lacks {len(missing)} tensors (first: {missing[0]}). Save the adapter again.")
     if surplus := sorted(set(tensors) - wanted):
@@ -211,12 +214,12 @@ def save_adapter(
         tensors: our name -> tensor, where the weights live elsewhere; None: the model's own.
     """
     target, state = Path(folder), _state(model, tensors)
-    official = {_rename(name, model.family, to_ours=False, where=target): value for name, value in state.items()}
+    official = to_official(model.family, state, target)
     chunk = {name: value.detach().to("cpu").contiguous() for name, value in official.items()}
     try:
         target.mkdir(parents=True, exist_ok=True)
         write_tensors(chunk, target / WEIGHTS, {"format": "pt", **_how_held(model)})
-        text = json.dumps(_official_config(model, official), indent=2, sort_keys=True)
+        text = json.dumps(official_config(model, official), indent=2, sort_keys=True)
         (target / CONFIG).write_text(text + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise ResourceError(f"cannot save to {target}: {error}. Free space or choose another folder.") from None
@@ -285,8 +288,12 @@ def _inject(model: DiffusionModel, targets: list[str], settings: LoraSettings, s
         import_bitsandbytes()  # PEFT would import it less carefully
     from peft import LoraConfig, inject_adapter_in_model
 
+    from unmask.models.expert_lora import LAYERS
+
     if settings.use_dora and quantization_of(model) == "8bit":
         raise ConfigError("use_dora does not work on 8-bit weights. Hold the base in 4 bits, or leave use_dora out.")
+    if settings.use_dora and any(isinstance(model.get_submodule(path), tuple(LAYERS)) for path in targets):
+        raise ConfigError("use_dora does not work on experts and routers. Leave use_dora out, or adapt all-linear.")
 
     config = LoraConfig(
         r=settings.r,
@@ -299,6 +306,7 @@ def _inject(model: DiffusionModel, targets: list[str], settings: LoraSettings, s
         use_rslora=settings.use_rslora,
         base_model_name_or_path=model.config._name_or_path or None,
     )
+    config._register_custom_module(LAYERS)
     inject_adapter_in_model(config, model, low_cpu_mem_usage=_is_meta(model))
     _hold_in_float32(model)
     model.train(model.training)  # PEFT's new dropout layers start in training mode
@@ -327,75 +335,6 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 def _is_meta(model: DiffusionModel) -> bool:
     return model.get_input_embeddings().weight.is_meta
-
-
-def _names(value: str | Sequence[str]) -> list[str]:
-    parts = value.split(",") if isinstance(value, str) else list(value)
-    return [part.strip() for part in parts if part.strip()]
-
-
-def _target_paths(model: DiffusionModel, wanted: str | Sequence[str]) -> list[str]:
-    names: list[str] = []
-    for name in _names(wanted):
-        # not every sparse model has dense layers or shared experts, where alone some of these are
-        held = [target for target in model.family.lora_targets if target in _by_leaf(model)]
-        names += held if name == "all-linear" else [name]
-    return _paths_of(model, names)
-
-
-def _paths_of(model: DiffusionModel, names: list[str], *, field: str = "target_modules") -> list[str]:
-    """Modules inside the layers whose last name, ours or the official one, is among `names`."""
-    found = _by_leaf(model)
-    for name in names:
-        if name not in found:
-            raise ConfigError(
-                f'{field}: "{name}" is no layer of a {model.family.name} model; its layers: '
-                f"{', '.join(model.family.lora_targets)}, or all-linear.{did_you_mean(name, found)}"
-            )
-    # LLaDA calls both a layer's projection and the head ff_out: the head is adapted only under its own name
-    return [path for name in names for path in found[name] if path != "head" or name == "head"]
-
-
-def _by_leaf(model: DiffusionModel) -> dict[str, list[str]]:
-    """Last name, ours or the official one, of a layer or embedding -> their paths."""
-    found: dict[str, list[str]] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            official = model.family.keys.to_official(path) or path
-            for leaf in {path.rpartition(".")[2], official.rpartition(".")[2]}:
-                found.setdefault(leaf, []).append(path)
-    return found
-
-
-def _rename(name: str, family: ModelFamily, *, to_ours: bool, where: Path) -> str:
-    """Translate the module part of `base_model.model.PATH.lora_A.weight`."""
-    inner = name.removeprefix(_PREFIX)
-    path, mark, rest = inner.partition(".lora_")
-    if not mark:
-        path, mark, rest = inner.rpartition(".")
-    if path.endswith(_WRAPPED):  # a bias of an adapted layer
-        path, mark = path.removesuffix(_WRAPPED), _WRAPPED + mark
-    translated = family.keys.to_ours(path) if to_ours else family.keys.to_official(path)
-    if translated is None:
-        raise ModelError(f"{where}: {path} is no layer of a {family.name} model. The adapter belongs to another base.")
-    return f"{'' if to_ours else _PREFIX}{translated}{mark}{rest}"
-
-
-def _official_config(model: DiffusionModel, official: dict[str, Tensor]) -> dict[str, Any]:
-    """PEFT's configuration with full official paths, since leaf names are ambiguous: targets as one pattern."""
-    config = next(iter(model.peft_config.values())).to_dict()  # type: ignore[union-attr]
-    # not from the configuration: PEFT shortens a list of 20 targets or more to our leaf names
-    paths = {name.removeprefix(_PREFIX).partition(".lora_")[0] for name in official if ".lora_" in name}
-    patterns = {re.sub(r"\d+", r"\\d+", re.escape(path)) for path in paths}
-    config["target_modules"] = "|".join(sorted(patterns))
-    if config["modules_to_save"]:
-        config["modules_to_save"] = [model.family.keys.to_official(path) or path for path in config["modules_to_save"]]
-    config["inference_mode"] = True
-    return {key: value for key, value in config.items() if _is_json(value)}
-
-
-def _is_json(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str | list | dict)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

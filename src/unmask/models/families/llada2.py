@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unmask.models.families import ConfigReader, KeyMap, ModelFamily, llama_layout
+from unmask.models.families import ConfigReader, KeyMap, ModelFamily
 from unmask.models.families.llada_moe import CHAT_TEMPLATE
 from unmask.models.families.rope import rope
 from unmask.models.moe import SparseShape
@@ -157,7 +157,7 @@ FAMILY = ModelFamily(
     eos_token="<|endoftext|>",
     bos_token="<|startoftext|>",
     chat_template=CHAT_TEMPLATE,
-    # no experts: their matrices are stacked
+    # no experts: they would be nearly all of an adapter
     lora_targets=("query_key_value", "dense", "gate_proj", "up_proj", "down_proj"),
     tiny_config={
         "model_type": "llada2_moe",

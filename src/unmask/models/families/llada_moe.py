@@ -134,7 +134,7 @@ FAMILY = ModelFamily(
     eos_token="<|endoftext|>",
     bos_token="<|startoftext|>",
     chat_template=CHAT_TEMPLATE,
-    # no experts: their matrices are stacked
+    # no experts: they would be nearly all of an adapter
     lora_targets=llama_layout.LORA_TARGETS,
     tiny_config={
         "model_type": "lladamoe",
