@@ -265,6 +265,7 @@ class Decoding:
             wanted_BW,
             never=(*mask, *options.suppress_tokens),
             last=tuple(options.begin_suppress_tokens),
+            among=(options.top_k, options.top_p),
             temperature=options.temperature,
             uniform_n=uniform_n,
             precise=options.precise_sampling,

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unmask.generation.filtering import filter_logits
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -57,6 +59,7 @@ def propose(
     *,
     never: tuple[int, ...],
     last: tuple[int, ...] = (),
+    among: tuple[int | None, float | None] = (None, None),
     temperature: float = 0.0,
     uniform_n: Float[Tensor, " n"] | None = None,
     precise: bool = False,
@@ -68,12 +71,14 @@ def propose(
         pending_BL: bool with n true.
         never: ids that are not proposed; the mask token is among them.
         last: ids that lose their probability after the token is chosen, so that they are committed last.
+        among: `top_k` and `top_p` of `filter_logits`; what they leave out has no probability.
         temperature: 0: the most probable token; above: a sample of softmax(logits / temperature).
         uniform_n: float64 numbers in [0, 1), for temperature > 0.
         precise: compute in float64.
     """
     logits_nV = logits_nV.to(torch.float64 if precise else torch.float32, copy=True)
     logits_nV[:, list(never)] = -torch.inf
+    logits_nV = filter_logits(logits_nV, *among, temperature=temperature or 1.0)
     if temperature > 0 and uniform_n is not None:
         predicted_n = inverse_cdf(logits_nV, temperature, uniform_n)
     else:
