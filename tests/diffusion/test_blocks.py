@@ -91,6 +91,18 @@ def test_two_streams_of_equal_blocks_use_a_quarter_of_the_area():
     assert int(seen.sum()) == length * size + length**2  # training notes: L B + L^2/2 (1 - B/L) + L^2/2 (1 + B/L)
 
 
+def test_noisy_views_share_the_clean_stream_and_do_not_see_each_other():
+    """Two views of four tokens in blocks of two, then the clean tokens: each view sees what it would see alone."""
+    block_BL, one = torch.tensor([[0, 0, 1, 1]]), blocks.two_stream(torch.tensor([[0, 0, 1, 1]]))
+    stream_BL = torch.tensor([[0] * 4 + [2] * 4 + [1] * 4])
+    seen = blocks.allowed(AttentionSpec("two_stream", block_BL=block_BL.repeat(1, 3), stream_BL=stream_BL), 1, 12)[0]
+    alone = blocks.allowed(one, 1, 8)[0]
+    for view in (range(4), range(4, 8)):
+        columns = torch.tensor([*view, *range(8, 12)])
+        assert torch.equal(seen[columns][:, columns], alone)
+    assert not seen[:4, 4:8].any() and not seen[4:8, :4].any()
+
+
 def test_blocks_may_start_at_the_end_of_the_prompt():
     positions_BL = torch.arange(8).expand(2, 8)
     assert blocks.block_ids(positions_BL, 3, start_B=torch.tensor([2, 3])).tolist() == [

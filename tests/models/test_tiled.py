@@ -26,6 +26,11 @@ def patterns() -> dict[str, AttentionSpec]:
         "packed": two_stream(packed_BL, document_BL),
         "blocks": block_causal(packed_BL, document_BL),
         "blocks in a window": AttentionSpec("block_causal", block_BL=even_BL, window=20),
+        "two views": AttentionSpec(
+            "two_stream",
+            block_BL=even_BL.repeat(1, 3),
+            stream_BL=torch.tensor([[0, 2, 1]]).repeat_interleave(LENGTH, 1),
+        ),
         "one token": two_stream(block_ids(torch.arange(LENGTH)[None], 1)),
     }
 

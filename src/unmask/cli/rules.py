@@ -16,6 +16,7 @@ from unmask.cli.config import ADAPTER_OPTIONS, Parsed
 from unmask.cli.yaml_file import Given
 from unmask.errors import ConfigError, ResourceError, did_you_mean
 from unmask.registry import NOISE_SCHEDULES
+from unmask.training.arguments import block_sizes
 from unmask.training.fields import REFUSED_OPTIMIZERS, trackers
 
 INFINITY = math.inf
@@ -27,6 +28,10 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "learning_rate": ("> 0", lambda value: 0 < value < INFINITY),
     "time_epsilon": ("in (0, 1)", lambda value: 0 < value < 1),
     "cart_p": ("in (0, 1]", lambda value: 0 < value <= 1),
+    "time_low": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "time_high": ("in (0, 1]", lambda value: 0 < value <= 1),
+    "noisy_views": (">= 1", lambda value: value >= 1),
+    "eval_nll_samples": (">= 1", lambda value: value >= 1),
     "max_length": (">= 1", lambda value: value >= 1),
     "num_proc": (">= 1", lambda value: value >= 1),
     "block_size": (">= 1", lambda value: value >= 1),
@@ -70,6 +75,13 @@ MASKED_ONLY = (
     "cart_p",
     "attention_annealing_steps",
     "mask_noise_steps",
+    "time_low",
+    "time_high",
+    "masking",
+    "noisy_views",
+    "complementary_masks",
+    "block_curriculum",
+    "eval_nll_samples",
 )
 # What evaluation reports.
 METRICS = ("loss", "nll", "unscaled_loss")
@@ -101,6 +113,7 @@ def check(parsed: Parsed, verb: str) -> Parsed:
         _learning_rate_schedule,
         _adapter,
         _blocks,
+        _noise,
         _precision,
         _evaluation,
         _loader,
@@ -126,6 +139,32 @@ def _objective(parsed: Parsed) -> Parsed:
     if (parsed["metric_for_best_model"] or "").endswith("unscaled_loss"):
         raise ConfigError("metric_for_best_model: objective autoregressive reports loss and nll. Choose one of them.")
     return parsed if "padding" in parsed else parsed.put("padding", "none", Given("padding", None))
+
+
+def _noise(parsed: Parsed) -> None:
+    """What blocks and clipped noise go with."""
+    block_sizes(parsed["block_curriculum"])
+    if parsed["objective"] == "masked" and parsed["block_curriculum"] is not None:
+        raise ConfigError(
+            f"{parsed.label('block_curriculum')} is set but objective is masked, which knows no blocks; it would be "
+            "ignored. Add --objective block, or leave it out."
+        )
+    if parsed["objective"] == "block":
+        if parsed["loss_weight"] == "cart":
+            raise ConfigError(
+                f"{parsed.label('loss_weight')}: cart looks at the clean tokens on both sides of a masked one, and "
+                "objective block hides those behind its block. Use elbo or uniform."
+            )
+        if parsed["attention_annealing_steps"]:
+            raise ConfigError(
+                f"{parsed.label('attention_annealing_steps')} opens attention from causal to full, which objective "
+                "block does not use. Leave it out; --block_curriculum 1:500,4:500 grows blocks from single tokens."
+            )
+    if parsed["time_low"] >= parsed["time_high"]:
+        raise ConfigError(
+            f"time_low ({parsed['time_low']}) must be below time_high ({parsed['time_high']}): they bound the times "
+            "that training draws."
+        )
 
 
 def _present(parsed: Parsed) -> None:

@@ -133,5 +133,5 @@ def _inside_document(spec: AttentionSpec, here: Tensor) -> Tensor:
     if spec.kind == "leave_one_out":
         others = query_clean & ~key_clean & (query_block != key_block)
         return others | (query_clean & key_clean & (query_block == key_block)) | (~query_clean & ~key_clean)
-    to_clean = key_clean & ((query_block > key_block) | (query_clean & (query_block == key_block)))
-    return to_clean | (~query_clean & ~key_clean & (query_block == key_block))
+    own_block = (query_block == key_block) & (spec.stream_BL[:, :, None] == spec.stream_BL[:, None, :])
+    return own_block | (key_clean & (query_block > key_block))

@@ -35,7 +35,7 @@ class MaskedNoise:
         elbo_weight: float32 `[n]`; weight with which the sum is the bound in nats.
         sample: int64 `[n]`; which sample each is of.
         level_S: float32; what sorts samples by their noise: the time of the first group.
-        noisable: float32 scalar; positions that could have been masked.
+        noisable_S: float32; positions of each sample that could have been masked.
     """
 
     xt_BL: Tensor
@@ -47,7 +47,7 @@ class MaskedNoise:
     elbo_weight: Tensor
     sample: Tensor
     level_S: Tensor
-    noisable: Tensor
+    noisable_S: Tensor
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class MaskedDiffusion(AbsorbingNoise):
             nll_S = torch.zeros_like(noise.level_S).index_add(0, noise.sample, bound)
         return LossSums(
             loss=(nll * noise.loss_weight).sum(),
-            metrics={"nll": (bound.sum(), noise.noisable), "unscaled_loss": (plain.sum(), masked)},
+            metrics={"nll": (bound.sum(), noise.noisable_S.sum()), "unscaled_loss": (plain.sum(), masked)},
             nll_S=nll_S,
         )
 
@@ -186,7 +186,7 @@ def told(batch: Batch, groups: Groups, views: list[View], masked: Masked) -> dic
         "elbo_weight": masked.elbo_weight,
         "sample": masked.sample,
         "level_S": level_S,
-        "noisable": batch.may_noise_BL.sum().float(),
+        "noisable_S": per_sample(batch, batch.may_noise_BL),
     }
 
 

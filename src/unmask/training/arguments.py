@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from unmask.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class ModelArguments:
@@ -100,14 +102,27 @@ class DataArguments:
 class ObjectiveArguments:
     """What is minimised."""
 
-    objective: Literal["masked", "autoregressive"] = "masked"
-    """masked: MDLM's and LLaDA's bound; autoregressive: the next token, for a baseline of Llama, Mistral or Qwen."""
+    objective: Literal["masked", "block", "autoregressive"] = "masked"
+    """masked: MDLM's and LLaDA's bound; block: the same inside blocks of block_size tokens, each given all before it
+    (BD3-LM, SDAR, LLaDA2); autoregressive: the next token, for a baseline of Llama, Mistral or Qwen."""
+    block_curriculum: str | None = None
+    """Block sizes of the first updates, SIZE:UPDATES joined by commas (1:500,4:500,1024:2000); then block_size."""
     noise_schedule: str = "linear"
     """linear, cosine, maskgit_cosine or polynomial."""
     time_sampling: Literal["low_discrepancy", "iid"] = "low_discrepancy"
     """How the times of consecutive samples are drawn."""
     time_epsilon: float = 1e-3
-    """Smallest time."""
+    """Smallest time, where tokens are masked one by one."""
+    time_low: float = 0.0
+    """Clipped noise: smallest time in training. Evaluation always uses all times."""
+    time_high: float = 1.0
+    """Clipped noise: largest time in training."""
+    masking: Literal["auto", "bernoulli", "exact_count"] = "auto"
+    """bernoulli masks each token by chance, exact_count a number of them; auto: exact_count for block."""
+    noisy_views: int = 1
+    """Noisy copies of each row in a forward; those of objective block share one clean copy."""
+    complementary_masks: bool = False
+    """Follow each noisy copy by another in which exactly its other tokens are masked, so that each is learned once."""
     loss_weight: Literal["elbo", "uniform", "cart"] = "elbo"
     """Weight of a masked token's cross-entropy."""
     cart_p: float = 0.3
@@ -135,6 +150,8 @@ class RunArguments:
     """Updates between samples; default: whenever there is an evaluation, before the first update and after the last."""
     sample_new_tokens: int = 64
     """Most tokens written after each prompt of the report, two by each forward; fewer where answers are short."""
+    eval_nll_samples: int = 1
+    """Noisy copies of each evaluation row; twice as many take twice as long and give a smaller standard error."""
     logging_dir: str | None = None
     """Folder of TensorBoard's files; default: OUTPUT_DIR/logs."""
 
@@ -157,3 +174,21 @@ class Settings:
     objective: ObjectiveArguments = field(default_factory=ObjectiveArguments)
     run: RunArguments = field(default_factory=RunArguments)
     trainer: dict[str, Any] = field(default_factory=dict)
+
+
+def block_sizes(text: str | None) -> tuple[tuple[int, int], ...]:
+    """The (size, updates) pairs that `block_curriculum` names.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    pairs: list[tuple[int, int]] = []
+    for part in (text or "").replace(" ", "").split(",") if text else ():
+        size, _, updates = part.replace("_", "").partition(":")
+        if not (size.isdecimal() and updates.isdecimal() and int(size) and int(updates)):
+            raise ConfigError(
+                f'block_curriculum: "{part}" is not SIZE:UPDATES. Example: 1:500,4:500,1024:2000 begins with blocks of '
+                "one token for 500 updates; afterwards blocks have block_size tokens."
+            )
+        pairs.append((int(size), int(updates)))
+    return tuple(pairs)

@@ -128,8 +128,9 @@ class ProgressLine(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         if "eval_nll" in logs:
+            error = f" ± {logs['eval_nll_stderr']:.4f}" if "eval_nll_stderr" in logs else ""
             self.console.print(
-                f"step {state.global_step:,}  evaluation: bound {logs['eval_nll']:.4f} nats/token",
+                f"step {state.global_step:,}  evaluation: bound {logs['eval_nll']:.4f}{error} nats/token",
                 highlight=False,
                 soft_wrap=True,
             )

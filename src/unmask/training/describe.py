@@ -108,9 +108,9 @@ def _count(rows: int | None) -> str:
 
 
 def _first_batch(settings: Settings, verb: str, parts: Ingredients) -> Batch:
-    noiser = Noiser(
-        collator_of(settings, verb, parts.tokenizer), objective_of(settings, verb, parts.tokenizer.mask_token_id)
-    )
+    mask_token_id, shifted = parts.tokenizer.mask_token_id, parts.facts.family.shift
+    objective = objective_of(settings, verb, mask_token_id, shifted=shifted)
+    noiser = Noiser(collator_of(settings, verb, parts.tokenizer), objective)
     rows, shares = parts.splits.train, shares_of(settings)
     if not isinstance(rows, Dataset):
         return noiser(list(_from_stream(rows, shares))).batch

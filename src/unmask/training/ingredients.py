@@ -24,7 +24,7 @@ from unmask.models.facts import Facts, read_facts
 from unmask.models.shell import DiffusionModel
 from unmask.models.tokenizers import load_tokenizer
 from unmask.registry import NOISE_SCHEDULES, OBJECTIVES
-from unmask.training.arguments import Settings
+from unmask.training.arguments import Settings, block_sizes
 from unmask.training.plan import Shares
 
 
@@ -78,6 +78,11 @@ def _refuse_another_kind(facts: Facts, objective: str, source: Path) -> None:
             "what is before it. Make a diffusion model of it (unmask convert), or train it as it is "
             "(--objective autoregressive)."
         )
+    if objective == "block" and facts.shape.window is not None:
+        raise ConfigError(
+            f"objective block needs attention over the whole row; {source} sees {facts.shape.window} tokens at a time "
+            "(sliding_window). Use --objective masked."
+        )
     if objective == "autoregressive" and not causal:
         raise ConfigError(
             f"objective autoregressive needs an autoregressive model (llama, mistral, qwen2 or qwen3); {source} is a "
@@ -99,13 +104,20 @@ def _yardstick(splits: Splits, vocab_size: int) -> float | None:
     return unigram_nats(learned_ids(splits.train), learned_ids(splits.test), vocab_size)
 
 
-def objective_of(settings: Settings, verb: str, mask_token_id: int | None) -> Any:
-    """The objective that the settings name, made of those of the settings that it knows."""
+def objective_of(settings: Settings, verb: str, mask_token_id: int | None, *, shifted: bool = False) -> Any:
+    """The objective that the settings name, made of those of the settings that it knows.
+
+    Args:
+        settings, verb: of the run. mask_token_id: of its model. shifted: row i of its network predicts token i + 1.
+    """
     chosen = settings.objective
     normalization = chosen.loss_normalization
     if normalization == "auto":
         normalization = "token" if verb == "pretrain" else "sequence"
     objective = OBJECTIVES.get(chosen.objective)
+    masking = chosen.masking
+    if masking == "auto":
+        masking = "exact_count" if chosen.objective == "block" else "bernoulli"
     offered = {
         "mask_token_id": mask_token_id,
         "schedule": NOISE_SCHEDULES.get(chosen.noise_schedule)(),
@@ -115,6 +127,15 @@ def objective_of(settings: Settings, verb: str, mask_token_id: int | None) -> An
         "time_epsilon": chosen.time_epsilon,
         "seed": settings.trainer.get("seed", 42),
         "cart_p": chosen.cart_p,
+        "time_low": chosen.time_low,
+        "time_high": chosen.time_high,
+        "masking": masking,
+        "views": chosen.noisy_views,
+        "complementary": chosen.complementary_masks,
+        "block_size": settings.data.block_size,
+        "curriculum": block_sizes(chosen.block_curriculum),
+        "samples_per_update": shares_of(settings).update,
+        "halves": shifted,
     }
     return objective(**known_to(objective, offered))
 

@@ -153,7 +153,7 @@ def stream_loader(stream: VisitedStream, noiser: Noiser, how: LoaderOptions) -> 
     return DataLoader(stream, batch_size=None, collate_fn=noiser, **how.keywords())
 
 
-def eval_loader(rows: Any, shares: Shares, noiser: Noiser, how: LoaderOptions) -> Any:
-    """Loader that visits each row once; the same number of items on every rank."""
-    batches = evaluation_batches(row_lengths(rows), shares)
+def eval_loader(rows: Any, shares: Shares, noiser: Noiser, how: LoaderOptions, samples: int = 1) -> Any:
+    """Loader that visits each row `samples` times; the same number of items on every rank."""
+    batches = evaluation_batches(row_lengths(rows), shares, samples)
     return DataLoader(VisitedRows(rows), batch_sampler=batches, collate_fn=noiser, **how.keywords())  # type: ignore[arg-type]

@@ -170,19 +170,22 @@ class VisitSampler(Sampler[list[Visit]]):
                 yield visits[numbers.start - first : numbers.stop - first]
 
 
-def evaluation_batches(lengths: np.ndarray, shares: Shares) -> list[list[Visit]]:
-    """Each row once, in order, the same number of batches on every rank: unequal counts would hang sharded models.
+def evaluation_batches(lengths: np.ndarray, shares: Shares, samples: int = 1) -> list[list[Visit]]:
+    """Each row, in order, the same number of batches on every rank: unequal counts would hang sharded models.
 
-    What is missing at the end is filled up with row 0, not counted. The result does not depend on the batch size.
+    Each of a row's `samples` visits counts as another epoch, so that it gets other noise. What is missing at the end is
+    filled up with row 0, not counted. The result does not depend on the batch size.
     """
-    rounds = range(math.ceil(len(lengths) / shares.update))
-    return [[_evaluated(number, lengths) for number in shares.numbers(index, 0)] for index in rounds]
+    rounds = range(math.ceil(len(lengths) * samples / shares.update))
+    return [[_evaluated(number, lengths, samples) for number in shares.numbers(index, 0)] for index in rounds]
 
 
-def _evaluated(number: int, lengths: np.ndarray) -> Visit:
-    row = number if number < len(lengths) else 0
+def _evaluated(number: int, lengths: np.ndarray, samples: int) -> Visit:
+    row, sample = divmod(number, samples)
+    counted = row < len(lengths)
+    row = row if counted else 0
     length = int(lengths[row])
-    return Visit(number, row, 0, length, padded_alone(length), counted=number < len(lengths))
+    return Visit(number, row, sample, length, padded_alone(length), counted=counted)
 
 
 def row_lengths(dataset: Any) -> np.ndarray:

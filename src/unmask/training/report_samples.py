@@ -50,14 +50,18 @@ class Sampler:
 
     Args:
         lm: the model in training. asked: the prompts. new_tokens: written after each. seed: of the sampler.
+        block_size: of a model that learns blocks, each of which sees those before it; None: it learns whole rows.
     """
 
-    def __init__(self, lm: DiffusionLM, asked: Sequence[Asked], new_tokens: int, seed: int) -> None:
+    def __init__(
+        self, lm: DiffusionLM, asked: Sequence[Asked], new_tokens: int, seed: int, block_size: int | None = None
+    ) -> None:
         self.lm, self.asked = lm, asked
         self.vocabulary = Vocabulary.of(lm.tokenizer)
         self.options = GenerationOptions(
             max_new_tokens=new_tokens,
-            block_size=min(_BLOCK, new_tokens),
+            block_size=block_size or min(_BLOCK, new_tokens),
+            attention="block_causal" if block_size else "auto",
             steps=-(-new_tokens // _AT_ONCE),
             seed=seed,
             trace=True,
@@ -101,7 +105,8 @@ def sampler_for(
     longest = max(len(lm.encode(one.prompt)) for one in asked)
     new_tokens = max(1, min(run.sample_new_tokens, _enough(asked, lm), room - longest))
     where = "given prompts" if given else "rows that are not trained on" if unseen else "rows of the training data"
-    return Sampler(lm, asked, new_tokens, seed), f"{where}, seed {seed}, temperature 0"
+    block_size = settings.data.block_size if settings.objective.objective == "block" else None
+    return Sampler(lm, asked, new_tokens, seed, block_size), f"{where}, seed {seed}, temperature 0"
 
 
 def given_prompts(value: Sequence[str] | None) -> list[str] | None:

@@ -49,8 +49,17 @@ from unmask.training.report_samples import sampler_for
 from unmask.training.trackers import tracker_callbacks
 from unmask.training.trainer import DiffusionTrainer, RunParts
 
-# evaluation noise is the same in all runs, whatever their seed, so that their curves compare
-_EVALUATION_SEED = int(Purpose.EVAL)
+# evaluation noise is the same in all runs, whatever their seed and their noise, so that their curves compare
+_EVALUATION = {
+    "seed": int(Purpose.EVAL),
+    "time_sampling": "low_discrepancy",
+    "time_low": 0.0,
+    "time_high": 1.0,
+    "masking": "exact_count",
+    "views": 1,
+    "complementary": False,
+    "curriculum": (),
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ def train(settings: Settings, *, verb: str, console: Console | None = None) -> R
 def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None, console: Console) -> RunResult:
     started = time.perf_counter()
     model = load_for_training(settings, parts)
-    objective = objective_of(settings, verb, model.mask_token_id)
+    objective = objective_of(settings, verb, model.mask_token_id, shifted=parts.facts.family.shift)
     shares = shares_of(settings)
     noiser = Noiser(collator_of(settings, verb, parts.tokenizer), objective)
     rows, updates, loader = _train_rows(settings, parts, shares, noiser)
@@ -222,12 +231,12 @@ def _eval_loader(settings: Settings, rows: Any, noiser: Noiser) -> Any:
     micro = settings.trainer.get("per_device_eval_batch_size", 8)
     shares = replace(shares_of(settings), micro=micro, accumulation=1)
     fixed = replace(noiser, objective=_evaluation_objective(noiser.objective))
-    return lambda: eval_loader(rows, shares, fixed, _loader_options(settings))
+    samples = settings.run.eval_nll_samples if settings.objective.objective != "autoregressive" else 1
+    return lambda: eval_loader(rows, shares, fixed, _loader_options(settings), samples)
 
 
 def _evaluation_objective(objective: Any) -> Any:
-    fixed = {"seed": _EVALUATION_SEED, "time_sampling": "low_discrepancy"}
-    return replace(objective, **known_to(objective, fixed))
+    return replace(objective, **known_to(objective, _EVALUATION))
 
 
 def _recompute(model: DiffusionModel, settings: Settings) -> None:

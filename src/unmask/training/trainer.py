@@ -7,6 +7,7 @@ distributed wrapping, callbacks, trackers) stays the library's.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from unmask.errors import ModelError
 from unmask.models.shell import DiffusionModel
+from unmask.objectives.estimators import bound_error
 from unmask.training import checkpointing
 from unmask.training.loading import NoisedBatch
 from unmask.types import LossSums
@@ -199,20 +201,27 @@ class DiffusionTrainer(Trainer):
         """Means over the whole evaluation set, under noise that is the same every time."""
         del description, prediction_loss_only, ignore_keys
         total: dict[str, Tensor] = {}
+        scored: list[Tensor] = []
         started, samples = time.perf_counter(), 0
         self.model_wrapped.eval()
         with torch.no_grad():
             for item in dataloader:
-                self._evaluate_forward(self._prepare_inputs(item), total)
+                self._evaluate_forward(self._prepare_inputs(item), total, scored)
                 samples += item.batch.x0_BL.shape[0]
         self.model_wrapped.train()
-        means = {f"{metric_key_prefix}_{name}": value for name, value in self._mean_over_ranks(total).items()}
+        means = self._mean_over_ranks(total)
+        if scored:
+            means |= self._error_over_ranks(scored)
+        means = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         # the time of evaluating is not the training's
         self.tally.pause(time.perf_counter() - started)
         return EvalLoopOutput(None, None, means, num_samples=samples * self.args.world_size)  # type: ignore[arg-type]
 
-    def _evaluate_forward(self, item: NoisedBatch, total: dict[str, Tensor]) -> None:
+    def _evaluate_forward(self, item: NoisedBatch, total: dict[str, Tensor], scored: list[Tensor]) -> None:
         sums = self.parts.eval_objective(self.model_wrapped, item.batch, item.noise)
+        if sums.nll_S is not None:
+            of_each = (item.batch.keys.row_S, item.noise.level_S, item.noise.noisable_S, sums.nll_S)
+            scored.append(torch.stack([values.double().cpu() for values in of_each]))
         for name, (value, count) in {**sums.metrics, "loss": (sums.loss, torch.tensor(item.count))}.items():
             pair = torch.stack([value.detach().double().cpu(), count.double().cpu()])
             total[name] = total.get(name, torch.zeros(2, dtype=torch.float64)) + pair
@@ -223,6 +232,15 @@ class DiffusionTrainer(Trainer):
         if dist.is_initialized():
             dist.all_reduce(pairs)
         return {name: float(pairs[i, 0] / pairs[i, 1].clamp(min=1)) for i, name in enumerate(names)}
+
+    def _error_over_ranks(self, scored: list[Tensor]) -> dict[str, float]:
+        """The standard error of the bound that evaluation's noise leaves, from every rank's samples."""
+        own = torch.cat(scored, dim=1).to(_exact(self.args.device))
+        every = [torch.empty_like(own) for _ in range(dist.get_world_size())] if dist.is_initialized() else [own]
+        if dist.is_initialized():
+            dist.all_gather(every, own)
+        error = bound_error(*torch.cat(every, dim=1).cpu())
+        return {} if math.isnan(error) else {"nll_stderr": error}
 
     # --- checkpoints
 
