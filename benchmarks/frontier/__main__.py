@@ -13,14 +13,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.frontier", description=__doc__)
-    parser.add_argument("what", choices=["train"])
+    parser.add_argument("what", choices=["train", "measure"])
     parser.add_argument("--models", type=Path, required=True, help="folder of the trained models")
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="folder with data/")
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="updates, instead of each task's own")
+    parser.add_argument("--results", type=Path, help="file of the measurements; default: in the folder of the models")
+    parser.add_argument("--questions", type=int, default=100, help="of each task and seed; half as many stories")
     options = parser.parse_args()
-    train_all(options)
+    options.results = options.results or options.models / "results.jsonl"
+    if options.what == "train":
+        train_all(options)
+    else:
+        import torch
+        from benchmarks.frontier.measure import measure_all
+
+        torch.set_num_threads(1)
+        measure_all(options)
     return 0
 
 

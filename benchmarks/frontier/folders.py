@@ -15,7 +15,6 @@ from unmask.models.families.llada import FAMILY
 MASK, END = "<|mask|>", "<|end|>"
 CHARACTERS = "0123456789+=."
 SIZE = {"d_model": 128, "n_layers": 4, "n_heads": 4, "n_kv_heads": 4, "mlp_hidden_size": 352, "rope_theta": 10000.0}
-STORY_SIZE = {**SIZE, "d_model": 192, "n_layers": 5, "mlp_hidden_size": 512}
 STORIES = "text_tinystories/tinystories_sample.first2000.txt"
 BETWEEN = "<|endoftext|>"
 
@@ -31,14 +30,13 @@ def write_characters(folder: Path) -> Path:
 
 
 def write_stories(folder: Path, weights: Path) -> Path:
-    """A network of the tokens of stories260K, whose weights are the judge later, without weights."""
+    """stories260K made a diffusion model in Dream's layout, which keeps what its rows predict; `judge` is as it was."""
     from tests.stories import write_llama
+    from unmask.convert.adapt import adapt
+    from unmask.convert.options import AdaptArguments
 
-    judge = write_llama(folder / "judge", weights)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(judge)
-    tokenizer.add_special_tokens({"mask_token": MASK})
-    tokenizer.pad_token = tokenizer.eos_token
-    return _write(folder, tokenizer, STORY_SIZE, 256)
+    judge = write_llama(folder.with_name("judge"), weights)
+    return adapt(judge, folder, AdaptArguments(to="dream")).folder
 
 
 def _write(folder: Path, tokenizer: PreTrainedTokenizerFast, size: dict[str, float], length: int) -> Path:

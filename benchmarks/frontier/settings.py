@@ -1,0 +1,92 @@
+"""What is compared: strategies over their knobs without a cache, and all caches under each strategy's usual knob.
+
+One setting is the same for all tasks. Data only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+BLOCK = 8
+QUOTA = ("confidence", "margin", "entropy", "random", "dream")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to decode.
+
+    Attributes:
+        strategy, knob, cache: as in the tables.
+        options: of `lm.generate`, beside the length.
+    """
+
+    strategy: str
+    knob: str
+    cache: str = "none"
+    options: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def name(self) -> str:
+        """All of it in one text."""
+        return f"{self.strategy} {self.knob} / {self.cache}"
+
+    def with_cache(self, cache: str) -> Setting:
+        """The same decisions on another cache."""
+        return Setting(self.strategy, self.knob, cache, {**self.options, **CACHES[cache]})
+
+
+def _quota(strategy: str, each: int) -> Setting:
+    return Setting(strategy, f"{each} a step", options={"strategy": strategy, "steps_per_block": BLOCK // each})
+
+
+def _test(strategy: str, knob: str, **options: Any) -> Setting:
+    return Setting(strategy, knob, options={"strategy": strategy, **options})
+
+
+# the knob of a strategy that stands for it where the caches are compared comes first
+KNOBS: dict[str, tuple[Setting, ...]] = {
+    **{name: tuple(_quota(name, each) for each in (1, 2, 4)) for name in QUOTA},
+    "threshold": tuple(_test("threshold", f"{value:g}", threshold=value) for value in (0.9, 0.98, 0.8, 0.7, 0.5)),
+    "factor": tuple(_test("factor", f"{value:g}", factor=value) for value in (1.0, 0.1, 0.3, 2.0)),
+    "entropy_bounded": tuple(
+        _test("entropy_bounded", f"{value:g}", entropy_bound=value) for value in (0.15, 0.05, 0.5, 1.5)
+    ),
+    "adaptive": tuple(
+        _test("adaptive", f"{value:g}", threshold=0.9, threshold_decay=value) for value in (0.3, 0.1, 0.6)
+    ),
+    "klass": tuple(_test("klass", f"{value:g}", threshold=value) for value in (0.9, 0.6)),
+    "slow_fast": tuple(_test("slow_fast", f"{value:g}", threshold=value) for value in (0.9, 0.7)),
+    "local_leap": tuple(_test("local_leap", f"{value:g}", leap_threshold=value) for value in (0.75, 0.5)),
+    "revoke": (
+        _test("revoke", "0.6, 0.9", threshold=0.6, verify_threshold=0.9),
+        _test("revoke", "0.8, 0.9", threshold=0.8, verify_threshold=0.9),
+        _test("revoke", "0.5, 0.5", threshold=0.5, verify_threshold=0.5),
+    ),
+    "edit": tuple(_test("edit", f"{value:g}, 0.9", threshold=value, edit_threshold=0.9) for value in (0.9, 0.7, 0.5)),
+    "llada2": (_test("llada2", "0.95", threshold=0.95, steps_per_block=BLOCK),),
+}
+CACHES: dict[str, dict[str, Any]] = {
+    "none": {"cache": "none"},
+    "prefix": {"cache": "prefix"},
+    "prefix, horizon 8": {"cache": "prefix", "cache_horizon": BLOCK},
+    "dual": {"cache": "dual"},
+    "dual, delay 1": {"cache": "dual", "cache_delay": 1},
+    "dual, drift 0.1": {"cache": "dual", "cache_drift": 0.1},
+    "vicinity 4": {"cache": "vicinity", "cache_before": 4, "cache_after": 4},
+    "interval 4": {"cache": "interval", "cache_interval": 4},
+    "interval 16": {"cache": "interval", "cache_interval": 16},
+}
+# under these all caches are tried, under the others the usual ones
+ALL_CACHES = ("confidence", "threshold")
+USUAL_CACHES = ("prefix", "dual", "vicinity 4", "interval 4")
+BASELINE = KNOBS["confidence"][0].with_cache("none")
+
+
+def settings() -> list[Setting]:
+    """Everything, the most telling first."""
+    found = [setting.with_cache("none") for knobs in KNOBS.values() for setting in knobs]
+    for strategy, knobs in KNOBS.items():
+        caches = tuple(CACHES)[1:] if strategy in ALL_CACHES else USUAL_CACHES
+        found += [knobs[0].with_cache(cache) for cache in caches]
+    return found
