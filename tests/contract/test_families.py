@@ -373,17 +373,46 @@ def test_lora_attaches_to_every_linear_layer_but_the_head(family, tmp_path: Path
     assert torch.equal(model(tokens()).logits, base(tokens()).logits)
 
 
+def targets(family: ModelFamily) -> str:
+    """Everything that takes an adapter."""
+    return "all-linear,experts" if any("[{}]" in ours for _, ours in family.keys.pairs) else "all-linear"
+
+
+def test_an_adapter_learns_while_its_base_stays(family, tmp_path: Path):
+    model = load_model(checkpoint(tmp_path, family))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(0)
+    attach_lora(model, LoraSettings(r=2, lora_dropout=0.0, target_modules=targets(family)))
+    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer, losses = torch.optim.AdamW(learned.values(), lr=1e-2), []
+    everywhere = torch.arange(48)
+    for _ in range(4):
+        loss = model(tokens(4), logits_at=everywhere, targets=tokens(4, seed=1).flatten()).nll.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == sorted(losses, reverse=True)
+    # what is B A at first has no gradient in A while B is zero; from then on all of it moves
+    assert all(p.grad is not None and p.grad.any() for p in learned.values())
+    for name, tensor in model.state_dict().items():
+        if "lora_" not in name:
+            assert torch.equal(tensor, before[name.replace(".base_layer", "")]), name
+
+
 @torch.no_grad()
 def test_an_adapter_merges_into_its_base(family, tmp_path: Path):
     base = with_words(tmp_path / "base", family)
     model = load_model(base)
-    attach_lora(model, LoraSettings(r=2))
+    torch.manual_seed(0)
+    attach_lora(model, LoraSettings(r=2, target_modules=targets(family)))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.normal_(0.0, 0.1)
     save_adapter(model, tmp_path / "adapter")
     merged = merge_adapter(tmp_path / "adapter", tmp_path / "merged", base=base)
-    assert merged.changed == sum("lora_A" in name for name, _ in model.named_parameters())
+    found = [(name, p) for name, p in model.named_parameters() if "lora_A" in name]
+    assert merged.changed == sum(len(p) if p.dim() == 3 else 1 for _, p in found)
     same(load_model(tmp_path / "merged")(tokens()).logits, model(tokens()).logits, atol=1e-4)
     assert (model(tokens()).logits - load_model(base)(tokens()).logits).abs().max() > 1e-2
 
