@@ -35,6 +35,7 @@ class Question:
         rows, length: of one forward. hidden: some positions do not see others (padding, packing).
         bf16: mixed precision. recompute_every: 0, or each how many layers are recomputed in the backward pass.
         optim: transformers' name. accumulation: forwards of an update.
+        copies: noisy ones of each row. streams: those that a row is fed as; 0: copies are rows of their own.
     """
 
     facts: Facts
@@ -48,6 +49,8 @@ class Question:
     recompute_every: int = 0
     optim: str = "adamw_torch_fused"
     accumulation: int = 1
+    copies: int = 1
+    streams: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,10 @@ def _is_cast(question: Question, sharing: str) -> bool:
 
 def _measure(question: Question, *, cast: bool) -> tuple[_Counted, Peaks]:
     length, bf16 = question.length, question.bf16 and not cast
-    what = Pass(question.rows, length, question.rows * length, question.hidden, bf16)
+    rows, streams = question.rows * (1 if question.streams else question.copies), question.streams or 1
+    predicted = question.rows * question.copies * length
+    # of blocks and streams no mask over all pairs is made
+    what = Pass(rows, streams * length, predicted, question.hidden and not question.streams, bf16)
     whole = torch.bfloat16 if cast else None
     with imagined(question.facts, question.dtype, question.lora, whole=whole) as model:
         if question.recompute_every:

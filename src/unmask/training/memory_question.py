@@ -39,7 +39,18 @@ def question_of(settings: Settings, verb: str, facts: Facts, *, bf16: bool | Non
         recompute_every=1 + EVERY.index(settings.run.checkpointing_strategy) if get("gradient_checkpointing") else 0,
         optim=str(get("optim") or "adamw_torch_fused"),
         accumulation=get("gradient_accumulation_steps", 1),
+        **_copies(settings),
     )
+
+
+def _copies(settings: Settings) -> dict[str, int]:
+    """How often a row is fed: as rows of their own, or one beside the other with a clean copy."""
+    chosen = settings.objective
+    views = chosen.noisy_views * (1 + chosen.complementary_masks)
+    if chosen.objective != "block":
+        return {"copies": views}
+    whole = settings.data.block_size >= settings.data.max_length and not chosen.block_curriculum
+    return {"copies": views, "streams": views + (not whole)}
 
 
 def estimate_of(settings: Settings, verb: str, facts: Facts) -> Estimate:
