@@ -92,7 +92,7 @@ def test_conversations_and_templates(model, lm, run, tmp_path) -> None:
 
 
 def test_spellings_of_the_parents(model, lm, run) -> None:
-    parents = ("--steps", "3", "--max_length", "6", "--block_length", "6", "--remasking", "low_confidence")
+    parents = ("--steps", "3", "--gen_length", "6", "--block_length", "6", "--remasking", "low_confidence")
     result = run("generate", "--model", model, *parents, "--cfg_scale", "0.5", "--visualize", "True", "--json", "hi")
     assert texts(result) == wanted(lm, ["hi"], guidance_scale=0.5)
     assert "-- step 0, 0/6 tokens" in result.err
@@ -236,7 +236,7 @@ def test_an_answer_is_remembered_without_the_space_around_it(lm, monkeypatch) ->
 
 
 def test_chat_as_the_parents_call_it(model, lm, run) -> None:
-    flags = ("--steps", "3", "--max_length", "6", "--block_length", "6", "--chat_template", "False")
+    flags = ("--steps", "3", "--max_length", "11", "--block_length", "6", "--chat_template", "False")
     result = run("chat", "--model_name_or_path", model, *flags, stdin="hello")
     assert result.out == f"{wanted(lm, ['hello'])[0]}\n"
 
@@ -356,7 +356,7 @@ def test_commands_of_the_chat(lm) -> None:
     chat = Chat(lm, GenerationOptions(max_new_tokens=4, steps=2), chat_verb.table(), system="Be brief.")
     assert chat.command("/set temperature 0.5") == "temperature is 0.5"
     assert chat.command("/set remasking low_confidence") == "strategy is confidence"
-    assert chat.command("/set max_length 5") == "max_new_tokens is 5"
+    assert chat.command("/set gen_length 5") == "max_new_tokens is 5"
     assert (chat.options.temperature, chat.options.max_new_tokens) == (0.5, 5)
     assert "temperature             0.5" in chat.command("/show")
     assert chat.command("/show canvas") == "The canvas is shown." and chat.show

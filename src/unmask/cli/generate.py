@@ -1,4 +1,7 @@
-"""`unmask generate`: continue prompts. Parsing and printing; the work is `DiffusionLM.stream`."""
+"""`unmask generate`: continue prompts. Parsing and printing; the work is `DiffusionLM.stream`.
+
+The rows of a file (`--input`) are for `generate_file`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from unmask.cli import sampling, trace_files
+from unmask.cli import generate_file, sampling, trace_files
 from unmask.cli.config import Parsed
 from unmask.cli.options import Option, OptionTable
 from unmask.errors import ConfigError
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
 
 DOES = (
     "Continue prompts. Without a prompt, on a terminal or with an empty input, two built-in prompts are continued "
-    "in one batch and the blanks of a built-in text are filled. Without a model, the small base of this package writes."
+    "in one batch and the blanks of a built-in text are filled. Without a model, the small base of this package "
+    "writes. --input FILE --output FILE continues the prompts of a file and goes on where it was interrupted."
 )
 OWN = (
     Option("prompt", str | None, None, "Text to continue; may be given several times, or stand beside the options."),
@@ -30,6 +34,7 @@ OWN = (
     Option("chat_template", bool, False, "Put each prompt through the chat template, as a user's message."),
     Option("trace", str | None, None, trace_files.HELP),
     Option("json", bool, False, "Print the results as one JSON object."),
+    *generate_file.OPTIONS,
 )
 
 
@@ -78,6 +83,10 @@ def run(argv: list[str]) -> int:
         return 0
     trace_files.check(parsed["trace"])
     options = sampling.options_from(parsed, trace=parsed["trace"] is not None)
+    if parsed["input"] is not None:
+        return generate_file.run(parsed, options)
+    if parsed["output"] is not None:
+        raise ConfigError("--output is for the results of --input. Name a file of prompts: --input prompts.jsonl")
     prompts = prompts_from(parsed)
     parsed = sampling.with_model(parsed)
     lm = sampling.load_model(parsed)

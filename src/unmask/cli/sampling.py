@@ -70,29 +70,35 @@ def generation_options() -> tuple[Option, ...]:
 
 
 def read_arguments(argv: list[str], table: OptionTable, repeated: str) -> Parsed | None:
-    """Parse; every `--{repeated} TEXT` counts, and joins the words that stand beside the options.
+    """Parse; every `--{repeated} TEXT` counts, and joins the words beside the options. Every `--stop TEXT` counts, too.
 
-    A text may begin with dashes and may be empty, which no word may.
+    A text may begin with dashes, and may be empty or a line break, which no word may.
     """
-    texts: list[str] = []
+    taken: dict[str, list[str]] = {repeated: [], "stop": []}
     rest: list[str] = []
     words = list(argv)
     while words:
         word = words.pop(0)
         if word == "--":
-            texts += words
+            taken[repeated] += words
             break
-        if word == f"--{repeated}" and words:
-            texts.append(words.pop(0))
-        elif word.startswith(f"--{repeated}="):
-            texts.append(word.partition("=")[2])
+        name, equals, text = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name in taken and (equals or words):
+            taken[name].append(text if equals else words.pop(0))
         else:
             rest.append(word)
     parsed = parse(rest, table)
     if parsed is None:
         return None
     say_notes(parsed)
-    return replace(parsed, words=(*parsed.words, *texts))
+    if taken["stop"]:
+        parsed = parsed.put("stop", tuple(map(unescaped, taken["stop"])), Given("stop", taken["stop"]))
+    return replace(parsed, words=(*parsed.words, *taken[repeated]))
+
+
+def unescaped(text: str) -> str:
+    r"""A text typed on a command line: `\n` and `\t` in it are a line break and a tab."""
+    return text.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
 def say_notes(parsed: Parsed) -> None:
@@ -107,6 +113,10 @@ def options_from(parsed: Parsed, *, trace: bool = False) -> GenerationOptions:
     Raises:
         ConfigError: one is out of range.
     """
+    if parsed["max_length"] is not None and "max_new_tokens" in parsed:
+        raise ConfigError(
+            "--max_length is prompt and answer together, --max_new_tokens the answer alone. Give one of them."
+        )
     names = [entry.name for entry in fields(GenerationOptions) if entry.name not in OWN_MEANING]
     settings = {name: parsed[name] for name in names}
     for name in ("guidance_keep", "suppress_tokens", "begin_suppress_tokens"):

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unmask.data.chat import prompt_ids
 from unmask.data.table_text import read_table, shorten
 from unmask.errors import DataError
@@ -23,6 +21,7 @@ from unmask.evaluation.intervals import bootstrap, wilson
 from unmask.evaluation.scores import denotation_accuracy, exact_match, token_f1
 from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM
+from unmask.lm.identity import fingerprint
 
 Record = Mapping[str, Any]
 Progress = Callable[[int, int], None]
@@ -165,17 +164,6 @@ def figures(cases: Sequence[Case]) -> dict[str, Any]:
             low, high = bootstrap(values) if name == "f1" else wilson(sum(values), len(values))
             found[name] = {"count": len(values), "mean": sum(values) / len(values), "low": low, "high": high}
     return found
-
-
-def fingerprint(lm: DiffusionLM) -> str:
-    """A hash of the model: names, shapes and types of its weights, and up to 64 evenly spaced values of each."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(lm.model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().flatten()
-        chosen = flat[:: max(1, flat.numel() // 64)][:64]
-        digest.update(chosen.to("cpu", torch.float32).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 class _Asked:

@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from unmask.errors import ConfigError
 from unmask.generation.options import GenerationOptions
+from unmask.generation.rows import Ends
 from unmask.generation.trace import Completion
-from unmask.lm.prompts import Prompt, decode, decode_run, encode
-from unmask.lm.stops import cut_at_stop
+from unmask.lm.prompts import decode, decode_run
+from unmask.lm.stops import cut_at_stop, first_stop
 from unmask.lm.streaming import Generation
 
 
@@ -21,15 +22,6 @@ class TextRow:
 
     ids: list[int]
     is_text: bool = False
-
-
-def text_rows(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[TextRow]:
-    """The rows of prompts.
-
-    Raises:
-        ConfigError, DataError: as `unmask.lm.prompts.encode`.
-    """
-    return [TextRow(encode(prompt, tokenizer), isinstance(prompt, str)) for prompt in prompts]
 
 
 def rooms(
@@ -43,10 +35,14 @@ def rooms(
     parts: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
         parts.setdefault(room(len(row.ids), options, limit, f"prompt {number}"), []).append(number)
-    return [
-        (options if options.max_length is None else replace(options, max_new_tokens=new, max_length=None), tuple(part))
-        for new, part in parts.items()
-    ]
+    return [(with_room(options, len(rows[part[0]].ids)), tuple(part)) for part in parts.values()]
+
+
+def with_room(options: GenerationOptions, prompt: int) -> GenerationOptions:
+    """The options with `max_new_tokens` for a prompt of so many tokens in place of `max_length`."""
+    if options.max_length is None:
+        return options
+    return replace(options, max_new_tokens=options.max_length - prompt, max_length=None)
 
 
 def room(prompt: int, options: GenerationOptions, limit: int, where: str) -> int:
@@ -70,20 +66,35 @@ def room(prompt: int, options: GenerationOptions, limit: int, where: str) -> int
     return new
 
 
+def ends_at_stop(options: GenerationOptions, tokenizer: PreTrainedTokenizerBase, row: TextRow) -> Ends | None:
+    """What ends a row at a stop string: asks whether one stands in the text written before the first mask."""
+    if not options.stop or not options.early_stop:
+        return None
+
+    def ends(ids: Sequence[int]) -> bool:
+        least = len(_text(row, ids[: options.min_new_tokens], tokenizer)) if options.min_new_tokens else 0
+        return first_stop(_text(row, ids, tokenizer), options.stop, least) is not None
+
+    return ends
+
+
 def continued(
-    row: TextRow, done: Completion, options: GenerationOptions, tokenizer: PreTrainedTokenizerBase
+    options: GenerationOptions, tokenizer: PreTrainedTokenizerBase, row: TextRow, done: Completion
 ) -> Generation:
     """What was written after a prompt, cut before the first stop string."""
 
     def text_of(ids: Sequence[int]) -> str:
-        if not row.is_text:
-            return decode(ids, tokenizer)
-        return decode_run([*row.ids, *ids], len(row.ids), len(row.ids) + len(ids), tokenizer)
+        return _text(row, ids, tokenizer)
 
-    ids, text, is_cut = done.token_ids, "", False
-    if options.stop:
-        ids, text, is_cut = cut_at_stop(ids, options.stop, text_of, options.min_new_tokens)
-    else:
-        text = text_of(ids)
+    if not options.stop:
+        return Generation(text_of(done.token_ids), done.token_ids, done.finish_reason, done.stats, done.trace)
+    ids, text, is_cut = cut_at_stop(done.token_ids, options.stop, text_of, options.min_new_tokens)
     stats = replace(done.stats, emitted=len(ids)) if is_cut else done.stats
     return Generation(text, ids, "stop" if is_cut else done.finish_reason, stats, done.trace)
+
+
+def _text(row: TextRow, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """What ids after a prompt read as."""
+    if not row.is_text:
+        return decode(ids, tokenizer)
+    return decode_run([*row.ids, *ids], len(row.ids), len(row.ids) + len(ids), tokenizer)

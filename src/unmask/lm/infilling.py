@@ -1,6 +1,6 @@
 """Texts and ids with blanks -> rows to be filled, lengths for the blanks that leave theirs open, and results.
 
-Knows a tokenizer and no model: who fills a row, and how likely the model finds what it wrote, is asked of the caller.
+Knows a tokenizer and no model; `filling` fills the rows.
 """
 
 from __future__ import annotations

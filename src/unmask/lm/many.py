@@ -1,57 +1,91 @@
-"""Any number of prompts, a batch at a time. Knows how to ask a `DiffusionLM`, and nothing of files."""
+"""Any number of prompts, some at a time. Knows neither models nor files."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from unmask.errors import ConfigError
-
-if TYPE_CHECKING:
-    from unmask.generation.options import GenerationOptions
-    from unmask.lm.prompts import Prompt
-    from unmask.lm.streaming import Generation
+from unmask.generation.rows import Ends
+from unmask.generation.trace import Completion
+from unmask.lm.continuing import TextRow
+from unmask.lm.prompts import Prompt
+from unmask.lm.streaming import Generation
 
 BATCH_SIZE = 16
 # batches that are read ahead, so that rows of similar length come together
 _AHEAD = 16
 
 
-class Generates(Protocol):
-    """What generates; `DiffusionLM` does."""
+class Decode(Protocol):
+    """As `unmask.generation.batching.continuous`, all else being given: index of a row, and its completion."""
 
-    def encode(self, prompt: Prompt) -> list[int]: ...
-    def generate(self, prompts: list[Prompt], options: GenerationOptions, *, seeds: list[int]) -> list[Generation]: ...
+    def __call__(
+        self, prompts: Iterable[Sequence[int]], /, *, seeds: Iterable[int], ends: Iterable[Ends | None]
+    ) -> Iterator[tuple[int, Completion]]: ...
 
 
-def in_batches(
-    lm: Generates,
+class Asked(NamedTuple):
+    """A prompt among many: its number, its row, its seed."""
+
+    number: int
+    row: TextRow
+    seed: int
+
+
+def asked_rows(
     prompts: Iterable[Prompt],
-    options: GenerationOptions,
-    *,
-    batch_size: int = BATCH_SIZE,
-    seeds: Iterable[int] | None = None,
-) -> Iterator[tuple[int, Generation]]:
-    """See `DiffusionLM.generate_many`. Prompts of similar length are put into one batch.
+    read: Callable[[int, Prompt], TextRow],
+    first_seed: int,
+    seeds: Iterable[int] | None,
+    batch_size: int,
+) -> Iterator[Asked]:
+    """The rows of prompts, read ahead a little and put into order by their length there.
+
+    Args:
+        prompts: any number.
+        read: makes the row of a prompt, given its number.
+        first_seed: of the first prompt, one more for each further one, where `seeds` is None.
+        seeds: one per prompt.
+        batch_size: rows decoded together.
 
     Raises:
         ConfigError: `batch_size` is below 1, or there are not as many seeds as prompts.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
-    return _batches(lm, _seeded(prompts, options.seed, seeds), options, batch_size)
+    rows = (Asked(number, read(number, prompt), seed) for number, prompt, seed in _seeded(prompts, first_seed, seeds))
+    ahead = iter(lambda: list(itertools.islice(rows, batch_size * _AHEAD)), [])
+    return (row for window in ahead for row in sorted(window, key=lambda asked: len(asked.row.ids)))
 
 
-def _batches(
-    lm: Generates, rows: Iterator[tuple[int, Prompt, int]], options: GenerationOptions, batch_size: int
+def finished_rows(
+    rows: Iterable[Asked],
+    decode: Decode,
+    ends_of: Callable[[TextRow], Ends | None],
+    finish: Callable[[TextRow, Completion], Generation],
 ) -> Iterator[tuple[int, Generation]]:
-    while ahead := list(itertools.islice(rows, batch_size * _AHEAD)):
-        ahead.sort(key=lambda row: len(lm.encode(row[1])))
-        for start in range(0, len(ahead), batch_size):
-            numbers, texts, row_seeds = zip(*ahead[start : start + batch_size], strict=True)
-            results = lm.generate(list(texts), options, seeds=list(row_seeds))
-            yield from zip(numbers, results, strict=True)
+    """Number and result of each row, as they are finished.
+
+    Args:
+        rows: read as places become free.
+        decode: decodes them.
+        ends_of: what ends a row beside stop tokens.
+        finish: makes the result.
+    """
+    under_way: dict[int, Asked] = {}
+
+    def kept() -> Iterator[Asked]:
+        for index, asked in enumerate(rows):
+            under_way[index] = asked
+            yield asked
+
+    first, second, third = itertools.tee(kept(), 3)
+    ids, seeds = (asked.row.ids for asked in first), (asked.seed for asked in second)
+    for index, completion in decode(ids, seeds=seeds, ends=(ends_of(asked.row) for asked in third)):
+        asked = under_way.pop(index)
+        yield asked.number, finish(asked.row, completion)
 
 
 def _seeded(prompts: Iterable[Prompt], first: int, seeds: Iterable[int] | None) -> Iterator[tuple[int, Prompt, int]]:

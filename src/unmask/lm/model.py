@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,15 @@ from transformers import PreTrainedTokenizerBase
 
 from unmask.data.blanks import Blanked
 from unmask.errors import ConfigError
-from unmask.generation.loop import row_seeds, stream, stream_infill
+from unmask.generation.batching import continuous
+from unmask.generation.decoding import Decoding
+from unmask.generation.loop import row_seeds, stream
 from unmask.generation.options import GenerationOptions
-from unmask.generation.trace import Completion, Forwards, Stats
-from unmask.lm.continuing import TextRow, continued, rooms, text_rows
-from unmask.lm.infilling import (
-    BlankRow,
-    Lengths,
-    between,
-    check_blanks,
-    choose_lengths,
-    filled,
-    ids_row,
-    mean_log_prob,
-    read_text,
-    text_row,
-    with_cost,
-)
-from unmask.lm.many import BATCH_SIZE, in_batches
+from unmask.generation.trace import Completion
+from unmask.lm.continuing import TextRow, continued, ends_at_stop, room, rooms, with_room
+from unmask.lm.filling import Filler
+from unmask.lm.infilling import BlankRow, between, ids_row, read_text
+from unmask.lm.many import BATCH_SIZE, Asked, asked_rows, finished_rows
 from unmask.lm.prompts import Prompt, encode, several
 from unmask.lm.streaming import Generation, Part, TextStream, evaluating
 from unmask.models.adapters import has_adapter, save_adapter
@@ -97,13 +89,17 @@ class DiffusionLM:
     ) -> TextStream:
         """As `generate`, but hands over every commit when it happens."""
         options = self._seeing(_options(options, settings))
-        rows = text_rows(several(prompts), self.tokenizer)
+        rows = [TextRow(self.encode(prompt), isinstance(prompt, str)) for prompt in several(prompts)]
         chosen = row_seeds(options, seeds, len(rows))
         parts = [
-            Part(self._decoding([rows[row] for row in part], room, [chosen[row] for row in part]), part)
-            for room, part in rooms(rows, options, self.model.facts.shape.max_length)
+            Part(self._decoding([rows[row] for row in part], own, [chosen[row] for row in part]), part)
+            for own, part in rooms(rows, options, self.model.facts.shape.max_length)
         ]
-        return TextStream(self.model, parts, partial(self._continued, rows, options))
+
+        def finish(number: int, done: Completion) -> Generation:
+            return continued(options, self.tokenizer, rows[number], done)
+
+        return TextStream(self.model, parts, finish)
 
     def generate_many(
         self,
@@ -130,7 +126,9 @@ class DiffusionLM:
             ConfigError, ModelError: as `generate`.
         """
         options = self._seeing(_options(options, settings))
-        return in_batches(self, prompts, options, batch_size=batch_size, seeds=seeds)
+        return self._many(
+            asked_rows(prompts, partial(self._row_of, options), options.seed, seeds, batch_size), options, batch_size
+        )
 
     def infill(
         self,
@@ -276,17 +274,36 @@ class DiffusionLM:
         whole, start = self.encode(prompt + target), len(self.encode(prompt.rstrip(" ")))
         return whole[:start], whole[start:]
 
-    def _decoding(self, rows: Sequence[TextRow], options: GenerationOptions, seeds: Sequence[int]) -> Any:
-        return stream(
-            self.model,
-            [row.ids for row in rows],
-            options=options,
-            mask_token_id=self._mask_token_id,
-            stop_token_ids=self._stop_token_ids(options),
-            seeds=seeds,
-            vocab_size=self.model.facts.shape.vocab_size,
-            device=self.model.device,
-        )
+    def _row_of(self, options: GenerationOptions, number: int, prompt: Prompt) -> TextRow:
+        """The row of a prompt that leaves room for an answer."""
+        row = TextRow(self.encode(prompt), isinstance(prompt, str))
+        room(len(row.ids), options, self.model.facts.shape.max_length, f"prompt {number}")
+        return row
+
+    def _many(
+        self, rows: Iterator[Asked], options: GenerationOptions, batch_size: int
+    ) -> Iterator[tuple[int, Generation]]:
+        ends, finish = partial(ends_at_stop, options, self.tokenizer), partial(continued, options, self.tokenizer)
+        with evaluating(self.model):
+            # rows of one length come together, and with max_length only these have room for the same number of tokens
+            for length, group in groupby(rows, lambda asked: len(asked.row.ids) if options.max_length else 0):
+                own = with_room(options, length)
+                decode = partial(continuous, self.model, options=own, batch_size=batch_size, **self._world(own))
+                yield from finished_rows(group, decode, ends, finish)
+
+    def _decoding(self, rows: Sequence[TextRow], options: GenerationOptions, seeds: Sequence[int]) -> Decoding:
+        ends = [ends_at_stop(options, self.tokenizer, row) for row in rows]
+        ids = [row.ids for row in rows]
+        return stream(self.model, ids, options=options, seeds=seeds, ends=ends, **self._world(options))
+
+    def _world(self, options: GenerationOptions) -> dict[str, Any]:
+        """What the loop is told about the model."""
+        return {
+            "mask_token_id": self._mask_token_id,
+            "stop_token_ids": self._stop_token_ids(options),
+            "vocab_size": self.model.facts.shape.vocab_size,
+            "device": self.model.device,
+        }
 
     def _stop_token_ids(self, options: GenerationOptions) -> tuple[int, ...]:
         """Those of the model, and stop strings that are a special token: these are in no text."""
@@ -294,67 +311,10 @@ class DiffusionLM:
         asked = [special[text] for text in options.stop if text in special]
         return tuple(dict.fromkeys([*stop_token_ids(self.tokenizer, self.model), *asked]))
 
-    def _continued(
-        self, rows: Sequence[TextRow], options: GenerationOptions, number: int, done: Completion
-    ) -> Generation:
-        return continued(rows[number], done, options, self.tokenizer)
-
     def _filling(
         self, read: Sequence[Blanked | BlankRow], options: GenerationOptions, seeds: Sequence[int] | None
     ) -> TextStream:
-        check_blanks(read)
-        options = self._seeing(options)
-        chosen = row_seeds(options, seeds, len(read))
-        found = [self._row(text, options, seed) for text, seed in zip(read, chosen, strict=True)]
-        part = Part(self._filling_decoding([row for row, _ in found], options, chosen), tuple(range(len(found))))
-
-        def finish(number: int, done: Completion) -> Generation:
-            row, cost = found[number]
-            return with_cost(filled(row, done, self.tokenizer), cost)
-
-        return TextStream(self.model, [part], finish)
-
-    def _filling_decoding(self, rows: Sequence[BlankRow], options: GenerationOptions, seeds: Sequence[int]) -> Any:
-        longest, limit = max((len(row.ids) for row in rows), default=0), self.model.facts.shape.max_length
-        if longest > limit:
-            raise ConfigError(f"a text has {longest:,} tokens; the model was made for {limit:,}. Shorten it.")
-        return stream_infill(
-            self.model,
-            [row.ids for row in rows],
-            [row.editable for row in rows],
-            options=options,
-            mask_token_id=self._mask_token_id,
-            seeds=seeds,
-            vocab_size=self.model.facts.shape.vocab_size,
-            device=self.model.device,
-        )
-
-    def _row(self, read: Blanked | BlankRow, options: GenerationOptions, seed: int) -> tuple[BlankRow, Stats]:
-        """The row of a text, its open lengths chosen, and what it cost to choose them."""
-        spent: list[Stats] = []
-        if isinstance(read, BlankRow):
-            return read, _sum(spent)
-
-        def score(candidates: Sequence[Lengths]) -> list[float]:
-            scores: list[float] = []
-            for start in range(0, len(candidates), BATCH_SIZE):
-                rows = [text_row(read, lengths, self.tokenizer) for lengths in candidates[start : start + BATCH_SIZE]]
-                with evaluating(self.model):
-                    done = self._filling_decoding(rows, replace(options, trace=True), [seed] * len(rows)).run()
-                spent.extend(completion.stats for completion in done)
-                scores += [mean_log_prob(completion) for completion in done]
-            return scores
-
-        lengths = tuple(blank.least for blank in read.blanks)
-        if read.is_open:
-            lengths = choose_lengths(read.blanks, score)
-        return text_row(read, lengths, self.tokenizer), _sum(spent)
-
-
-def _sum(spent: Sequence[Stats]) -> Stats:
-    forwards = [stats.forwards for stats in spent]
-    calls = [sum(getattr(one, kind) for one in forwards) for kind in ("denoise", "commit", "refresh")]
-    return Stats(0, Forwards(*calls), sum(stats.positions for stats in spent))
+        return Filler(self.model, self.tokenizer, self._seeing(options)).stream(read, seeds)
 
 
 def _options(options: GenerationOptions | None, settings: dict[str, Any]) -> GenerationOptions:

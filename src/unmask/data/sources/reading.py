@@ -61,6 +61,20 @@ def records_table(rows: Iterable[Row | BadRow], label: str, reading: Reading) ->
     return table, tally.notes()
 
 
+def read_all(
+    rows: Iterable[Row | BadRow], label: str, read: Callable[[Row], dict[str, Any]], *, skip_bad_rows: bool = False
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """What `read` makes of all rows, which raises `BadRow` for a bad one; notes about skipped rows.
+
+    Raises:
+        DataError: as `records_table`.
+    """
+    tally = _Tally(label, skip_bad_rows)
+    records = list(_records(rows, read, tally))
+    tally.close()
+    return records, tally.notes()
+
+
 def tokens_table(rows: Iterable[Row | BadRow], label: str, reading: Reading) -> tuple[Dataset, list[str]]:
     """Rows of tokens as a table: `input_ids`, the columns beside it that say what is learned, and `where`.
 

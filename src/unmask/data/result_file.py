@@ -1,0 +1,264 @@
+"""Results that are kept as they come, by one process or several, and put in order when all are there.
+
+While a run goes on, each process appends to a part of its own, a row per line with its number. A process that is
+killed leaves at most an unfinished last line, which is cut off when it starts again. A small file beside the output
+says what it is made of, so that no rows of different runs are ever mixed. Knows neither prompts nor models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from unmask.errors import ConfigError, ResourceError
+
+_SCHEMA = "unmask-results/1"
+Origin = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which process this is, of how many."""
+
+    rank: int = 0
+    ranks: int = 1
+
+
+class ResultFile:
+    """The results of a run.
+
+    Args:
+        output: the file that holds all results when they are there, a JSON object per line, in the order of `rows`.
+        rows: numbers of all rows, ascending, every process's.
+        share: the rows with number `rank` modulo `ranks`, counted along `rows`, are this process's.
+
+    Use as a context manager; then no other process can write the same part.
+
+    Raises:
+        ConfigError: the part is being written by another process, or is damaged.
+        ResourceError: a file cannot be written.
+    """
+
+    def __init__(self, output: Path, rows: Sequence[int], share: Share | None = None) -> None:
+        self.output, self.rows, self.share = output, rows, share or Share()
+        self.part = _part(output, self.share)
+        self._lock = FileLock(f"{self.part}.lock", timeout=0)
+        self._stream: BinaryIO | None = None
+
+    def __enter__(self) -> ResultFile:
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ConfigError(f"{self.output} is being written by another process. Wait for it, or stop it.") from None
+        with _writing(self.output):
+            _cut_off_rest(self.part)
+            self._stream = self.part.open("ab", buffering=0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._lock.release()
+
+    def left(self) -> list[int]:
+        """The rows of this process that have no result yet, whoever might have written it."""
+        done = self._places()
+        own = self.rows[self.share.rank :: self.share.ranks]
+        return [row for row in own if row not in done]
+
+    def add(self, row: int, result: Mapping[str, Any]) -> None:
+        """Keep the result of a row."""
+        with _writing(self.output):
+            rest = memoryview(_line({"row": row, "result": result}))
+            while rest and self._stream is not None:
+                rest = rest[self._stream.write(rest) :]
+
+    def missing(self) -> int:
+        """How many rows have no result yet, of all processes."""
+        done = self._places()
+        return sum(row not in done for row in self.rows)
+
+    def merge(self) -> bool:
+        """Put all results into the output, in order, if all are there; whether they are in it now."""
+        with _writing(self.output), FileLock(f"{self.output}.lock"):
+            if not self.output.exists():
+                places = self._places()
+                if any(row not in places for row in self.rows):
+                    return False
+                _merged(self.output, [places[row] for row in self.rows])
+            _remove(self.output)
+        return True
+
+    def _places(self) -> dict[int, tuple[Path, int]]:
+        """Row -> part and place of its line."""
+        found: dict[int, tuple[Path, int]] = {}
+        for part in _parts(self.output):
+            for place, line in _whole_lines(part):
+                found.setdefault(_row(part, place, line), (part, place))
+        return found
+
+
+def check_origin(output: Path, origin: Origin, *, whole: bool = False) -> bool:
+    """Refuse an output that is made of something else; whether it is complete.
+
+    Args:
+        output: the file.
+        origin: name -> value of everything that decides what the results are, or of a part of it.
+        whole: origin is all of it: where there is no output, it is written beside the place of it.
+
+    Raises:
+        ConfigError: the output, or its beginning, is made of something else, or is no output of this kind.
+        ResourceError: the file beside it cannot be written.
+    """
+    beside, now = _beside(output), json.loads(json.dumps(origin, sort_keys=True))
+    if whole and not beside.exists() and not output.exists():
+        with _writing(output), FileLock(f"{output}.lock"):
+            if not beside.exists():
+                _write_whole(
+                    beside, json.dumps({"schema": _SCHEMA, "made_of": now}, indent=1, ensure_ascii=False) + "\n"
+                )
+    before = _made_of(output)
+    if before is None:
+        if output.exists() or _parts(output):
+            raise ConfigError(
+                f"{output} exists and was not written by a run that can be gone on with. Choose another --output, or "
+                "move it aside with --fresh."
+            )
+        return False
+    changed = [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
+    if changed:
+        raise ConfigError(
+            f"{output} is made of something else: {'; '.join(changed)}. Choose another --output, or move it aside with "
+            "--fresh."
+        )
+    if not output.exists():
+        return False
+    _remove(output)
+    return True
+
+
+def move_aside(output: Path) -> Path | None:
+    """Give an output and all that belongs to it other names; the output's new name, None where there was nothing.
+
+    Raises:
+        ResourceError: they cannot be renamed.
+    """
+    own = [path for path in (output, _beside(output), *_parts(output)) if path.exists()]
+    if not own:
+        return None
+    number = 1
+    while any(path.name.startswith(f"{output.name}.{number}") for path in output.parent.iterdir()):
+        number += 1
+    with _writing(output):
+        for path in own:
+            path.rename(path.with_name(path.name.replace(output.name, f"{output.name}.{number}", 1)))
+    return output.with_name(f"{output.name}.{number}")
+
+
+def _beside(output: Path) -> Path:
+    return output.with_name(f"{output.name}.run.json")
+
+
+def _part(output: Path, share: Share) -> Path:
+    return output.with_name(f"{output.name}.part-{share.rank}-of-{share.ranks}")
+
+
+def _parts(output: Path) -> list[Path]:
+    prefix = f"{output.name}.part-"
+    found = output.parent.iterdir() if output.parent.is_dir() else ()
+    return sorted(path for path in found if path.name.startswith(prefix) and not path.name.endswith(".lock"))
+
+
+def _made_of(output: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(_beside(output).read_text("utf-8"))
+        return found["made_of"] if found["schema"] == _SCHEMA else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _line(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    # some readers take these for line breaks
+    for letter in "\u0085\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def _whole_lines(part: Path) -> Iterator[tuple[int, bytes]]:
+    """Place and content of every line that is finished."""
+    place = 0
+    with part.open("rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield place, line
+            place += len(line)
+
+
+def _row(part: Path, place: int, line: bytes) -> int:
+    try:
+        return int(json.loads(line)["row"])
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{part} is damaged at byte {place:,}: it is no row of results. Move the run aside with --fresh."
+        ) from None
+
+
+def _cut_off_rest(part: Path) -> None:
+    """Remove what follows the last line break: it was being written when its process was killed."""
+    if not part.exists():
+        return
+    end = max((place + len(line) for place, line in _whole_lines(part)), default=0)
+    if end < part.stat().st_size:
+        os.truncate(part, end)
+
+
+def _merged(output: Path, places: Sequence[tuple[Path, int]]) -> None:
+    aside = output.with_name(f"{output.name}.whole")
+    with contextlib.ExitStack() as stack:
+        streams = {part: stack.enter_context(part.open("rb")) for part in dict.fromkeys(part for part, _ in places)}
+        target = stack.enter_context(aside.open("wb"))
+        for part, place in places:
+            streams[part].seek(place)
+            result = json.loads(streams[part].readline())["result"]
+            target.write(_line(result))
+        target.flush()
+        os.fsync(target.fileno())
+    os.replace(aside, output)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    aside = path.with_name(f"{path.name}.whole")
+    with aside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(aside, path)
+
+
+def _remove(output: Path) -> None:
+    """What is not needed any more once the output is whole."""
+    names = (f"{output.name}.part-", f"{output.name}.lock")
+    for path in [path for path in output.parent.iterdir() if path.name.startswith(names)]:
+        # where an open file cannot be removed, a lock stays
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write {output}: {error.strerror or error}. Free space, or choose another place; the same command "
+            "goes on with what is there."
+        ) from None
