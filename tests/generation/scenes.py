@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,3 +82,51 @@ def decide(name: str, shown: Scene, **settings: Any) -> Transfer:
 def places(chosen_BL: Tensor) -> list[list[int]]:
     """Which positions of each row are true."""
     return [row.nonzero()[:, 0].tolist() for row in chosen_BL]
+
+
+@dataclass
+class Played:
+    """A run of `drive`: what each step said, and how many steps each row took."""
+
+    history: list[Transfer]
+    steps: list[int]
+
+
+def drive(
+    name: str, script: Callable[[int], Tensor], check: Callable[[int], Tensor] | None = None, **settings: Any
+) -> Played:
+    """Decode rows that are one block each, until the strategy is done with them all.
+
+    `script` gives the logits `[B, L, V]` of each step; `check` gives the log-probabilities `[B, L]` of what stands
+    there when it is hidden, for strategies that verify. A row that is finished takes part no more.
+    """
+    strategy = made(name, **settings)
+    everything = scene(script(0))
+    state, mask = strategy.init(len(everything.tokens_BL)), everything.logits_BLV.shape[2] - 1
+    tokens_BL, is_masked_BL = everything.tokens_BL.clone(), everything.is_masked_BL.clone()
+    active, played = torch.arange(len(tokens_BL)), Played([], [0] * len(tokens_BL))
+    while len(active):
+        within = len(played.history)
+        rows = tuple(active.tolist())
+        shown = Scene(
+            script(within)[active], is_masked_BL[active], tokens_BL[active], within=within, rows=rows, seed=within
+        )
+        proposal = shown.proposal
+        if getattr(strategy, "reads_filled", False):
+            proposal = propose(shown.logits_BLV.flatten(0, 1), torch.ones_like(shown.is_masked_BL), never=(mask,))
+        if check is not None:
+            proposal = replace(proposal, verify_log_prob_BL=check(within)[active])
+        transfer = strategy.select(proposal, shown.canvas, shown.step, state)
+        after = shown.canvas.apply(transfer.write_BL, proposal.predicted_BL, transfer.remask_BL, mask)
+        tokens_BL[active], is_masked_BL[active] = after.tokens_BL, after.is_masked_BL
+        played.history.append(transfer)
+        for row in rows:
+            played.steps[row] += 1
+        is_open_B = after.is_masked_BL.any(1)
+        active = active[is_open_B if transfer.stay_B is None else is_open_B | transfer.stay_B]
+    return played
+
+
+def written(played: Played) -> list[list[int]]:
+    """Which positions each step wrote in a run of one row."""
+    return [places(transfer.write_BL)[0] for transfer in played.history]

@@ -46,7 +46,7 @@ def single_flips(generator: torch.Generator, length: int) -> Tensor:
 def test_tokens_committed_together_are_the_joint_mode(source: str) -> None:
     generator = torch.Generator().manual_seed(1)
     several = 0
-    for _ in range(300):
+    for _ in range(120):
         joint = markov(generator, 4, 3, 4.0) if source == "markov" else single_flips(generator, 4)
         margin = marginals(joint)
         written = places(decide("factor", scene(with_mask(margin[None]))).write_BL)[0]
@@ -54,7 +54,7 @@ def test_tokens_committed_together_are_the_joint_mode(source: str) -> None:
         together = among(joint, written)
         mode = torch.unravel_index(together.argmax(), together.shape)
         assert [int(token) for token in mode] == margin[written].argmax(-1).tolist()
-    assert several > 50
+    assert several > 20
 
 
 def test_a_larger_factor_accepts_what_breaks_the_theorem() -> None:
