@@ -11,9 +11,26 @@ from benchmarks.frontier.train import TASKS, train_all
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def write_report(options: argparse.Namespace) -> None:
+    """Print the tables; write figures and all numbers where a folder is named."""
+    from benchmarks.frontier import figure, report
+    from benchmarks.frontier.measure import read
+
+    found = report.summarise(read(options.results))
+    print("without a cache\n\n" + report.strategies_table(found))
+    for strategy in ("confidence", "threshold"):
+        print(f"\n{strategy} on each cache\n\n" + report.caches_table(found, strategy))
+    print("\nno loss on any task\n\n" + report.ranking(found))
+    if options.assets:
+        options.assets.mkdir(parents=True, exist_ok=True)
+        (options.assets / "frontier-strategies.svg").write_text(figure.strategies(found), encoding="utf-8")
+        (options.assets / "frontier-caches.svg").write_text(figure.caches(found), encoding="utf-8")
+        (options.assets / "frontier.csv").write_text(report.everything(found), encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.frontier", description=__doc__)
-    parser.add_argument("what", choices=["train", "measure"])
+    parser.add_argument("what", choices=["train", "measure", "report"])
     parser.add_argument("--models", type=Path, required=True, help="folder of the trained models")
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="folder with data/")
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
@@ -21,10 +38,13 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="updates, instead of each task's own")
     parser.add_argument("--results", type=Path, help="file of the measurements; default: in the folder of the models")
     parser.add_argument("--questions", type=int, default=100, help="of each task and seed; half as many stories")
+    parser.add_argument("--assets", type=Path, help="report: folder to write the figures and all numbers to")
     options = parser.parse_args()
     options.results = options.results or options.models / "results.jsonl"
     if options.what == "train":
         train_all(options)
+    elif options.what == "report":
+        write_report(options)
     else:
         import torch
         from benchmarks.frontier.measure import measure_all

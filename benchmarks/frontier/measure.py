@@ -32,12 +32,13 @@ class Exam:
     """Questions for one model, and how answers are marked.
 
     Attributes:
-        lm: the model.
+        model: its folder. lm: the model in it.
         prompts: what it is given.
         canvas: tokens to write.
         marks: one number per answer: 1 or 0 for right or wrong, nats per token for a story.
     """
 
+    model: str
     lm: unmask.DiffusionLM
     prompts: list[Any]
     canvas: int
@@ -45,10 +46,13 @@ class Exam:
 
 
 def exam(name: str, seed: int, models: Path, shared: Path, count: int) -> Exam:
-    """The questions of a task; another seed is another model and other questions."""
-    lm = unmask.load(models / f"{name}-{seed}", device="cpu")
+    """The questions of a task; another seed is other questions, and another model where there is one."""
+    folder = models / f"{name}-{seed}"
+    if not (folder / "checkpoint-final").is_dir():
+        folder = models / f"{name}-0"
+    lm = unmask.load(folder, device="cpu")
     if name == "stories":
-        return _stories(lm, seed, models, shared, count // 2)
+        return _stories(folder, lm, seed, shared, count // 2)
     task = CHECKED[name]
     questions = task.some("test", count, seed)
     if name == "tables":
@@ -59,19 +63,19 @@ def exam(name: str, seed: int, models: Path, shared: Path, count: int) -> Exam:
     def marks(outs: Sequence[unmask.Generation]) -> list[float]:
         return [float(task.is_right(question, out.text)) for question, out in zip(questions, outs, strict=True)]
 
-    return Exam(lm, prompts, task.canvas, marks)
+    return Exam(folder.name, lm, prompts, task.canvas, marks)
 
 
-def _stories(lm: unmask.DiffusionLM, seed: int, models: Path, shared: Path, count: int) -> Exam:
+def _stories(folder: Path, lm: unmask.DiffusionLM, seed: int, shared: Path, count: int) -> Exam:
     rows = [lm.tokenizer(entry.prompt).input_ids for entry in stories(texts(shared / "data"), "test")]
     rows = [row for row in rows if len(row) >= STORY_PROMPT + STORY_CANVAS]
     prompts = [row[:STORY_PROMPT] for row in rows[seed * count : (seed + 1) * count]]
-    judge = judge_of(models)
+    judge = judge_of(folder.parent)
 
     def marks(outs: Sequence[unmask.Generation]) -> list[float]:
         return [charged_nll(judge, prompt, out.token_ids) for prompt, out in zip(prompts, outs, strict=True)]
 
-    return Exam(lm, prompts, STORY_CANVAS, marks)
+    return Exam(folder.name, lm, prompts, STORY_CANVAS, marks)
 
 
 @cache
@@ -136,8 +140,6 @@ def measure_all(options: Any) -> None:
     refused: set[str] = set()
     for seed in range(options.seeds):
         for name in options.tasks:
-            if not (options.models / f"{name}-{seed}" / "checkpoint-final").is_dir():
-                continue
             given = exam(name, seed, options.models, options.shared, options.questions)
             for setting in settings():
                 key = (name, seed, setting.name)
@@ -150,7 +152,7 @@ def measure_all(options: Any) -> None:
                     refused.add(setting.name)
                     continue
                 labels = {"strategy": setting.strategy, "knob": setting.knob, "cache": setting.cache}
-                row = {"task": name, "seed": seed, "setting": setting.name, **labels, **found}
+                row = {"task": name, "seed": seed, "model": given.model, "setting": setting.name, **labels, **found}
                 with options.results.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
 

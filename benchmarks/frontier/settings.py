@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BLOCK = 8
-QUOTA = ("confidence", "margin", "entropy", "random", "dream")
+QUOTA = ("margin", "entropy", "random", "dream")
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,11 @@ def _test(strategy: str, knob: str, **options: Any) -> Setting:
 
 # the knob of a strategy that stands for it where the caches are compared comes first
 KNOBS: dict[str, tuple[Setting, ...]] = {
-    **{name: tuple(_quota(name, each) for each in (1, 2, 4)) for name in QUOTA},
-    "threshold": tuple(_test("threshold", f"{value:g}", threshold=value) for value in (0.9, 0.98, 0.8, 0.7, 0.5)),
-    "factor": tuple(_test("factor", f"{value:g}", factor=value) for value in (1.0, 0.1, 0.3, 2.0)),
-    "entropy_bounded": tuple(
-        _test("entropy_bounded", f"{value:g}", entropy_bound=value) for value in (0.15, 0.05, 0.5, 1.5)
-    ),
+    "confidence": tuple(_quota("confidence", each) for each in (1, 2, 4)),
+    **{name: tuple(_quota(name, each) for each in (1, 2)) for name in QUOTA},
+    "threshold": tuple(_test("threshold", f"{value:g}", threshold=value) for value in (0.9, 0.98, 0.7, 0.5)),
+    "factor": tuple(_test("factor", f"{value:g}", factor=value) for value in (1.0, 0.3, 2.0)),
+    "entropy_bounded": tuple(_test("entropy_bounded", f"{value:g}", entropy_bound=value) for value in (0.15, 0.5, 1.5)),
     "adaptive": tuple(
         _test("adaptive", f"{value:g}", threshold=0.9, threshold_decay=value) for value in (0.3, 0.1, 0.6)
     ),
@@ -77,9 +76,8 @@ CACHES: dict[str, dict[str, Any]] = {
     "interval 4": {"cache": "interval", "cache_interval": 4},
     "interval 16": {"cache": "interval", "cache_interval": 16},
 }
-# under these all caches are tried, under the others the usual ones
-ALL_CACHES = ("confidence", "threshold")
-USUAL_CACHES = ("prefix", "dual", "vicinity 4", "interval 4")
+# under confidence and threshold all are tried, under other fixed numbers a step two, under other tests four
+SOME, MORE = ("prefix", "dual"), ("prefix", "dual", "vicinity 4", "interval 4")
 BASELINE = KNOBS["confidence"][0].with_cache("none")
 
 
@@ -87,6 +85,8 @@ def settings() -> list[Setting]:
     """Everything, the most telling first."""
     found = [setting.with_cache("none") for knobs in KNOBS.values() for setting in knobs]
     for strategy, knobs in KNOBS.items():
-        caches = tuple(CACHES)[1:] if strategy in ALL_CACHES else USUAL_CACHES
+        caches = SOME if strategy in (*QUOTA, "llada2") else MORE
+        if strategy in ("confidence", "threshold"):
+            caches = tuple(CACHES)[1:]
         found += [knobs[0].with_cache(cache) for cache in caches]
     return found

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from benchmarks.frontier.measure import charged_nll, repeats
 from benchmarks.frontier.settings import BASELINE, CACHES, KNOBS, settings
 

@@ -1,0 +1,154 @@
+"""Tables and a figure of what was measured: quality with its interval, tokens per forward, positions per token.
+
+Costs are totals over totals of all questions and seeds. Losses are paired: the same questions of the same models under
+the baseline, one token of the highest confidence a step without a cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.frontier.settings import BASELINE, CACHES, KNOBS
+
+from unmask.evaluation.intervals import bootstrap, wilson
+
+TASKS = ("sums", "sudoku", "tables", "stories")
+# a loss below this is none: points of accuracy, nats per token
+MARGINS = {"sums": 0.02, "sudoku": 0.02, "tables": 0.02, "stories": 0.1}
+COLOURS = ("#1f6fb4", "#c2461c", "#3b8c4a", "#8a4fb0", "#b8860b", "#d1478c", "#17a2a2", "#6b6b6b", "#7a3b1e", "#22408f")
+COLOURS = (*COLOURS, "#9acd32", "#ff8c69", "#4b0082", "#2f4f4f", "#00b0f0")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One setting on one task, all seeds together.
+
+    Attributes:
+        mark: share of right answers, or nats per token of stories. low, high: its interval (95 %).
+        loss: how much worse than the baseline, in the same unit; above 0 is worse. surest_loss: the interval's low end.
+        per_forward: tokens per forward. per_token: positions computed per token.
+    """
+
+    mark: float
+    low: float
+    high: float
+    loss: float
+    surest_loss: float
+    per_forward: float
+    per_token: float
+    seeds: int
+    count: int
+
+
+Found = dict[str, dict[str, Summary]]
+
+
+def summarise(rows: Iterable[dict[str, Any]]) -> Found:
+    """By setting, then by task."""
+    groups: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        groups[row["setting"], row["task"]][row["seed"]] = row
+    found: Found = defaultdict(dict)
+    for (setting, task), by_seed in groups.items():
+        base = groups.get((BASELINE.name, task), {})
+        found[setting][task] = _summary(task, by_seed, base)
+    return dict(found)
+
+
+def _summary(task: str, by_seed: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]]) -> Summary:
+    marks = [mark for row in by_seed.values() for mark in row["marks"]]
+    sign = 1 if task == "stories" else -1
+    pairs = [
+        sign * (mine - other)
+        for seed, row in by_seed.items()
+        if seed in base
+        for mine, other in zip(row["marks"], base[seed]["marks"], strict=True)
+    ]
+    low, high = bootstrap(marks) if task == "stories" else wilson(sum(marks), len(marks))
+    emitted, forwards, positions = (
+        sum(row[name] for row in by_seed.values()) for name in ("emitted", "forwards", "positions")
+    )
+    return Summary(
+        mark=sum(marks) / len(marks),
+        low=low,
+        high=high,
+        loss=sum(pairs) / len(pairs) if pairs else math.nan,
+        surest_loss=bootstrap(pairs)[0] if pairs else math.nan,
+        per_forward=emitted / forwards,
+        per_token=positions / max(emitted, 1),
+        seeds=len(by_seed),
+        count=len(marks),
+    )
+
+
+def holds(by_task: dict[str, Summary]) -> bool:
+    """Whether a setting was measured everywhere and is nowhere worse than the baseline by more than the margin."""
+    return set(by_task) >= set(TASKS) and all(by_task[task].loss <= MARGINS[task] for task in TASKS)
+
+
+def mean_of(by_task: dict[str, Summary], value: Callable[[Summary], float]) -> float:
+    """Geometric mean over the tasks."""
+    return math.exp(sum(math.log(value(by_task[task])) for task in TASKS) / len(TASKS))
+
+
+def cell(task: str, summary: Summary | None) -> str:
+    """Quality with half its interval, tokens per forward, positions per token."""
+    if summary is None:
+        return "-"
+    scale = 1 if task == "stories" else 100
+    half = scale * (summary.high - summary.low) / 2
+    mark = f"{summary.mark:.2f} ±{half:.2f}" if task == "stories" else f"{100 * summary.mark:.0f} ±{half:.0f}"
+    # a loss that is sure is marked
+    worse = " ↓" if summary.surest_loss > 0 and summary.loss > MARGINS[task] else ""
+    return f"{mark}{worse} / {summary.per_forward:.2f} / {summary.per_token:.0f}"
+
+
+def table(found: Found, settings: Sequence[tuple[str, str]]) -> str:
+    """Rows of (what it is called, name of the setting)."""
+    lines = ["| | " + " | ".join(TASKS) + " |", "|---|" + "---|" * len(TASKS)]
+    for label, name in settings:
+        if name in found:
+            lines.append(f"| {label} | " + " | ".join(cell(task, found[name].get(task)) for task in TASKS) + " |")
+    return "\n".join(lines)
+
+
+def strategies_table(found: Found) -> str:
+    """All knobs without a cache."""
+    rows = [
+        (f"`{entry.strategy}` {entry.knob}", entry.with_cache("none").name) for all in KNOBS.values() for entry in all
+    ]
+    return table(found, rows)
+
+
+def caches_table(found: Found, strategy: str) -> str:
+    """All caches under one strategy."""
+    rows = [(f"`{strategy}`, {cache}", KNOBS[strategy][0].with_cache(cache).name) for cache in CACHES]
+    return table(found, rows)
+
+
+def ranking(found: Found) -> str:
+    """Settings that lose nothing anywhere, the fewest positions per token first."""
+    held = {name: by_task for name, by_task in found.items() if holds(by_task)}
+    order = sorted(held, key=lambda name: mean_of(held[name], lambda summary: summary.per_token))
+    lines = ["| setting | tokens per forward | positions per token |", "|---|---:|---:|"]
+    for name in order:
+        per_forward = mean_of(held[name], lambda summary: summary.per_forward)
+        per_token = mean_of(held[name], lambda summary: summary.per_token)
+        lines.append(f"| {name} | {per_forward:.2f} | {per_token:.1f} |")
+    return "\n".join(lines)
+
+
+def everything(found: Found) -> str:
+    """All figures, as comma-separated values."""
+    names = ("mark", "low", "high", "loss", "per_forward", "per_token", "seeds", "count")
+    lines = ["setting,task," + ",".join(names)]
+    for name, by_task in found.items():
+        for task in TASKS:
+            if task in by_task:
+                values = [f"{getattr(by_task[task], entry):.4g}" for entry in names]
+                lines.append(f'"{name}",{task},' + ",".join(values))
+    return "\n".join(lines) + "\n"
