@@ -10,28 +10,26 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
 from unmask.models.facts import read_facts
 from unmask.models.families import ModelFamily
-from unmask.models.json_file import read_json
 from unmask.models.names import in_official_parts, official_path, split_place
 from unmask.models.quantized import Quantization, checked, is_quantized, packed, quantization_of, quantize_layers
+from unmask.models.shards import INDEX, WEIGHTS, shard_files, stored_tensors
 from unmask.models.shell import DiffusionModel
 from unmask.models.streamed import forget
 from unmask.models.tensor_file import write_tensors
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 GENERATION = "generation_config.json"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # types of weights that mean what they say; what has 8 bits means nothing without its scales
@@ -151,20 +149,6 @@ def dtype_of(name: str) -> torch.dtype | None:
     return None if name == "auto" else getattr(torch, name)
 
 
-def _no_weights(folder: Path) -> str:
-    unsafe = [path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-    if (folder / "adapter_config.json").is_file():
-        return f"{folder} is an adapter, not a model. Give its base as the model and this folder as --adapter."
-    if unsafe:
-        return (
-            f"{folder} holds its weights as {unsafe[0]}, a pickle, which can run code when opened. "
-            "Convert it to safetensors first."
-        )
-    return (
-        f"{folder} holds a configuration but no weights. Start from scratch: unmask pretrain, or --from_scratch true."
-    )
-
-
 def _fill_from_scratch(model: DiffusionModel, dtype: torch.dtype | None, device: torch.device, seed: int) -> None:
     model.to_empty(device=device)
     model.tie()
@@ -200,8 +184,8 @@ def fill_from_files(
     """
     family, expected = layout or model.family, _expected_shapes(model)
     missing, surplus = set(expected), []
-    for file, names in _files(folder).items():
-        for name, stored in _tensors(folder / file, names):
+    for file, names in shard_files(folder).items():
+        for name, stored in stored_tensors(folder / file, names):
             ours = to_our_name(family, name)
             if ours is not None and change is not None:
                 stored = change(ours, stored)
@@ -293,63 +277,17 @@ def _place_in_stack(
     forget(value)
 
 
-def _files(folder: Path) -> dict[str, list[str] | None]:
-    """Shard file -> tensors to take from it (None: all). Of one file and an index, transformers too takes the file."""
-    if (folder / WEIGHTS).is_file():
-        _refuse_a_link_away(folder, WEIGHTS)
-        return {WEIGHTS: None}
-    index = folder / INDEX
-    if not index.is_file():
-        raise ModelError(_no_weights(folder))
-    try:
-        weight_map = read_json(index)["weight_map"]
-        shards: dict[str, list[str] | None] = {}
-        for name, file in sorted(weight_map.items()):
-            shards.setdefault(file, []).append(name)  # type: ignore[union-attr]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is not an index of shards ({error}). Download it again.") from None
-    for file in shards:
-        if not isinstance(file, str) or Path(file).name != file:
-            raise ModelError(f'{index} points outside its folder ("{file}"). Do not use this checkpoint.')
-        if not (folder / file).is_file():
-            raise ModelError(f"{folder} lacks the shard {file} that its index names. Download it again.")
-        _refuse_a_link_away(folder, file)
-    return shards
-
-
-def _refuse_a_link_away(folder: Path, file: str) -> None:
-    """A checkpoint brings its own weights along: a link could make it publish somebody else's."""
-    home, real = folder.resolve(), (folder / file).resolve()
-    # in the Hub's cache a snapshot holds links to the files of all revisions
-    store = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    if not real.is_relative_to(home) and not real.is_relative_to(store):
-        raise ModelError(
-            f"{folder / file} is a link to {real}, outside its folder. Put the file itself there, or load the folder "
-            "where it is."
-        )
-
-
-def _tensors(path: Path, names: list[str] | None) -> Iterator[tuple[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in names if names is not None else file.keys():  # noqa: SIM118
-                yield name, file.get_tensor(name)
-    except SafetensorError as error:
-        size = path.stat().st_size
-        raise ModelError(f"{path} ({size:,} bytes) is damaged or cut off: {error}. Download it again.") from None
-
-
 def tensor_reader(folder: Path, layout: ModelFamily) -> Callable[[str], Tensor]:
     """Reads one stored tensor by our name for it; `layout` is the family whose names the files have."""
     places = {
         to_our_name(layout, name): (folder / file, name)
-        for file, names in _files(folder).items()
-        for name, _ in _tensors(folder / file, names)
+        for file, names in shard_files(folder).items()
+        for name, _ in stored_tensors(folder / file, names)
     }
 
     def read(ours: str) -> Tensor:
         file, name = places[ours]
-        ((_, stored),) = _tensors(file, [name])
+        ((_, stored),) = stored_tensors(file, [name])
         return stored
 
     return read
