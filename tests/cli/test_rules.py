@@ -25,6 +25,8 @@ def test_padding_is_not_learned_unless_asked_for(settings_of: Callable[..., Sett
         ("time_epsilon", "0.01"),
         ("attention_annealing_steps", "10"),
         ("mask_noise_steps", "10"),
+        ("complementary_masks", "true"),
+        ("eval_nll_samples", "4"),
     ],
 )
 def test_noise_has_no_place(refusal: Callable[..., str], option: str, value: str) -> None:
@@ -45,3 +47,31 @@ def test_the_best_model_is_chosen_by_what_is_reported(refusal: Callable[..., str
 
 def test_an_objective_that_does_not_exist_is_refused(refusal: Callable[..., str]) -> None:
     assert 'Did you mean "autoregressive"' in refusal("sft", *RUN[:4], "--objective", "autoregresive")
+
+
+BLOCK = (*RUN[:4], "--output_dir", "o", "--objective", "block")
+
+
+@pytest.mark.parametrize(
+    ("argv", "phrase"),
+    [
+        ((*BLOCK, "--loss_weight", "cart"), "objective block hides those behind its block. Use elbo or uniform."),
+        ((*BLOCK, "--attention_annealing_steps", "9"), "which objective block does not use"),
+        ((*BLOCK, "--block_curriculum", "1-500"), '"1-500" is not SIZE:UPDATES'),
+        ((*BLOCK, "--noisy_views", "0"), "--noisy_views must be >= 1; got 0"),
+        ((*BLOCK[:6], "--block_curriculum", "1:500"), "objective is masked, which knows no blocks"),
+        ((*BLOCK[:6], "--time_low", "0.6", "--time_high", "0.5"), "time_low (0.6) must be below time_high (0.5)"),
+        ((*BLOCK[:6], "--time_high", "1.5"), "--time_high must be in (0, 1]; got 1.5"),
+        ((*BLOCK[:6], "--eval_nll_samples", "0"), "--eval_nll_samples must be >= 1; got 0"),
+    ],
+)
+def test_what_blocks_and_clipped_noise_do_not_go_with(
+    refusal: Callable[..., str], argv: tuple[str, ...], phrase: str
+) -> None:
+    assert phrase in refusal("sft", *argv)
+
+
+def test_blocks_are_asked_for_by_name(settings_of: Callable[..., Settings]) -> None:
+    chosen = settings_of("pretrain", *BLOCK, "--block_size", "4", "--block_curriculum", "1:500,4:500")
+    assert (chosen.objective.objective, chosen.data.block_size) == ("block", 4)
+    assert chosen.objective.block_curriculum == "1:500,4:500"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -113,6 +114,70 @@ def test_a_denoiser_that_knows_nothing_pays_the_uniform_bound(schedule: str) -> 
         nll, tokens = objective(ignorant, batch, objective.noise(batch)).metrics["nll"]
         total, count = total + float(nll), count + float(tokens)
     assert total / count == pytest.approx(math.log(50.0), rel=0.05)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"masking": "exact_count"},
+        {"masking": "exact_count", "schedule": "cosine"},
+        {"masking": "exact_count", "complementary": True},
+        {"masking": "exact_count", "complementary": True, "schedule": "polynomial"},
+        {"complementary": True, "time_epsilon": 1e-6},
+        {"views": 3, "time_epsilon": 1e-6},
+    ],
+)
+def test_the_loss_is_unbiased_whatever_the_noise(how: dict) -> None:
+    """The mean over many draws against the sum over all masks of four tokens, each count as likely."""
+    from unmask.registry import NOISE_SCHEDULES
+
+    if "schedule" in how:
+        how = {**how, "schedule": NOISE_SCHEDULES.get(how["schedule"])()}
+    one, model, objective = batch_of([5], prompt=1), tiny(), MaskedDiffusion(MASK, **how)
+    exact = 0.0
+    for count in range(1, 5):
+        chosen = list(itertools.combinations(range(1, 5), count))
+        for places in chosen:
+            masked_BL = torch.zeros(1, 5, dtype=torch.bool)
+            masked_BL[0, list(places)] = True
+            noise = objective.noise_at(one, torch.ones(1), masked_BL)
+            exact += float(objective(model, one, noise).metrics["unscaled_loss"][0]) / count / len(chosen)
+    record = {"input_ids": one.x0_BL[0].tolist(), "may_noise": one.may_noise_BL[0].tolist()}
+    many = Collator(eos_token_id=61, pad_token_id=62)([(Visit(i, i, 0, 5, 5), record) for i in range(2048)])
+    drawn_S = objective(model, many, objective.noise(many)).nll_S
+    error = float(drawn_S.std()) / 2048**0.5
+    assert float(drawn_S.mean()) == pytest.approx(exact, abs=4 * error) and error < 0.05 * exact
+
+
+def test_complementary_masks_learn_each_token_once_and_views_are_rows_of_their_own() -> None:
+    batch = batch_of([20, 14])
+    for masking in ("bernoulli", "exact_count"):
+        noise = MaskedDiffusion(MASK, masking=masking, complementary=True).noise(batch)
+        assert noise.xt_BL.shape == (4, 20) and noise.attention.document_BL.shape == (4, 20)
+        assert ((noise.xt_BL[:2] == MASK) ^ (noise.xt_BL[2:] == MASK)).equal(batch.may_noise_BL)
+        assert sorted(noise.targets.tolist()) == sorted(batch.x0_BL[batch.may_noise_BL].tolist())
+    views = MaskedDiffusion(MASK, views=2).noise(batch)
+    assert not views.xt_BL[:2].equal(views.xt_BL[2:])
+    assert (views.xt_BL == MASK).flatten().nonzero().squeeze(1).equal(views.masked_at)
+
+
+def test_exact_counts_cover_all_levels_evenly() -> None:
+    rows = [(Visit(i, i, 0, 8, 8), {"input_ids": [1] * 8, "may_noise": [True] * 8}) for i in range(800)]
+    batch = Collator(eos_token_id=61, pad_token_id=62)(rows)
+    noise = MaskedDiffusion(MASK, masking="exact_count").noise(batch)
+    counts = torch.bincount((noise.xt_BL == MASK).sum(1), minlength=9)
+    assert counts[0] == 0 and (counts[1:] - 100).abs().max() <= 3
+    weight = noise.loss_weight.split((noise.xt_BL == MASK).sum(1).tolist())
+    assert all(each.sum().item() == pytest.approx(8.0) for each in weight)
+
+
+def test_clipped_times_bound_the_share_that_is_masked() -> None:
+    rows = [(Visit(i, i, 0, 500, 500), {"input_ids": [1] * 500, "may_noise": [True] * 500}) for i in range(60)]
+    batch = Collator(eos_token_id=61, pad_token_id=62)(rows)
+    noise = MaskedDiffusion(MASK, time_low=0.3, time_high=0.8, masking="exact_count").noise(batch)
+    share = (noise.xt_BL == MASK).float().mean(1)
+    assert 0.3 <= share.min() < 0.33 and 0.77 < share.max() <= 0.802
 
 
 def test_loss_weights() -> None:

@@ -168,7 +168,7 @@ class MaskedDiffusion(AbsorbingNoise):
         bound = plain * noise.elbo_weight
         nll_S = None
         if not torch.is_grad_enabled():
-            nll_S = torch.zeros_like(noise.level_S).index_add(0, noise.sample, bound)
+            nll_S = bound.new_zeros(noise.level_S.shape).index_add(0, noise.sample, bound)
         return LossSums(
             loss=(nll * noise.loss_weight).sum(),
             metrics={"nll": (bound.sum(), noise.noisable_S.sum()), "unscaled_loss": (plain.sum(), masked)},
