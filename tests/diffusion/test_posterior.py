@@ -34,6 +34,29 @@ def test_the_two_rules_as_measured(masks: int, steps: int, even: list[int], roun
     assert reveal_counts(masks_B, steps, how="rounded").tolist() == [rounded] * 2
 
 
+@pytest.mark.parametrize(
+    ("masks", "steps", "counts"),
+    [
+        # Dream's times 1, 0.75025, 0.5005, 0.25075: shares 0.24975, 0.33289 and 0.499, each rounded down
+        (4, 4, [1, 1, 2, 0]),
+        (5, 4, [1, 1, 1, 2]),
+        (8, 4, [1, 2, 2, 3]),
+        (7, 1, [7]),
+        (0, 3, [0, 0, 0]),
+    ],
+)
+def test_truncated_counts_by_hand(masks: int, steps: int, counts: list[int]):
+    assert reveal_counts(torch.tensor([masks]), steps, how="truncated").tolist() == [counts]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 64, 300])
+def test_truncated_rows_add_up_and_end_in_zeros(steps: int):
+    masks_B = torch.arange(200)
+    counts_BS = reveal_counts(masks_B, steps, how="truncated")
+    assert torch.equal(counts_BS.sum(1), masks_B)
+    assert ((counts_BS[:, 1:] == 0) | (counts_BS[:, :-1] > 0)).all()
+
+
 @pytest.mark.parametrize("case", range(13))
 def test_rounded_counts_are_those_of_the_stored_histories(shared, case: int):
     stored = json.loads((shared / "golden/llada/mdlm_sampler.json").read_text())[case]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields, replace
 
 import pytest
 from jaxtyping import config
 
 from unmask.errors import ConfigError
-from unmask.generation.options import GenerationOptions
+from unmask.generation.options import NUMBERS, WHOLE_NUMBERS, GenerationOptions
+from unmask.registry import STRATEGIES
 
 
 @pytest.fixture
@@ -32,6 +34,18 @@ def unchecked() -> Iterator[None]:
         ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
         ({"threshold": 1.5}, "threshold is 1.5; it must be a number from 0 to 1"),
         ({"threshold": float("nan")}, "threshold is nan"),
+        ({"factor": -1}, "factor is -1; it must be a finite number, at least 0"),
+        ({"entropy_bound": "a"}, "entropy_bound is 'a'"),
+        ({"kl_history": 0}, "kl_history is 0; it must be a whole number, at least 1"),
+        ({"leap_radius": -1}, "leap_radius is -1; it must be a whole number, at least 0"),
+        ({"max_post_steps": 1.5}, "max_post_steps is 1.5"),
+        ({"verify_threshold": 2}, "verify_threshold is 2; it must be a number from 0 to 1"),
+        ({"score_temperature": -1.0}, "score_temperature is -1.0"),
+        ({"top_k": 0}, "top_k is 0; it must be a whole number, at least 1"),
+        ({"top_p": 0.0}, "top_p is 0, which leaves no token; it must be above 0 and at most 1"),
+        ({"top_p": 1.2}, "top_p is 1.2; it must be a number from 0 to 1"),
+        ({"score": "entropie"}, 'score is "entropie"; it can be confidence, margin, entropy, random'),
+        ({"commit_at_least": "two"}, 'commit_at_least is "two"; it can be one, quota'),
         ({"reveal": "evn"}, "it can be even, rounded, truncated"),
         ({"attention": "causal"}, 'attention is "causal"; it can be auto, bidirectional, block_causal'),
         ({"strategy": "confidense"}, 'Did you mean "confidence"?'),
@@ -63,3 +77,18 @@ def test_lists_of_ids_become_hashable() -> None:
     options = GenerationOptions.of(suppress_tokens=[3, 4])
     assert options.suppress_tokens == (3, 4)
     hash(options)
+
+
+def test_dream_brings_its_schedule_unless_another_is_asked_for() -> None:
+    assert GenerationOptions(strategy="dream").reveal == "truncated"
+    assert replace(GenerationOptions(), strategy="dream").reveal == "truncated"
+    assert GenerationOptions(strategy="dream", reveal="rounded").reveal == "rounded"
+    assert GenerationOptions(strategy="entropy").reveal == "even"
+
+
+def test_every_knob_of_a_strategy_is_an_option_and_every_such_option_is_some_strategy_s() -> None:
+    claimed = {knob for name in STRATEGIES.names() for knob in STRATEGIES.get(name).knobs.split(", ")}
+    options = {entry.name for entry in fields(GenerationOptions)}
+    assert claimed <= options
+    of_sampling = {"temperature", "guidance_scale", "top_k"}
+    assert claimed == {*NUMBERS, *WHOLE_NUMBERS, "reveal", "score", "commit_at_least"} - of_sampling

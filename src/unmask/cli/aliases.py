@@ -69,7 +69,16 @@ ALIASES: dict[str, Alias] = {
     "max_length": Alias("max_new_tokens", why="in training verbs it is the longest row"),
     "block_length": Alias("block_size"),
     "remasking": Alias("strategy"),
+    "remasking_strategy": Alias("strategy"),
     "alg": Alias("strategy"),
+    "alg_temp": Alias("score_temperature"),
+    "confidence_threshold": Alias("threshold"),
+    "conf_threshold": Alias("threshold"),
+    "kl_history_length": Alias("kl_history"),
+    "relaxed_threshold": Alias("leap_threshold"),
+    "threshold_back": Alias("verify_threshold"),
+    "editing_threshold": Alias("edit_threshold"),
+    "max_post_edit_steps": Alias("max_post_steps"),
     "visualize": Alias("show"),
     "mc_num": Alias("samples"),
     "task_type": Alias(why="the objective says what is trained"),
@@ -83,7 +92,23 @@ CONFIG_NAMES = ("config", "configs", "train_config_path", "lora_config_path")
 
 # option -> other spelling of a value -> our value.
 VALUES: dict[str, dict[str, str]] = {
-    "strategy": {"low_confidence": "confidence", "maskgit_plus": "confidence", "topk_margin": "margin"},
+    "strategy": {
+        "low_confidence": "confidence",
+        "low_confidence_static": "confidence",
+        "low_confidence_dynamic": "llada2",
+        "maskgit_plus": "confidence",
+        "topk_margin": "margin",
+        "origin": "random",
+        "confidence_threshold": "threshold",
+        "joint_threshold": "edit",
+        "wino": "revoke",
+    },
+    "score": {
+        "low_confidence": "confidence",
+        "maskgit_plus": "confidence",
+        "topk_margin": "margin",
+        "origin": "random",
+    },
 }
 
 

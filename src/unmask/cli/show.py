@@ -73,7 +73,7 @@ def run(argv: list[str]) -> int:
 
 
 def rows(kind: str) -> list[dict[str, str]]:
-    """One record per name: `name`, `what`, and what else there is (`attention`, `paper`, `file`)."""
+    """One record per name: `name`, `what`, and what else there is (`attention`, `knobs`, `paper`, `file`)."""
     if kind == "aliases":
         spellings = dict.fromkeys(CONFIG_NAMES[1:], "config") | {
             "job_name": "run_name, and OUTPUT_DIR/JOB_NAME",
@@ -100,7 +100,7 @@ def _row(registry: Registry, name: str) -> dict[str, str]:
         # An instance says nothing about itself; the file that is all about it does.
         documented = import_module(registry.table[name].partition(":")[0]) if name in registry.table else type(thing)
     what = (inspect.getdoc(documented) or "").split("\n\n")[0].replace("\n", " ")
-    facts = {key: getattr(thing, key, None) for key in ("attention", "paper")}
+    facts = {key: getattr(thing, key, None) for key in ("attention", "knobs", "paper")}
     return {"name": name, "what": what} | {key: fact for key, fact in facts.items() if isinstance(fact, str) and fact}
 
 

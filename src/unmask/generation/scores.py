@@ -17,7 +17,7 @@ def certainty_BL(score: Score, proposal: Proposal, step: Step) -> Float[Tensor, 
 
     The certainty is the probability of the proposed token (confidence), what it is ahead of the second (margin), the
     inverse perplexity exp(-entropy) (entropy), or a number in [0, 1) that is a function of the row's seed, the step
-    and the position (random). Logarithms tell apart what rounds to the same probability near 1.
+    and the position (random).
     """
     if score == "confidence":
         value_BL = proposal.log_prob_BL

@@ -19,7 +19,10 @@ from unmask.generation.strategy import Step
 
 
 class Adaptive(Scored):
-    """All pending positions with at least threshold (1 - threshold_decay (1 - share still masked)) probability."""
+    """What is probable enough, the bar falling by up to `threshold_decay` while the block fills."""
+
+    paper = "arXiv:2601.17917"
+    knobs = "threshold, threshold_decay, score, commit_at_least"
 
     def __init__(self, options: GenerationOptions) -> None:
         super().__init__(options)

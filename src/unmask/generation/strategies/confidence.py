@@ -6,6 +6,7 @@ from unmask.generation.strategies.quota import Quota
 
 
 class Confidence(Quota):
-    """The `quota` pending positions whose proposed token is most probable."""
+    """The most probable tokens, as many as the schedule says (LLaDA)."""
 
     own_score = "confidence"
+    paper = "arXiv:2502.09992"

@@ -12,6 +12,7 @@ from unmask.generation.strategies.quota import Quota
 
 
 class Dream(Quota):
-    """The `quota` most confident positions of Dream's time schedule; with score_temperature they are drawn."""
+    """The most probable tokens, as many as Dream's schedule says; with score_temperature they are drawn."""
 
     own_score = "confidence"
+    paper = "arXiv:2508.15487"

@@ -21,8 +21,10 @@ from unmask.generation.strategy import Step, Transfer
 
 
 class Edit(Scored):
-    """All masks with at least `threshold` probability, or the best one, and better tokens for those written before."""
+    """What is at least `threshold` probable, and better tokens for those written before (LLaDA2.1)."""
 
+    paper = "arXiv:2602.08676"
+    knobs = "threshold, edit_threshold, max_post_steps, score, commit_at_least"
     own_threshold = 0.5
     reads_filled: ClassVar[bool] = True
 

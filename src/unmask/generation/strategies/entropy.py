@@ -6,6 +6,7 @@ from unmask.generation.strategies.quota import Quota
 
 
 class Entropy(Quota):
-    """The `quota` pending positions whose prediction has the least entropy."""
+    """Where the prediction has the least entropy, as many as the schedule says."""
 
     own_score = "entropy"
+    paper = "arXiv:2508.15487"

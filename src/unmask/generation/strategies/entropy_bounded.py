@@ -19,8 +19,10 @@ from unmask.generation.strategy import Step
 
 
 class EntropyBounded(Scored):
-    """The most certain pending positions whose entropies, less the largest, add up to at most `entropy_bound`."""
+    """As many at once as can depend on each other by at most `entropy_bound` nats (EB-Sampler)."""
 
+    paper = "arXiv:2505.24857"
+    knobs = "entropy_bound, score, commit_at_least"
     own_score = "entropy"
 
     def __init__(self, options: GenerationOptions) -> None:

@@ -21,7 +21,10 @@ from unmask.generation.strategy import Step
 
 
 class Factor(Scored):
-    """The n surest pending positions, n the largest number with (n + 1)(1 - certainty of the n-th) <= factor."""
+    """As many at once as are jointly the most probable ones, or more with a larger `factor` (Fast-dLLM)."""
+
+    paper = "arXiv:2505.22618"
+    knobs = "factor, score, commit_at_least"
 
     def __init__(self, options: GenerationOptions) -> None:
         super().__init__(options)

@@ -21,7 +21,10 @@ from unmask.generation.strategy import Step
 
 
 class Klass(Scored):
-    """All pending positions that are at least `threshold` probable and stable; else the best one."""
+    """What is at least `threshold` probable and has stopped changing; else the best one (KLASS)."""
+
+    paper = "arXiv:2511.05664"
+    knobs = "threshold, kl_threshold, kl_history, score, commit_at_least"
 
     def __init__(self, options: GenerationOptions) -> None:
         super().__init__(options)

@@ -9,7 +9,9 @@ from unmask.generation.strategies.threshold import Threshold
 
 
 class LLaDA2(Threshold):
-    """All pending positions with at least `threshold` probability, and never fewer than the `quota` best ones."""
+    """What is at least `threshold` probable, and never fewer than the schedule says (LLaDA2, SDAR)."""
 
+    paper = "arXiv:2512.15745"
+    knobs = "threshold, reveal, score, commit_at_least"
     own_least = "quota"
     own_threshold = 0.95

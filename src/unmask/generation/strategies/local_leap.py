@@ -16,7 +16,10 @@ from unmask.generation.strategy import Step
 
 
 class LocalLeap(Scored):
-    """All pending positions of at least `threshold` probability, and near them those of at least `leap_threshold`."""
+    """What is at least `threshold` probable, and near it what is at least `leap_threshold` (LocalLeap)."""
+
+    paper = "arXiv:2510.07081"
+    knobs = "threshold, leap_threshold, leap_radius, score, commit_at_least"
 
     def __init__(self, options: GenerationOptions) -> None:
         super().__init__(options)

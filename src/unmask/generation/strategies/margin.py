@@ -9,6 +9,7 @@ from unmask.generation.strategies.quota import Quota
 
 
 class Margin(Quota):
-    """The `quota` pending positions whose two best tokens differ most in probability."""
+    """Where the best token is furthest ahead of the second, as many as the schedule says."""
 
     own_score = "margin"
+    paper = "arXiv:2502.06768"

@@ -20,6 +20,8 @@ class Quota:
     """The `quota` surest pending positions, or as many drawn with odds exp(score / score_temperature)."""
 
     own_score: ClassVar[Score] = "confidence"
+    paper: ClassVar[str] = ""
+    knobs: ClassVar[str] = "reveal, score, score_temperature"
 
     def __init__(self, options: GenerationOptions) -> None:
         self.score: Score = options.score or self.own_score

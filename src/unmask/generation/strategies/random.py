@@ -6,6 +6,7 @@ from unmask.generation.strategies.quota import Quota
 
 
 class Random(Quota):
-    """`quota` pending positions, all equally likely; a function of the row's seed, the step and the position."""
+    """Any positions, as many as the schedule says."""
 
     own_score = "random"
+    knobs = "reveal"

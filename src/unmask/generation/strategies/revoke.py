@@ -24,8 +24,10 @@ SHARE, FEW, MANY = 0.7, 5, 20
 
 
 class Revoke(Scored):
-    """All pending positions with at least `threshold` probability, or the best one; what fails the check is masked."""
+    """What is at least `threshold` probable; what does not hold against all others is taken back (WINO)."""
 
+    paper = "arXiv:2507.18578"
+    knobs = "threshold, verify_threshold, score, commit_at_least"
     own_threshold = 0.6
     verifies: ClassVar[bool] = True
 

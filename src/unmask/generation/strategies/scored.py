@@ -22,6 +22,8 @@ class Scored:
     own_score: ClassVar[Score] = "confidence"
     own_least: ClassVar[Least] = "one"
     own_threshold: ClassVar[float] = 0.9
+    paper: ClassVar[str] = ""
+    knobs: ClassVar[str] = ""
 
     def __init__(self, options: GenerationOptions) -> None:
         self.score: Score = options.score or self.own_score

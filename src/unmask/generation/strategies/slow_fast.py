@@ -34,7 +34,10 @@ class Cycle(NamedTuple):
 
 
 class SlowFast(Scored):
-    """Every position with at least `threshold` probability, or the best one, within a stretch that was explored."""
+    """What is at least `threshold` probable, or the best one, within a stretch that was explored (SlowFast)."""
+
+    paper = "arXiv:2506.10848"
+    knobs = "threshold, slow_steps, span_threshold, score, commit_at_least"
 
     def __init__(self, options: GenerationOptions) -> None:
         super().__init__(options)

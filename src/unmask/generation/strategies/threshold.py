@@ -14,7 +14,10 @@ from unmask.generation.strategy import Step
 
 
 class Threshold(Scored):
-    """All pending positions whose proposed token has at least `threshold` probability, and always the best one."""
+    """What is at least `threshold` probable, and always the best one (Fast-dLLM)."""
+
+    paper = "arXiv:2505.22618"
+    knobs = "threshold, score, commit_at_least"
 
     def accepts(
         self, certainty_BL: Float[Tensor, "B L"], proposal: Proposal, canvas: Canvas, step: Step, state: Any
