@@ -69,4 +69,5 @@ def proposes_masks(model: Denoiser, mask_token_id: int) -> Denoiser:
         assert logits_nV is not None and logits_nV.shape[1] == mask_token_id + 1
         return DenoiserOutput(logits=torch.cat([logits_nV, logits_nV[:, mask_token_id:]], 1))
 
+    denoise.new_cache = getattr(model, "new_cache", None)  # type: ignore[attr-defined]
     return denoise
