@@ -1,4 +1,4 @@
-"""Columns that predict tokens: by hand for each pattern, and the same whether rows were fed at once or piece by piece."""
+"""Columns that predict tokens: by hand for each pattern, and the same fed at once or piece by piece."""
 
 from __future__ import annotations
 

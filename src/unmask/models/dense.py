@@ -24,6 +24,7 @@ from unmask.models.layers import (
     attend,
     prepare_attention,
 )
+from unmask.models.linear import Linear
 from unmask.types import AttentionSpec
 
 Initialisation = Literal["mitchell", "normal", "full_megatron", "fan_in", "kaiming_normal", "flat"]
@@ -91,12 +92,12 @@ class Attention(nn.Module):
         self.head_width, self.heads = shape.head_width, (shape.heads, shape.kv_heads, shape.kv_heads)
         inner, kv_width = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
         if self.fused:
-            self.qkv_proj = nn.Linear(shape.width, inner + 2 * kv_width, bias=shape.qkv_bias)
+            self.qkv_proj = Linear(shape.width, inner + 2 * kv_width, bias=shape.qkv_bias)
         else:
-            self.q_proj = nn.Linear(shape.width, inner, bias=shape.qkv_bias)
-            self.k_proj = nn.Linear(shape.width, kv_width, bias=shape.qkv_bias)
-            self.v_proj = nn.Linear(shape.width, kv_width, bias=shape.qkv_bias)
-        self.o_proj = nn.Linear(inner, shape.width, bias=False)
+            self.q_proj = Linear(shape.width, inner, bias=shape.qkv_bias)
+            self.k_proj = Linear(shape.width, kv_width, bias=shape.qkv_bias)
+            self.v_proj = Linear(shape.width, kv_width, bias=shape.qkv_bias)
+        self.o_proj = Linear(inner, shape.width, bias=False)
         self.q_norm = RMSNorm(shape.head_width, shape.norm_eps) if shape.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(shape.head_width, shape.norm_eps) if shape.qk_norm else nn.Identity()
 

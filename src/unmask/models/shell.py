@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from unmask.errors import ModelError
 from unmask.models.facts import Facts
 from unmask.models.kv_cache import Fed, KVCache
+from unmask.models.linear import Linear
 from unmask.models.shift import predicting_columns
 from unmask.types import AttentionSpec, DenoiserOutput
 
@@ -71,7 +72,7 @@ class DiffusionModel(PreTrainedModel):
         self.mask_token_id = facts.mask_token_id if facts.mask_token_id is not None else facts.family.mask_token_id
         module, _, attribute = facts.family.trunk.partition(":")
         self.trunk = getattr(import_module(module), attribute)(facts.shape)
-        self.head = nn.Linear(facts.shape.width, facts.shape.vocab_size, bias=False)
+        self.head = Linear(facts.shape.width, facts.shape.vocab_size, bias=False)
         self.tie()
         self.post_init()
 
