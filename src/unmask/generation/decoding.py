@@ -230,9 +230,11 @@ class Decoding:
         begins = [row.within == 0 for row in rows]
         index_b = window.column(plan.rows)
         if any(begins):
-            counts_BS = reveal_counts(
-                window.is_masked_BL.sum(1), self._steps, how=self.options.reveal, schedule=self._schedule
-            )
+            masks_B = window.is_masked_BL.sum(1)
+            if self._hides_later and not self.request.whole_rows:
+                # as LLaDA2: where a block begins with given text, steps are for that, too
+                masks_B = window.column(window.ends)
+            counts_BS = reveal_counts(masks_B, self._steps, how=self.options.reveal, schedule=self._schedule)
             is_new_B1 = torch.tensor(begins, device=index_b.device)[:, None]
             self._quota_BS[index_b] = torch.where(is_new_B1, counts_BS, self._quota_BS[index_b])
         within_b = window.column([min(row.within, self._steps - 1) for row in rows])
