@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -244,3 +245,119 @@ def test_a_device_that_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no folder"):
         load(tmp_path / "nowhere")
+
+
+def test_a_stop_string_ends_a_row_across_blocks(lm: DiffusionLM, forced: Any) -> None:
+    forced(3, "yes.\nUser: and so on")
+    settings = {"max_new_tokens": 20, "block_size": 4, "steps": 20}
+    whole = lm.generate("One", **settings)[0]
+    assert whole.text == "yes.\nUser: and so on" and whole.stats.forwards.denoise == 20
+    out = lm.generate("One", **settings, stop=["zzz", "\nUser"])[0]
+    assert (out.text, out.finish_reason, out.stats.emitted) == ("yes.", "stop", 4)
+    assert out.token_ids == whole.token_ids[:4]
+    # the stop is complete after nine tokens, in the third block
+    assert out.stats.forwards.denoise == 9
+    assert lm.generate("One", **settings, stop="and so on!")[0].text == whole.text
+    assert lm.generate("One", **settings, stop="\nUser", early_stop=False)[0].stats.forwards.denoise == 20
+    later = lm.generate("One", **settings, stop="s", min_new_tokens=4)[0]
+    assert later.text == "yes.\nU" and later.stats.forwards.denoise == 7
+
+
+def test_a_stop_string_that_is_a_special_token(lm: DiffusionLM, forced: Any) -> None:
+    forced(3, "yes<|start_header_id|>and more")
+    assert lm.generate("One", max_new_tokens=8, block_size=8, steps=8)[0].text == "yesand "
+    out = lm.generate("One", max_new_tokens=8, block_size=8, steps=8, stop="<|start_header_id|>")[0]
+    assert (out.text, out.finish_reason) == ("yes", "stop")
+
+
+def test_max_length_is_prompt_and_answer(lm: DiffusionLM) -> None:
+    settings = {"block_size": 4, "steps": 8, "early_stop": False}
+    outs = lm.generate(["abc", "abcde", "xyz"], max_length=8, **settings)
+    assert [out.stats.emitted for out in outs] == [5, 3, 5]
+    assert outs[1].token_ids == lm.generate("abcde", max_new_tokens=3, seed=1, **settings)[0].token_ids
+    many = dict(lm.generate_many(["abc", "abcde", "xyz"], max_length=8, **settings))
+    assert [many[number].token_ids for number in range(3)] == [out.token_ids for out in outs]
+    run = lm.stream(["abc", "abcde", "xyz"], max_length=8, **settings)
+    written: dict[int, int] = {}
+    steps = []
+    for commit in run:
+        written[commit.row] = written.get(commit.row, 0) + len(commit.positions)
+        steps.append(commit.step)
+    assert written == {0: 5, 1: 3, 2: 5} and steps == sorted(steps) and None not in run.canvas(1)
+    with pytest.raises(ConfigError, match="prompt 1 has 9 tokens; max_length is 9 for prompt and answer together"):
+        lm.generate(["abc", "a" * 9], max_length=9)
+
+
+def test_many_prompts_are_each_as_alone(lm: DiffusionLM) -> None:
+    prompts = ["a" * (1 + 7 * number % 13) for number in range(20)]
+    options = GenerationOptions.of(**SETTINGS, temperature=1.0, seed=3)
+    found = list(lm.generate_many(iter(prompts), options, batch_size=3))
+    assert sorted(number for number, _ in found) == list(range(20))
+    for number, out in found:
+        assert out.token_ids == lm.generate(prompts[number], options, seeds=[3 + number])[0].token_ids
+    seeded = dict(lm.generate_many(prompts[:3], options, seeds=[9, 8, 7]))
+    assert seeded[2].token_ids == lm.generate(prompts[2], options, seeds=[7])[0].token_ids
+
+
+@pytest.mark.parametrize(
+    ("prompts", "settings", "phrase"),
+    [
+        (["a"], {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        (["a", "b"], {"seeds": [1]}, "1 seeds for 2 or more prompts"),
+        (["a"], {"seeds": [1, 2]}, "more seeds than the 1 prompts"),
+        (["a", "b" * 256], {}, "prompt 1 has 256 tokens, 384 with max_new_tokens"),
+        (["a", 5], {}, "a prompt is a int"),
+    ],
+)
+def test_many_wrong_prompts(lm: DiffusionLM, prompts: Any, settings: dict[str, Any], phrase: str) -> None:
+    with pytest.raises(ConfigError, match=phrase):
+        list(lm.generate_many(prompts, **settings))
+
+
+def test_the_length_of_a_blank_is_chosen(lm: DiffusionLM) -> None:
+    tried = [lm.infill(f"a [MASK:{length}] b", trace=True)[0] for length in range(1, 5)]
+    scores = [
+        sum(math.log(chance) for commit in out.trace.commits for chance in commit.confidences) / out.stats.emitted
+        for out in tried
+        if out.trace
+    ]
+    best = tried[max(range(4), key=scores.__getitem__)]
+    out = lm.infill("a [MASK:1-4] b")[0]
+    assert (out.text, out.token_ids, out.written) == (best.text, best.token_ids, best.written)
+    assert out.stats.forwards.denoise == best.stats.forwards.denoise + sum(one.stats.forwards.denoise for one in tried)
+    run = lm.stream_infill("a [MASK:1-4] b")
+    assert run.canvas().count(None) == best.stats.emitted and run.run() == [out]
+
+
+def test_a_template_gives_its_fields(lm: DiffusionLM, forced: Any) -> None:
+    template = '{"name": "{name:4}", "x": {x:1-1}, "y": {}}'
+    forced(0, "." * 10 + "Ada " + "." * 8 + "7" + "." * 20)
+    out = lm.fill_template(template)[0]
+    assert out.text == '{"name": "Ada ", "x": 7, "y": {}}'
+    assert out.fields == {"name": "Ada", "x": "7"} and out.written == ("Ada ", "7")
+    assert json.loads(out.text) == {"name": "Ada ", "x": 7, "y": {}}
+
+
+def test_between_a_prefix_and_a_suffix(lm: DiffusionLM, forced: Any) -> None:
+    prefix, suffix = "def f(x):\n    return [MASK] ", "\n# {a:1}"
+    forced(0, "." * len(prefix) + "x + 1" + "." * 20)
+    out = lm.infill(prefix=prefix, suffix=suffix, tokens=5)[0]
+    assert out.text == f"{prefix}x + 1{suffix}" and out.fields == {"middle": "x + 1"}
+    assert 1 <= len(lm.infill(prefix="a", suffix="b", tokens=(1, 3))[0].written[0]) <= 3
+
+
+@pytest.mark.parametrize(
+    ("call", "phrase"),
+    [
+        (lambda lm: lm.infill(), "there is nothing to fill in"),
+        (lambda lm: lm.infill("a[MASK]", prefix="b"), "texts and a prefix are both given"),
+        (lambda lm: lm.infill(prefix="a<|mdm_mask|>", suffix="b", tokens=1), r"holds the mask token <\|mdm_mask\|>"),
+        (lambda lm: lm.infill(prefix="a", tokens=(3, 1)), "the smaller number first"),
+        (lambda lm: lm.infill("a[MASK:9-2]"), "a blank of 9 to 2 tokens"),
+        (lambda lm: lm.infill("a" * 260 + "[MASK]"), "a text has 261 tokens; the model was made for 256"),
+        (lambda lm: lm.fill_template("no field"), "text 0 has no blank"),
+    ],
+)
+def test_wrong_blanks(lm: DiffusionLM, call: Any, phrase: str) -> None:
+    with pytest.raises(ConfigError, match=phrase):
+        call(lm)

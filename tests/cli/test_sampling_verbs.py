@@ -188,9 +188,42 @@ def test_infill_changes_blanks_only(model, lm, run) -> None:
     assert [first, second] == expected
 
 
+def test_blanks_of_open_length_templates_and_what_is_between(model, lm, run, tmp_path) -> None:
+    base = ("infill", "--model_name_or_path", model)
+    assert run(*base, "a [MASK:1-3]b").out == f"{lm.infill('a [MASK:1-3]b')[0].text}\n"
+    template = '{"name": "{name:3}", "x": {}}'
+    filled = lm.fill_template(template)[0]
+    (tmp_path / "t.json").write_text(f"{template}\n")
+    for given in (template, "t.json"):
+        assert json.loads(run(*base, "--template", given).out) == filled.fields
+    (row,) = json.loads(run(*base, "--template", template, "--json").out)["results"]
+    assert (row["text"], row["fields"], row["written"]) == (filled.text, filled.fields, list(filled.written))
+    middle = lm.infill(prefix="-- f(\n", suffix="\n)", tokens=4)[0].written[0]
+    (tmp_path / "end.txt").write_text("\n)")
+    for suffix in ("\n)", "@end.txt"):
+        result = run(*base, "--prefix", "-- f(\n", "--suffix", suffix, "--tokens", "4")
+        assert result.out == f"{middle}\n" and "4 tokens" in result.err
+
+
+def test_stop_strings(model, lm, run) -> None:
+    whole = wanted(lm, ["hello"])[0]
+    stop = whole[-1]
+    base = ("generate", "--model_name_or_path", model, *SHORT, "--json", "hello")
+    assert texts(run(*base, "--stop", "--none", "--stop", stop)) == [whole[: whole.index(stop)]]
+    assert sampling.unescaped(r"\n\tx") == "\n\tx"
+    assert texts(run(*base, "--stop", "\n\n")) == [whole]
+
+
 @pytest.mark.parametrize(
     ("argv", "phrase"),
     [
+        (["infill", "--template", "a", "--prefix", "b"], "exclude each other"),
+        (["infill", "--prefix", "b", "c[MASK]"], "exclude each other"),
+        (["infill", "a[MASK]", "--tokens", "4"], "--tokens is for --prefix and --suffix"),
+        (["infill", "--prefix", "a", "--tokens", "x"], "it must be a number such as 8, or two such as 1-16"),
+        (["infill", "--prefix", "@none.py"], "none.py cannot be read"),
+        (["generate", "--max_length", "8", "--max_new_tokens", "4", "hi"], "Give one of them"),
+        (["generate", "--stop", "", "hi"], "stop has ''; it is a text"),
         (["generate", "--model", "", "hi"], "no model is named. Give --model_name_or_path"),
         (["infill", "--model", "."], "no text is given"),
         (["generate", "--model", ".", "--trace", "a.txt", "hi"], "must end in .html, .json, .gif"),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from unmask.cli import sampling
 from unmask.cli.aliases import meaning, value_meaning
-from unmask.cli.config import parse
 from unmask.cli.options import Option, OptionTable
 from unmask.cli.yaml_file import Given
 from unmask.errors import ConfigError, UnmaskError, did_you_mean
@@ -51,10 +50,9 @@ def table() -> OptionTable:
 
 def run(argv: list[str]) -> int:
     """Run `unmask chat`."""
-    parsed = parse(argv, table())
+    parsed = sampling.read_arguments(argv, table())
     if parsed is None:
         return 0
-    sampling.say_notes(parsed)
     if len(parsed.words) > 1 or (parsed.words and parsed["model_name_or_path"]):
         raise ConfigError(f'"{parsed.words[-1]}" is one model too many. Use: unmask chat MODEL --option value')
     if parsed.words:

@@ -69,18 +69,24 @@ def generation_options() -> tuple[Option, ...]:
     )
 
 
-def read_arguments(argv: list[str], table: OptionTable, repeated: str) -> Parsed | None:
+def read_arguments(
+    argv: list[str], table: OptionTable, repeated: str | None = None, raw: Sequence[str] = ()
+) -> Parsed | None:
     """Parse; every `--{repeated} TEXT` counts, and joins the words beside the options. Every `--stop TEXT` counts, too.
 
-    A text may begin with dashes, and may be empty or a line break, which no word may.
+    These texts, and those of the options in `raw`, may begin with dashes, and may be empty or a line break, which no
+    word may.
     """
-    taken: dict[str, list[str]] = {repeated: [], "stop": []}
+    taken: dict[str, list[str]] = {name: [] for name in ("stop", *raw, *([repeated] if repeated else []))}
     rest: list[str] = []
     words = list(argv)
     while words:
         word = words.pop(0)
         if word == "--":
-            taken[repeated] += words
+            if repeated is None:
+                rest += [word, *words]
+            else:
+                taken[repeated] += words
             break
         name, equals, text = word.removeprefix("--").partition("=")
         if word.startswith("--") and name in taken and (equals or words):
@@ -93,7 +99,10 @@ def read_arguments(argv: list[str], table: OptionTable, repeated: str) -> Parsed
     say_notes(parsed)
     if taken["stop"]:
         parsed = parsed.put("stop", tuple(map(unescaped, taken["stop"])), Given("stop", taken["stop"]))
-    return replace(parsed, words=(*parsed.words, *taken[repeated]))
+    for name in raw:
+        if taken[name]:
+            parsed = parsed.put(name, taken[name][-1], Given(name, taken[name][-1]))
+    return replace(parsed, words=(*parsed.words, *taken[repeated])) if repeated else parsed
 
 
 def unescaped(text: str) -> str:
@@ -253,6 +262,8 @@ def as_json(prompts: Sequence[Any], results: Sequence[Generation], seconds: floa
             "text": result.text,
             "token_ids": result.token_ids,
             "finish_reason": result.finish_reason,
+            **({"written": list(result.written)} if result.written else {}),
+            **({"fields": result.fields} if result.fields else {}),
             "emitted": result.stats.emitted,
             "forwards": asdict(result.stats.forwards),
             "positions": result.stats.positions,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +19,7 @@ from unmask.generation.decoding import Decoding
 from unmask.generation.loop import row_seeds, stream
 from unmask.generation.options import GenerationOptions
 from unmask.generation.trace import Completion
+from unmask.lm.attention import as_made, refuse_infilling
 from unmask.lm.continuing import TextRow, continued, ends_at_stop, room, rooms, with_room
 from unmask.lm.filling import Filler
 from unmask.lm.infilling import BlankRow, between, ids_row, read_text
@@ -88,7 +88,7 @@ class DiffusionLM:
         **settings: Any,
     ) -> TextStream:
         """As `generate`, but hands over every commit when it happens."""
-        options = self._seeing(_options(options, settings))
+        options = as_made(_options(options, settings), self.model.facts)
         rows = [TextRow(self.encode(prompt), isinstance(prompt, str)) for prompt in several(prompts)]
         chosen = row_seeds(options, seeds, len(rows))
         parts = [
@@ -125,7 +125,7 @@ class DiffusionLM:
         Raises:
             ConfigError, ModelError: as `generate`.
         """
-        options = self._seeing(_options(options, settings))
+        options = as_made(_options(options, settings), self.model.facts)
         return self._many(
             asked_rows(prompts, partial(self._row_of, options), options.seed, seeds, batch_size), options, batch_size
         )
@@ -167,7 +167,20 @@ class DiffusionLM:
             return self.stream_infill(texts, options, seeds=seeds, **settings).run()
         if texts is not None:
             raise ConfigError("texts and a prefix are both given. Give texts with blanks, or a prefix and a suffix.")
-        return self._filling([between(prefix, suffix, tokens)], _whole(options, settings), seeds).run()
+        return self.stream_between(prefix, suffix, tokens, options, seeds=seeds, **settings).run()
+
+    def stream_between(
+        self,
+        prefix: str,
+        suffix: str,
+        tokens: int | tuple[int, int] = (1, 16),
+        options: GenerationOptions | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> TextStream:
+        """As `infill` with a prefix and a suffix, but hands over every commit when it happens."""
+        return self._filling([between(prefix, suffix, tokens)], _whole(options, settings), seeds)
 
     def stream_infill(
         self,
@@ -205,8 +218,19 @@ class DiffusionLM:
         Raises:
             ConfigError: as `infill`; and two fields of one name.
         """
+        return self.stream_template(templates, options, seeds=seeds, **settings).run()
+
+    def stream_template(
+        self,
+        templates: str | Sequence[str],
+        options: GenerationOptions | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> TextStream:
+        """As `fill_template`, but hands over every commit when it happens."""
         read = [read_text(text, self.tokenizer, fields=True) for text in several(templates)]
-        return self._filling(read, _whole(options, settings), seeds).run()
+        return self._filling(read, _whole(options, settings), seeds)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt: a text, a list of ids, or messages, which go through the chat template.
@@ -254,14 +278,6 @@ class DiffusionLM:
         self.tokenizer.save_pretrained(os.fspath(folder))
         write_card(folder, saved_card(self.model, Path(folder)))
 
-    def _seeing(self, options: GenerationOptions) -> GenerationOptions:
-        """The options, with `attention` as this model was made for it where they do not say."""
-        if options.attention != "auto":
-            return options
-        return replace(
-            options, attention="block_causal" if self.model.facts.attention == "block_causal" else "bidirectional"
-        )
-
     @property
     def _mask_token_id(self) -> int:
         return mask_token_id(self.tokenizer, self.model)
@@ -299,7 +315,7 @@ class DiffusionLM:
     def _world(self, options: GenerationOptions) -> dict[str, Any]:
         """What the loop is told about the model."""
         return {
-            "mask_token_id": self._mask_token_id,
+            "mask_token_id": None if self.model.facts.attention == "causal" else self._mask_token_id,
             "stop_token_ids": self._stop_token_ids(options),
             "vocab_size": self.model.facts.shape.vocab_size,
             "device": self.model.device,
@@ -314,12 +330,16 @@ class DiffusionLM:
     def _filling(
         self, read: Sequence[Blanked | BlankRow], options: GenerationOptions, seeds: Sequence[int] | None
     ) -> TextStream:
-        return Filler(self.model, self.tokenizer, self._seeing(options)).stream(read, seeds)
+        refuse_infilling(self.model.facts)
+        return Filler(self.model, self.tokenizer, as_made(options, self.model.facts)).stream(read, seeds)
 
 
 def _options(options: GenerationOptions | None, settings: dict[str, Any]) -> GenerationOptions:
     if options is not None and settings:
         raise ConfigError(f"both options and {', '.join(settings)} are given; put everything into one of them.")
+    if "stop" in settings:
+        stop = settings["stop"]
+        settings = {**settings, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
     return options or GenerationOptions.of(**settings)
 
 

@@ -1,0 +1,52 @@
+"""Autoregressive models through the same loop: left to right, as others decode them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import unmask
+from tests.stories import write_llama
+from unmask.errors import ConfigError
+from unmask.lm import DiffusionLM
+
+
+@pytest.fixture(scope="module")
+def lm(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> DiffusionLM:
+    folder = write_llama(tmp_path_factory.mktemp("stories") / "llama", shared / "data" / "weights_stories260k")
+    return unmask.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("cache", ["auto", "none"])
+def test_a_real_model_writes_what_it_wrote_elsewhere(lm: DiffusionLM, shared: Path, cache: str) -> None:
+    golden = json.loads((shared / "data" / "weights_stories260k" / "golden_stories260k.json").read_text())
+    ids = golden["greedy_ids_from_bos"]
+    for start in (1, 7):
+        (done,) = lm.generate([ids[:start]], max_new_tokens=len(ids) - start, cache=cache)
+        assert done.token_ids == ids[start:]
+        assert done.stats.forwards.total == len(ids) - start
+
+
+def test_with_its_cache_each_position_is_computed_once(lm: DiffusionLM) -> None:
+    (done,) = lm.generate([[1, 5, 6]], max_new_tokens=20, early_stop=False)
+    assert done.stats.positions == 3 + 19
+
+
+def test_rows_of_a_batch_are_the_rows_alone(lm: DiffusionLM) -> None:
+    prompts = ["Once upon a time", "Lily", "One day, a big dog"]
+    together = lm.generate(prompts, max_new_tokens=24, temperature=0.8)
+    for row, prompt in enumerate(prompts):
+        (alone,) = lm.generate([prompt], max_new_tokens=24, temperature=0.8, seeds=[row])
+        assert alone.token_ids == together[row].token_ids
+    assert dict(lm.generate_many(prompts, max_new_tokens=24, temperature=0.8, batch_size=2))[2].token_ids == (
+        together[2].token_ids
+    )
+
+
+def test_what_it_cannot_do_is_said(lm: DiffusionLM) -> None:
+    with pytest.raises(ConfigError, match="autoregressive and has no masks"):
+        lm.generate("Lily", guidance_scale=1.0)
+    with pytest.raises(ConfigError, match="does not see what follows a blank"):
+        lm.infill("Lily [MASK] a dog.")
