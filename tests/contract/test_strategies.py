@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.generation.toys import Contextual
 from unmask.generation.canvas import Canvas
@@ -106,6 +107,42 @@ def test_the_same_question_gets_the_same_answer_and_nothing_it_was_given_changes
     _, second = chosen(name, canvas, logits, step)
     assert torch.equal(first.write_BL, second.write_BL)
     assert all(torch.equal(old, new) for old, new in zip(before, given, strict=True))
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what makes the host wait for a GPU: numbers asked for, and results whose size depends on values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_booleans = name.startswith("index") and any(
+            isinstance(index, Tensor) and index.dtype == torch.bool
+            for arg in args
+            if isinstance(arg, list | tuple)
+            for index in arg
+        )
+        waits = name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2")
+        assert not waits and not by_booleans, f"{name} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("score", [None, *SCORES])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_device_is_asked_for_no_number(name: str, score: str | None) -> None:
+    canvas, logits, step = scene(1)
+    strategy = made(name, score=score, score_temperature=0.5)
+    state = strategy.init(len(canvas.rows))
+    for within in (0, 1):
+        now = replace(step, withins=(within,) * len(canvas.rows))
+        proposal = proposed(strategy, canvas, logits, now)
+        with NoWaiting():
+            strategy.select(proposal, canvas, now, state)
+
+
+def test_what_makes_the_host_wait_is_seen() -> None:
+    mask = torch.tensor([True, False])
+    for waits in (lambda: mask.any().item(), mask.nonzero, lambda: mask[mask], lambda: bool(mask[0])):
+        with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
+            waits()
 
 
 @dataclass
