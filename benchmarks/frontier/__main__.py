@@ -15,8 +15,10 @@ def write_report(options: argparse.Namespace) -> None:
     """Print the tables; write figures and all numbers where a folder is named."""
     from benchmarks.frontier import figure, report
     from benchmarks.frontier.measure import read
+    from benchmarks.frontier.settings import settings
 
-    found = report.summarise(read(options.results))
+    compared = {setting.name for setting in settings()}
+    found = report.summarise(row for row in read(options.results) if row["setting"] in compared)
     print("without a cache\n\n" + report.strategies_table(found))
     for strategy in ("confidence", "threshold"):
         print(f"\n{strategy} on each cache\n\n" + report.caches_table(found, strategy))
