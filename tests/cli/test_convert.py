@@ -22,6 +22,16 @@ def test_it_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert f"now: unmask pretrain --model_name_or_path {new}" in told
 
 
+def test_it_says_how_blocks_are_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = source(tmp_path / "old", "llama"), tmp_path / "new"
+    argv = ["convert", "--model", str(old), "--output_dir", str(new), "--attention", "block_causal"]
+    assert main([*argv, "--block_length", "8"]) == 0
+    told = capsys.readouterr()
+    assert "every token now sees its block of 8 and those before it" in told.out
+    assert f"now: unmask pretrain --model_name_or_path {new} --objective block --block_size 8\n" in told.out
+    assert "block_length is read as block_size" in told.err
+
+
 def test_it_reports_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = source(tmp_path / "old", "qwen2")
     assert main(["convert", "--model", str(old), "--output_dir", str(tmp_path / "new"), "--json"]) == 0

@@ -195,7 +195,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], AdaptArguments]] = {
     ),
     "it has norms on queries and keys. Use --to a2d": ("qwen3", {"head_dim": 8}, AdaptArguments(to="dream")),
     '"<\\|endoftext\\|>" means something else already': ("llama", {}, AdaptArguments(mask_token="<|endoftext|>")),
-    "as a2d-llama: block_size is 65; it must be a whole number from 1 to 64": (
+    "this a2d-llama model: block_size is 65; it must be a whole number from 1 to 64": (
         "llama",
         {},
         AdaptArguments(attention="block_causal", block_size=65),

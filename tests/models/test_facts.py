@@ -10,7 +10,7 @@ import pytest
 
 from tests.models.tiny import LLADA, on_meta, write_config
 from unmask.errors import ModelError
-from unmask.models.checkpoints import load_model
+from unmask.models.checkpoints import load_model, save_model
 from unmask.models.facts import facts_of, read_facts
 from unmask.registry import FAMILIES
 
@@ -246,6 +246,18 @@ def test_what_a_family_was_made_for_is_its_checkpoints_fact_unless_these_say_oth
 )
 def test_blocks_must_make_sense(changes: dict, phrase: str):
     assert phrase in refusal(**changes)
+
+
+def test_a_checkpoint_made_for_blocks_later_is_saved_so(tmp_path: Path):
+    model = load_model(write_config(tmp_path), from_scratch=True)
+    model.facts = model.facts.made_for("block_causal", 8)
+    save_model(model, tmp_path / "saved")
+    again = read_facts(tmp_path / "saved")
+    assert (again.attention, again.block_size) == ("block_causal", 8)
+    opened = again.made_for("bidirectional")
+    assert (opened.attention, opened.block_size) == ("bidirectional", None)
+    with pytest.raises(ModelError, match="this llada model: block_size is 129"):
+        again.made_for("block_causal", 129)
 
 
 def test_an_autoregressive_checkpoint_has_no_choice():

@@ -53,5 +53,6 @@ def run(argv: list[str]) -> int:
     else:
         print("\n".join(done.notes))
         print(f"saved {done.folder}: {done.family}, {done.parameters:,} weights")
-        print(f"now: unmask pretrain --model_name_or_path {done.folder}")
+        blocks = f" --objective block --block_size {done.block_size}" if done.block_size else ""
+        print(f"now: unmask pretrain --model_name_or_path {done.folder}{blocks}")
     return 0

@@ -29,7 +29,7 @@ from unmask.models.checkpoints import (
     to_official_name,
     to_our_name,
 )
-from unmask.models.facts import ATTENTION, BLOCK_SIZE, Facts, facts_of, read_facts
+from unmask.models.facts import Facts, facts_of, read_facts
 from unmask.models.families import ModelFamily
 from unmask.models.families.llada import config_of
 from unmask.models.shell import DiffusionModel
@@ -50,6 +50,7 @@ class Adapted:
     Attributes:
         folder: the new checkpoint. family: its kind. mask_token_id: where its mask token is. parameters: its weights.
         notes: what a user should know, one line each.
+        block_size: tokens per block, where it is made for block-causal attention.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Adapted:
     mask_token_id: int
     parameters: int
     notes: tuple[str, ...]
+    block_size: int | None = None
 
 
 def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], options: AdaptArguments) -> Adapted:
@@ -82,9 +84,11 @@ def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], 
     is_new = _add_mask_token(tokenizer, family, options.mask_token, source)
     mask_id: Any = tokenizer.mask_token_id
     rows = max(facts.shape.vocab_size, mask_id + 1)
-    config = {**_config(facts, family, rows, tokenizer), **_blocks(options)}
+    made = facts_of(_config(facts, family, rows, tokenizer), where=f"{source}, as {family.name}")
+    if options.attention == "block_causal":
+        made = made.made_for("block_causal", options.block_size or _USUAL_BLOCK)
     with torch.device("meta"):
-        model = DiffusionModel(facts_of(config, where=f"{source}, as {family.name}"))
+        model = DiffusionModel(made)
         original = DiffusionModel(facts)
     # checks that all fits before anything is written, and keeps no value
     fill_from_files(original, source, device=torch.device("meta"))
@@ -97,13 +101,13 @@ def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], 
         assert ours is not None
         return change(ours, read(ours)) if ours in kept else _no_bias(ours, model)
 
-    notes = (*_notes(facts, model.facts), _mask_note(tokenizer, facts, is_new=is_new))
+    notes = (*_notes(facts, made), _mask_note(tokenizer, facts, is_new=is_new))
     tensors = Streamed(_empty(model, kept), make)
     with built_aside(folder) as aside:
         save_model(model, aside, tensors=tensors, max_shard_size=options.max_shard_size)
         tokenizer.save_pretrained(aside)
         write_card(aside, _card(name_or_path, folder, facts, family, notes))
-    return Adapted(folder, family.name, mask_id, model.num_parameters(), notes)
+    return Adapted(folder, family.name, mask_id, model.num_parameters(), notes, made.block_size)
 
 
 def _check(options: AdaptArguments) -> None:
@@ -159,13 +163,6 @@ def _config(facts: Facts, family: ModelFamily, rows: int, tokenizer: Any) -> dic
     # left out, Llama's own defaults would be read for Mistral's
     sizes = {"num_key_value_heads": facts.shape.kv_heads, "max_position_embeddings": facts.shape.max_length}
     return {**kept, **sizes, **named, **ids}
-
-
-def _blocks(options: AdaptArguments) -> dict[str, Any]:
-    """What the configuration says of attention, in keys of ours that the official code ignores."""
-    if options.attention == "bidirectional":
-        return {}
-    return {ATTENTION: options.attention, BLOCK_SIZE: options.block_size or _USUAL_BLOCK}
 
 
 def _dream_config(facts: Facts, rows: int) -> dict[str, Any]:

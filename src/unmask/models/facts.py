@@ -71,6 +71,16 @@ class Facts:
         """The file with some keys changed, for saving."""
         return {**self.config, **changes}
 
+    def made_for(self, attention: Attention, block_size: int | None = None) -> Facts:
+        """The same checkpoint, made for another attention; a model that has these facts is saved with them.
+
+        Raises:
+            ModelError: the model is autoregressive, or the block does not fit it.
+        """
+        config = {key: value for key, value in self.config.items() if key not in (ATTENTION, BLOCK_SIZE)}
+        blocks = {} if block_size is None else {BLOCK_SIZE: block_size}
+        return facts_of({**config, ATTENTION: attention, **blocks}, where=f"this {self.family.name} model")
+
 
 def read_facts(folder: Path) -> Facts:
     """Read `config.json` in `folder`.
