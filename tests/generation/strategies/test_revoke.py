@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests import tiny
 from tests.generation.scenes import drive, made, of_confidence, places, scene, written
+from unmask.generation.loop import generate
+from unmask.generation.options import GenerationOptions
+from unmask.models.checkpoints import load_model
 
 
 def by_lists(sure: Tensor, check: Tensor, write_bar: float, check_bar: float) -> list[tuple[list[int], list[int]]]:
@@ -97,3 +102,18 @@ def test_without_a_check_it_refuses() -> None:
     shown, strategy = scene(of_confidence([[0.9, 0.9]])), made("revoke")
     with pytest.raises(ValueError, match="must verify what is written"):
         strategy.select(shown.proposal, shown.canvas, shown.step, strategy.init(1))
+
+
+def test_a_model_is_decoded_to_the_end_and_each_row_as_if_alone(tmp_path: Path) -> None:
+    model = load_model(tiny.write_checkpoint(tmp_path, weights=False), from_scratch=True, seed=3)
+    options = GenerationOptions.of(
+        strategy="revoke", max_new_tokens=24, block_size=8, threshold=0.01, verify_threshold=0.5, trace=True
+    )
+    prompts = [[10, 11, 12], [13], [14, 15, 16, 17]]
+    together = generate(model, prompts, options=options, mask_token_id=0)
+    assert all(len(row.token_ids) == 24 and 0 not in row.token_ids for row in together)
+    assert all(row.stats.forwards.denoise <= 24 for row in together)
+    taken = [len(commit.remasked) for row in together if row.trace for commit in row.trace.commits]
+    assert sum(taken) > 10
+    alone = [generate(model, [prompt], options=options, mask_token_id=0)[0] for prompt in prompts]
+    assert [row.token_ids for row in alone] == [row.token_ids for row in together]
