@@ -51,6 +51,11 @@ class AttentionSpec:
     ahead: float = 0.0
     ahead_seed: int = 0
 
+    def up_to(self, length: int) -> AttentionSpec:
+        """The pattern of the first `length` positions."""
+        ids = {name: getattr(self, name) for name in ("document_BL", "block_BL", "stream_BL")}
+        return replace(self, **{name: value[:, :length] for name, value in ids.items() if value is not None})
+
 
 class DenoiserOutput(NamedTuple):
     """What a denoiser returns; what was not asked for is None.

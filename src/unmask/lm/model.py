@@ -30,9 +30,10 @@ from unmask.models.adapters import has_adapter, save_adapter
 from unmask.models.card import saved_card, write_card
 from unmask.models.checkpoints import save_model
 from unmask.models.families import ModelFamily
-from unmask.models.shell import DiffusionModel
+from unmask.models.shell import Aligned, DiffusionModel
 from unmask.models.tokenizers import mask_token_id, stop_token_ids
 from unmask.objectives.estimators import log_likelihood
+from unmask.types import Denoiser
 
 Blanks = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
 
@@ -279,6 +280,10 @@ class DiffusionLM:
         write_card(folder, saved_card(self.model, Path(folder)))
 
     @property
+    def _denoiser(self) -> Denoiser:
+        return Aligned(self.model) if self.model.facts.attention == "causal" else self.model
+
+    @property
     def _mask_token_id(self) -> int:
         return mask_token_id(self.tokenizer, self.model)
 
@@ -304,13 +309,13 @@ class DiffusionLM:
             # rows of one length come together, and with max_length only these have room for the same number of tokens
             for length, group in groupby(rows, lambda asked: len(asked.row.ids) if options.max_length else 0):
                 own = with_room(options, length)
-                decode = partial(continuous, self.model, options=own, batch_size=batch_size, **self._world(own))
+                decode = partial(continuous, self._denoiser, options=own, batch_size=batch_size, **self._world(own))
                 yield from finished_rows(group, decode, ends, finish)
 
     def _decoding(self, rows: Sequence[TextRow], options: GenerationOptions, seeds: Sequence[int]) -> Decoding:
         ends = [ends_at_stop(options, self.tokenizer, row) for row in rows]
         ids = [row.ids for row in rows]
-        return stream(self.model, ids, options=options, seeds=seeds, ends=ends, **self._world(options))
+        return stream(self._denoiser, ids, options=options, seeds=seeds, ends=ends, **self._world(options))
 
     def _world(self, options: GenerationOptions) -> dict[str, Any]:
         """What the loop is told about the model."""

@@ -48,6 +48,17 @@ class ShellConfig(PreTrainedConfig):
         return dict(self.official)
 
 
+class Aligned:
+    """An autoregressive model as a `Denoiser`: row i predicts token i."""
+
+    def __init__(self, model: DiffusionModel) -> None:
+        self.model, self.new_cache = model, model.new_cache
+
+    def __call__(self, tokens_BL: Tensor, **asked: Any) -> DenoiserOutput:
+        """See `Denoiser`."""
+        return self.model(tokens_BL, aligned=True, **asked)
+
+
 class DiffusionModel(PreTrainedModel):
     """A masked diffusion language model of any family.
 
@@ -95,6 +106,7 @@ class DiffusionModel(PreTrainedModel):
         logits_at: Tensor | None = None,
         targets: Tensor | None = None,
         signal: Tensor | None = None,
+        aligned: bool = False,
     ) -> DenoiserOutput:
         """Predict the clean token of every position, or of some; in an autoregressive family, the one after it.
 
@@ -107,6 +119,7 @@ class DiffusionModel(PreTrainedModel):
             logits_at: int64 `[n]` flat positions into `[B * L]` where the head runs; None: everywhere.
             targets: int64 `[n]` ids; then their negative log-likelihood is returned and no logits.
             signal: self-conditioning; no family here uses it.
+            aligned: row i of an autoregressive family predicts token i, too, as in the others.
 
         Returns:
             logits `[B, L, V]` or `[n, V]` and hidden `[B, L, D]`, or nll float32 `[n]` in nats. The hidden states are
@@ -116,14 +129,17 @@ class DiffusionModel(PreTrainedModel):
             attention = AttentionSpec(document_BL=attention_mask.long() - 1, packed=False)
         batch, length = input_ids.shape
         attention = self._allowed(attention, cache.seen(length) if cache else length)
-        fed = Fed.of(cache, (batch, length)) if cache is not None and self.family.shift else None
+        is_shifted = self.family.shift or (aligned and self.family.attention == "causal")
+        fed = Fed.of(cache, (batch, length)) if cache is not None and is_shifted else None
         if cache is not None and fed is not None:
-            input_ids = self._needed(input_ids, cache)
-        hidden_BLD = self.trunk(input_ids, attention=attention, positions=positions, cache=cache)
+            input_ids, seen = self._needed(input_ids, attention, cache)
+        else:
+            seen = attention
+        hidden_BLD = self.trunk(input_ids, attention=seen, positions=positions, cache=cache)
         if cache is not None and fed is not None:
             cache.remember(fed, hidden_BLD)
             wanted = self._before_cached(cache, fed, logits_at, attention)
-        elif self.family.shift:
+        elif is_shifted:
             wanted = self._before(hidden_BLD, logits_at, attention)
         else:
             wanted = hidden_BLD if logits_at is None else hidden_BLD.flatten(0, 1).index_select(0, logits_at)
@@ -142,11 +158,14 @@ class DiffusionModel(PreTrainedModel):
             asked = replace(asked or AttentionSpec(), window=window - 1)
         return asked
 
-    def _needed(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+    def _needed(
+        self, input_ids: Tensor, attention: AttentionSpec | None, cache: KVCache
+    ) -> tuple[Tensor, AttentionSpec | None]:
         """What has to be fed: the last columns predict nothing if each row sees only what is before it."""
         if self.family.attention != "causal" or not 0 < cache.scratch < input_ids.shape[1]:
-            return input_ids
-        return input_ids[:, : -cache.drop_scratch()]
+            return input_ids, attention
+        kept = input_ids[:, : -cache.drop_scratch()]
+        return kept, None if attention is None else attention.up_to(cache.seen(kept.shape[1]))
 
     def _before(self, hidden_BLD: Tensor, at: Tensor | None, attention: AttentionSpec | None) -> Tensor:
         """The hidden states that predict what is asked for, each of the column before it: `models/shift.py`."""

@@ -1,0 +1,36 @@
+"""How a model that was made for one pattern of attention has to be decoded. Knows no text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unmask.errors import ConfigError
+from unmask.generation.options import GenerationOptions
+from unmask.models.facts import Facts
+
+
+def as_made(options: GenerationOptions, facts: Facts) -> GenerationOptions:
+    """The options, with `attention` as the model was made for it where they do not say.
+
+    An autoregressive model is always decoded from left to right, a token at each step: as blocks of one token that see
+    what is before them.
+
+    Raises:
+        ConfigError: guidance of an autoregressive model, which cannot be shown its prompt masked.
+    """
+    if facts.attention == "causal":
+        if options.guidance_scale > 0:
+            raise ConfigError("guidance_scale is for diffusion models; this one is autoregressive and has no masks.")
+        return replace(options, attention="block_causal", block_size=1, steps_per_block=1)
+    if options.attention != "auto":
+        return options
+    return replace(options, attention="block_causal" if facts.attention == "block_causal" else "bidirectional")
+
+
+def refuse_infilling(facts: Facts) -> None:
+    """Raises ConfigError: an autoregressive model cannot fill in, as it does not see what follows."""
+    if facts.attention == "causal":
+        raise ConfigError(
+            "this model is autoregressive: it writes from left to right and does not see what follows a blank. Fill in "
+            "with a diffusion model; `unmask convert` makes one of it."
+        )
