@@ -49,3 +49,35 @@ def test_training_in_bf16_learns_and_resumes(settings: Callable[..., Settings], 
     run = train(settings(max_steps=30, **steady), verb="sft")
     assert run.history[-1]["nll"] < run.history[0]["nll"]
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 30
+
+
+def test_two_streams_through_flex_attention_equal_a_dense_mask() -> None:
+    from torch.nn import functional as F
+
+    from unmask.diffusion.blocks import allowed, block_ids, two_stream
+    from unmask.models.layers import attend, prepare_attention
+
+    for length in (200, 331):
+        spec = two_stream(block_ids(torch.arange(length, device="cuda")[None], 4))
+        device = torch.device("cuda")
+        how = prepare_attention(spec, start=0, queries=2 * length, keys=2 * length, device=device)
+        assert how.blocks is not None and how.mask is None
+        q, k, v = (torch.randn(2, n, 2 * length, 32, device=device, requires_grad=True) for n in (4, 2, 2))
+        wanted = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed(spec, 1, 2 * length)[:, None], enable_gqa=True
+        )
+        found = attend(q, k, v, how)
+        torch.testing.assert_close(found, wanted, atol=5e-3, rtol=5e-3)
+        weight = torch.randn_like(wanted)
+        for one, other in zip(
+            torch.autograd.grad((found * weight).sum(), (q, k, v)),
+            torch.autograd.grad((wanted * weight).sum(), (q, k, v)),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, other, atol=2e-2, rtol=2e-2)
+
+
+def test_blocks_are_learned_on_the_device(settings: Callable[..., Settings]) -> None:
+    chosen = {"objective": "block", "block_size": 4, "max_length": 200, "padding": "max_length", "bf16": True}
+    run = train(settings(max_steps=30, logging_steps=5, **chosen), verb="sft")
+    assert run.history[-1]["nll"] < run.history[0]["nll"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -103,3 +105,28 @@ def test_mixed_precision_goes_through_the_backward_pass_too():
         out = attend(q, k, v.bfloat16(), how)
     out.sum().backward()
     assert out.dtype == torch.bfloat16 and q.grad.dtype == torch.float32 and q.grad.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("name", patterns())
+def test_the_block_mask_of_a_gpu_is_the_same_pattern(name: str):
+    """flex_attention runs forward on a processor too, uncompiled; its rule, pair by pair, spells the pattern out."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    spec = patterns()[name]
+    width = spec.block_BL.shape[1]
+    columns, rows = torch.arange(width), 2
+    real_BL = torch.ones(2, width, dtype=torch.bool) if spec.document_BL is None else spec.document_BL >= 0
+    mask = allowed(spec, rows, width)[:, None]
+    rule = layers._rule(spec)
+    assert torch.equal(tiled.spelt_out(rule, rows, width, device=CPU)[:, 0][real_BL], mask[:, 0][real_BL])
+    blocks = tiled.block_mask(partial(layers._seen, spec, key_L=columns, start=0), columns, rule)
+    q, k, v = (torch.randn(rows, heads, width, 16) for heads in (4, 2, 2))
+    found = flex_attention(q, k, v, block_mask=blocks, enable_gqa=True)
+    wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    shown = real_BL[:, None, :, None]
+    torch.testing.assert_close(found * shown, wanted * shown, atol=1e-5, rtol=1e-5)
+    eagerly = attend(q, k, v, layers.PreparedAttention(blocks=blocks), eager=True)
+    torch.testing.assert_close(eagerly * shown, wanted * shown, atol=1e-5, rtol=1e-5)
+    assert blocks.kv_num_blocks.sum() + blocks.full_kv_num_blocks.sum() < blocks.kv_indices.numel()

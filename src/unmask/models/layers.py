@@ -7,15 +7,17 @@ everybody, no mask exists at all. This file knows no checkpoint and no configura
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.models.linear import Linear
-from unmask.models.tiled import TILE, Tile, attend_by_tiles, tiles_of
+from unmask.models.tiled import TILE, Tile, attend_by_flex, attend_by_tiles, block_mask, spelt_out, tiles_of
 from unmask.types import AttentionSpec
 
 # kinds in which a query sees few keys, or a row is fed twice
@@ -151,12 +153,14 @@ class Rotation:
 class PreparedAttention:
     """An `AttentionSpec` in the form the kernel takes: `mask` is boolean, True where a query sees a key.
 
-    Blocks and streams, of which most is hidden from most, are `tiles`, each with a mask of its own.
+    Blocks and streams, of which most is hidden from most, are `tiles`, each with a mask of its own, or on a GPU
+    `blocks`, as flex_attention takes them.
     """
 
     mask: Tensor | None = None
     causal: bool = False
     tiles: tuple[Tile, ...] = ()
+    blocks: Any = None
 
 
 def prepare_attention(
@@ -190,8 +194,12 @@ def prepare_attention(
         if queries == 1 and start == keys - 1:
             return PreparedAttention()
     key_L = torch.arange(keys, device=device)
-    if spec.kind in _SPARSE and columns is None and queries == keys > TILE and device.type == "cpu":
-        return PreparedAttention(tiles=tiles_of(lambda query_BL: _seen(spec, query_BL, key_L, start), key_L))
+    if spec.kind in _SPARSE and columns is None and queries == keys > TILE:
+        seen = partial(_seen, spec, key_L=key_L, start=start)
+        if device.type == "cpu":
+            return PreparedAttention(tiles=tiles_of(seen, key_L))
+        if device.type == "cuda" and spec.kind == "two_stream":  # which is compiled: a matter for long runs
+            return PreparedAttention(blocks=block_mask(seen, key_L, _rule(spec)))
     query_BL = key_L[start : start + queries][None] if columns is None else columns
     allowed = _seen(spec, query_BL, key_L, start)
     return PreparedAttention(mask=None if allowed is None else allowed.unsqueeze(1))
@@ -255,6 +263,35 @@ def _by_block(spec: AttentionSpec, query_BL: Tensor) -> Tensor:
     return ((query == key) & (of_query == of_key)) | ((query > key) & clean_key)
 
 
+def _rule(spec: AttentionSpec) -> Callable[..., Tensor]:
+    """Whether a query sees a key of its row: `(row, head, query, key) -> bool`, as flex_attention asks."""
+    block_BL, stream_BL, document_BL = spec.block_BL, spec.stream_BL, spec.document_BL
+    window, packed = spec.window, spec.packed
+    assert block_BL is not None
+    streams = stream_BL if spec.kind == "two_stream" else None
+
+    def of(ids_BL: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        return ids_BL[row, column] if ids_BL.shape[0] > 1 else ids_BL[0, column]
+
+    def rule(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        del head
+        own, other = of(block_BL, row, query), of(block_BL, row, key)
+        seen = own >= other
+        if streams is not None:
+            of_key = of(streams, row, key)
+            seen = ((own == other) & (of(streams, row, query) == of_key)) | ((own > other) & (of_key == 1))
+        if window is not None:
+            seen = seen & ((query - key).abs() <= window)
+        if document_BL is not None:
+            asking, asked = of(document_BL, row, query), of(document_BL, row, key)
+            seen = seen & (asked >= 0)
+            if packed:
+                seen = seen & ((asking == asked) | (asking < 0))
+        return seen
+
+    return rule
+
+
 def _documents(spec: AttentionSpec, allowed: Tensor | None, query_BL: Tensor) -> Tensor:
     """Hide padding from all and, in packed rows, each document from the others."""
     assert spec.document_BL is not None
@@ -277,6 +314,8 @@ def attend(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, how: PreparedAttentio
     """Attention of H query heads over G shared key/value heads; returns `[B, H, L, K]`."""
     if how.tiles:
         return attend_by_tiles(q_BHLK, k_BGLK, v_BGLK, how.tiles, _of_tile_eagerly if eager else _of_tile)
+    if how.blocks is not None and not eager:
+        return attend_by_flex(q_BHLK, k_BGLK, v_BGLK, how.blocks)
     if eager:
         return _attend_eagerly(q_BHLK, k_BGLK, v_BGLK, how)
     grouped = q_BHLK.shape[1] != k_BGLK.shape[1]
@@ -299,6 +338,8 @@ def _attend_eagerly(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, how: Prepare
     k_BHLK, v_BHLK = k_BGLK.repeat_interleave(groups, 1), v_BGLK.repeat_interleave(groups, 1)
     score = (q_BHLK @ k_BHLK.transpose(-1, -2)).float() * q_BHLK.shape[-1] ** -0.5
     mask = how.mask
+    if how.blocks is not None:
+        mask = spelt_out(how.blocks.mask_mod, *score.shape[::3], device=score.device)
     if how.causal:
         mask = torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device).tril()
     if mask is not None:

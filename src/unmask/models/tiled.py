@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.amp.autocast_mode import custom_bwd, custom_fwd
+from torch.nn import functional as F
 
 # queries of a tile: fewer waste less of the pattern's edges, more waste less time between kernels
 TILE = 128
@@ -96,3 +98,55 @@ class _ByTiles(torch.autograd.Function):
 
 def _taken(q: Tensor, k: Tensor, v: Tensor, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
     return q[:, :, tile.rows], k[:, :, tile.keys], v[:, :, tile.keys]
+
+
+def block_mask(seen: Pattern, columns: Tensor, rule: Callable[..., Tensor]) -> Any:
+    """The same tiles as flex_attention takes them; waits for no device.
+
+    Args:
+        seen, columns: as in `tiles_of`. rule: `(row, head, query, key) -> bool`, one pair of the same pattern.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    length = len(columns)
+    padded = -(-length // TILE) * TILE
+    some, all_ = [], []
+    for start in range(0, length, TILE):
+        seen_BQK = seen(columns[start : start + TILE][None])
+        assert seen_BQK is not None, "a pattern of tiles hides something"
+        tiles_BQNT = F.pad(seen_BQK, (0, padded - length)).unflatten(2, (-1, TILE))
+        some.append(tiles_BQNT.any(dim=3).any(dim=1))
+        all_.append(tiles_BQNT.all(dim=3).all(dim=1))
+    some_BNN, all_BNN = torch.stack(some, dim=1)[:, None], torch.stack(all_, dim=1)[:, None]
+    return BlockMask.from_kv_blocks(
+        *_listed(some_BNN & ~all_BNN), *_listed(all_BNN), BLOCK_SIZE=TILE, mask_mod=rule, seq_lengths=(length, length)
+    )
+
+
+def _listed(chosen_BNN: Tensor) -> tuple[Tensor, Tensor]:
+    """How many tiles of keys each tile of queries has, and which, those first."""
+    order = chosen_BNN.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return chosen_BNN.sum(-1).to(torch.int32), order.to(torch.int32)
+
+
+@cache
+def _flex() -> Any:
+    """flex_attention, compiled once: uncompiled it would make the whole square."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def attend_by_flex(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, mask: Any) -> Tensor:
+    """Attention under a `block_mask`, on a GPU. Returns `[B, H, L, K]`."""
+    grouped = q_BHLK.shape[1] != k_BGLK.shape[1]
+    # mixed precision does not reach into it, and norms of queries and keys return float32
+    q_BHLK, k_BGLK = q_BHLK.to(v_BGLK.dtype), k_BGLK.to(v_BGLK.dtype)
+    return _flex()(q_BHLK, k_BGLK, v_BGLK, block_mask=mask, enable_gqa=grouped)
+
+
+def spelt_out(rule: Callable[..., Tensor], batch: int, length: int, *, device: torch.device) -> Tensor:
+    """All pairs of a rule, bool `[batch, 1, length, length]`, for the definition of attention."""
+    row, column = torch.arange(batch, device=device), torch.arange(length, device=device)
+    seen = rule(row[:, None, None], row[:1], column[:, None], column)
+    return seen.expand(batch, length, length)[:, None]
