@@ -20,8 +20,8 @@ def certainty_BL(score: Score, proposal: Proposal, step: Step) -> Float[Tensor, 
     and the position (random).
     """
     if score == "confidence":
-        value_BL = proposal.log_prob_BL
-    elif score == "margin":
+        return proposal.log_prob_BL
+    if score == "margin":
         value_BL = proposal.margin_BL.clamp(min=0).log()
     elif score == "entropy":
         value_BL = -proposal.entropy_BL
