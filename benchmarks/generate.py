@@ -2,7 +2,8 @@
 
 Models have random weights and are written to a folder, which both sides load. Each side is a process that stays alive;
 within a round both decode the same prompts, one after the other, on one thread. Times are CPU seconds, a ratio is the
-median over the rounds of theirs to ours. Tokens of greedy decoding are compared.
+median over the rounds of theirs to ours. Tokens of greedy decoding are compared. What settings are worth on
+models that learned something is measured by `python -m benchmarks.frontier`.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ def write_report(options: argparse.Namespace) -> None:
     compared = {setting.name for setting in settings()}
     found = report.summarise(row for row in read(options.results) if row["setting"] in compared)
     print("without a cache\n\n" + report.strategies_table(found))
-    for strategy in ("confidence", "threshold"):
-        print(f"\n{strategy} on each cache\n\n" + report.caches_table(found, strategy))
+    for strategy, knob in (("confidence", 0), ("threshold", 0), ("threshold", 1)):
+        print(f"\n{strategy} on each cache\n\n" + report.caches_table(found, strategy, knob))
     print("\nno loss on any task\n\n" + report.ranking(found))
     if options.assets:
         options.assets.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="updates, instead of each task's own")
     parser.add_argument("--results", type=Path, help="file of the measurements; default: in the folder of the models")
-    parser.add_argument("--questions", type=int, default=100, help="of each task and seed; half as many stories")
+    parser.add_argument("--questions", type=int, default=60, help="of each task and seed; half as many stories")
     parser.add_argument("--assets", type=Path, help="report: folder to write the figures and all numbers to")
     options = parser.parse_args()
     options.results = options.results or options.models / "results.jsonl"

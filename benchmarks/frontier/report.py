@@ -124,9 +124,10 @@ def strategies_table(found: Found) -> str:
     return table(found, rows)
 
 
-def caches_table(found: Found, strategy: str) -> str:
+def caches_table(found: Found, strategy: str, knob: int = 0) -> str:
     """All caches under one strategy."""
-    rows = [(f"`{strategy}`, {cache}", KNOBS[strategy][0].with_cache(cache).name) for cache in CACHES]
+    entry = KNOBS[strategy][knob]
+    rows = [(f"`{strategy}` {entry.knob}, {cache}", entry.with_cache(cache).name) for cache in CACHES]
     return table(found, rows)
 
 

@@ -48,7 +48,10 @@ def _test(strategy: str, knob: str, **options: Any) -> Setting:
 KNOBS: dict[str, tuple[Setting, ...]] = {
     "confidence": tuple(_quota("confidence", each) for each in (1, 2, 4)),
     **{name: tuple(_quota(name, each) for each in (1, 2)) for name in QUOTA},
-    "threshold": tuple(_test("threshold", f"{value:g}", threshold=value) for value in (0.9, 0.98, 0.7, 0.5)),
+    "threshold": (
+        *(_test("threshold", f"{value:g}", threshold=value) for value in (0.9, 0.98, 0.95, 0.7, 0.5)),
+        _test("threshold", "0.9 of margin", threshold=0.9, score="margin"),
+    ),
     "factor": tuple(_test("factor", f"{value:g}", factor=value) for value in (1.0, 0.3, 2.0)),
     "entropy_bounded": tuple(_test("entropy_bounded", f"{value:g}", entropy_bound=value) for value in (0.15, 0.5, 1.5)),
     "adaptive": tuple(
@@ -90,4 +93,5 @@ def settings() -> list[Setting]:
         if strategy in ("confidence", "threshold"):
             caches = tuple(CACHES)[1:]
         found += [knobs[0].with_cache(cache) for cache in caches]
+    found += [KNOBS["threshold"][1].with_cache(cache) for cache in MORE]
     return found
