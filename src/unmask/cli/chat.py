@@ -36,10 +36,13 @@ HELP = f"""\
 /bye              leave (so does ctrl-D)
 /clear            forget the conversation
 /set NAME VALUE   change an option of generation, for example: /set temperature 0.7
-/show             list the options; /show canvas turns the canvas on or off, /show talk prints the conversation
+/show             list the options that are not at their default, and the usual ones; /show all lists all of them
+/show canvas      turn the canvas on or off
+/show talk        print the conversation
 /save FILE        add the conversation to FILE, a .jsonl that can be trained on
 /help             this list
 ctrl-C            stop an answer, or drop what is being typed"""
+USUAL = ("max_new_tokens", "block_size", "steps", "strategy", "temperature", "guidance_scale", "cache", "seed")
 LEAVE = ("/bye", "/exit", "/quit")
 
 
@@ -239,7 +242,9 @@ class Chat:
             return f'no option "{typed}".{did_you_mean(typed, names)} Names: {", ".join(names)}.'
         try:
             value = self.table.convert(name, Given(typed, value_meaning(name, text)))
-            self.options = replace(self.options, **{name: value})
+            # the other way to say how long an answer may be
+            without = {"max_length": None} if name == "max_new_tokens" else {}
+            self.options = replace(self.options, **{name: value}, **without)
         except ConfigError as error:
             return str(error).removeprefix("--")
         return f"{name} is {getattr(self.options, name)}"
@@ -250,10 +255,15 @@ class Chat:
             return f"The canvas is {'shown' if self.show else 'hidden'}."
         if rest == ["talk"]:
             return "\n".join(f"{message['role']}: {message['content']}" for message in self.messages) or "Nothing yet."
+        if rest and rest != ["all"]:
+            return "Use: /show, /show all, /show canvas or /show talk"
+        plain = type(self.options)()
         return "\n".join(
-            f"{entry.name:<24}{getattr(self.options, entry.name)}"
+            f"{entry.name:<24}{value}"
             for entry in fields(self.options)
             if entry.name not in sampling.OWN_MEANING
+            for value in (getattr(self.options, entry.name),)
+            if rest or entry.name in USUAL or value != getattr(plain, entry.name)
         )
 
     def _save(self, rest: list[str]) -> str:
