@@ -86,7 +86,7 @@ def of_row(row: int, canvas: Canvas, logits: Tensor, step: Step) -> tuple[Canvas
 @pytest.mark.parametrize("score", [None, *SCORES])
 @pytest.mark.parametrize("name", NAMES)
 def test_masks_are_written_in_every_active_row_and_nothing_that_is_given_changes(name: str, score: str | None) -> None:
-    for seed in range(6):
+    for seed in range(4):
         canvas, logits, step = scene(seed)
         proposal, transfer = chosen(name, canvas, logits, step, score=score)
         assert not (transfer.write_BL & ~proposal.pending_BL).any()
@@ -199,26 +199,24 @@ class Told:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("settings", [{}, {"threshold": 0.5, "kl_threshold": 0.5, "edit_threshold": 0.6}])
 def test_a_row_of_a_batch_is_the_row_alone_at_every_step_and_under_any_number(name: str, settings: dict) -> None:
-    for seed in range(2):
-        told = Told(name, seed, settings)
-        together = told.fresh([0, 1, 2, 3])
-        assert together == told.fresh([0, 1, 2, 3], slots=[6, 0, 8, 3])
-        for row in range(4):
-            assert told.fresh([row]) == [together[row]]
+    told = Told(name, 0, settings)
+    together = told.fresh([0, 1, 2])
+    assert together == told.fresh([0, 1, 2], slots=[6, 0, 8])
+    for row in range(3):
+        assert told.fresh([row]) == [together[row]]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_passes_from_one_request_to_the_next_nor_from_one_that_was_broken_off(name: str) -> None:
     settings = {"threshold": 0.5, "kl_threshold": 0.5, "edit_threshold": 0.6}
-    for seed in range(2):
-        told, other = Told(name, seed, settings), Told(name, seed + 50, settings)
-        strategy = made(name, **settings)
-        state = strategy.init(4)
-        other.run(strategy, state, [5, 6, 7, 8], [0, 1, 2, 3])
-        assert told.run(strategy, state, [0, 1, 2, 3], [3, 2, 1, 0]) == told.fresh([0, 1, 2, 3])
-        canvas, logits, step = scene(seed, rows=4)
-        strategy.select(proposed(strategy, canvas, logits, step), canvas, step, state)
-        assert told.run(strategy, state, [0, 1, 2, 3], [0, 1, 2, 3]) == told.fresh([0, 1, 2, 3])
+    told, other = Told(name, 0, settings), Told(name, 50, settings)
+    strategy = made(name, **settings)
+    state = strategy.init(4)
+    other.run(strategy, state, [5, 6, 7, 8], [0, 1, 2, 3])
+    assert told.run(strategy, state, [0, 1, 2, 3], [3, 2, 1, 0]) == told.fresh([0, 1, 2, 3])
+    canvas, logits, step = scene(0, rows=4)
+    strategy.select(proposed(strategy, canvas, logits, step), canvas, step, state)
+    assert told.run(strategy, state, [0, 1, 2, 3], [0, 1, 2, 3]) == told.fresh([0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("name", NAMES)
