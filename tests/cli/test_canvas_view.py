@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
@@ -86,6 +87,19 @@ def test_each_kind_of_token_has_its_look() -> None:
     assert later[STYLES["unsure"]] == " sat"
     assert render(unsure, LOOK, 40).plain == "The cat sat░░"
     assert " cat" not in "".join(part for style, part in later.items() if style)
+
+
+def test_colours_tell_the_age_or_how_probable_a_token_was() -> None:
+    state = CanvasState.start([0, None, None, None])
+    for step, (place, token, sure) in enumerate(((1, 1, 0.95), (2, 2, 0.6), (3, 6, 0.2))):
+        state = state.aged().after(commit(step, {place: token}, sure=sure))
+    by_age = merged(render(state.aged(2), LOOK, 40))
+    # written 4, 3 and 2 steps ago
+    assert by_age[STYLES["recent"]] == " sat down"
+    by_chance = merged(render(state.aged(9), replace(LOOK, colors="confidence"), 40))
+    assert (by_chance[STYLES["sure"]], by_chance[STYLES["likely"]]) == (" cat", " sat")
+    assert by_chance[STYLES["unlikely"]] == " down"
+    assert merged(render(state.aged(9), LOOK, 40)).keys() == {STYLES["given"]}
 
 
 def test_remasked_and_special_tokens() -> None:

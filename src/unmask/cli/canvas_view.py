@@ -10,8 +10,8 @@ import os
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -20,8 +20,20 @@ from rich.text import Text
 
 from unmask.generation.player import REPLACEMENT, Decode, pieces
 
-STYLES = {"given": "dim", "masked": "bright_black", "fresh": "bold green", "unsure": "bold yellow", "written": ""}
-UNSURE = 0.5  # probability below which a fresh token is shown as unsure
+STYLES = {
+    "given": "dim",
+    "masked": "bright_black",
+    "fresh": "bold green",
+    "unsure": "bold yellow",
+    "recent": "green",
+    "written": "",
+    "sure": "green",
+    "likely": "yellow",
+    "unlikely": "red",
+}
+SURE, UNSURE = 0.9, 0.5  # probabilities: from the first on a token is sure, below the second it is not
+RECENT = 3  # steps that a token is recent
+Colors = Literal["age", "confidence"]
 FRAMES = 5  # of a canvas where nothing can be animated
 JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"  # between letters of Persian, between parts of emoji
 PER_MASK = 2  # columns that a masked position takes
@@ -58,12 +70,14 @@ class CanvasState:
         given: positions that were there from the start.
         fresh: position -> probability, of the tokens written last.
         first: position from which the row is shown; the prompt of a chat is left out.
+        past: position -> (steps since, probability), of the tokens written before.
     """
 
     token_ids: tuple[int | None, ...]
     given: frozenset[int]
     fresh: dict[int, float]
     first: int = 0
+    past: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     @classmethod
     def start(cls, token_ids: Sequence[int | None], first: int = 0) -> CanvasState:
@@ -80,6 +94,11 @@ class CanvasState:
             tokens[place] = token
         return replace(self, token_ids=tuple(tokens), fresh=dict(zip(event.positions, event.confidences, strict=True)))
 
+    def aged(self, steps: int = 1) -> CanvasState:
+        """The state some steps later, nothing having been written."""
+        past = {place: (age + steps, chance) for place, (age, chance) in self.past.items()}
+        return replace(self, fresh={}, past=past | {place: (steps, chance) for place, chance in self.fresh.items()})
+
     @property
     def masked(self) -> int:
         """How many positions are still masked."""
@@ -94,11 +113,13 @@ class Look:
         decode: ids to text, special tokens kept.
         special_ids: drawn as one dot each.
         mask: what a masked position looks like, a column of it.
+        colors: what the colour of a written token tells, its age or how probable it was.
     """
 
     decode: Decode
     special_ids: frozenset[int] = frozenset()
     mask: str = "░"
+    colors: Colors = "age"
 
 
 class Glyph(NamedTuple):
@@ -137,15 +158,20 @@ def glyphs(state: CanvasState, look: Look) -> Iterator[Glyph]:
 def _run(state: CanvasState, look: Look, places: list[int]) -> Iterator[Glyph]:
     ids = [state.token_ids[place] for place in places]
     for place, piece in zip(places, pieces(ids, look.decode), strict=True):  # type: ignore[arg-type]
-        kind = _kind(state, place)
+        kind = _kind(state, place, look.colors)
         for letter in piece:
             yield Glyph(harmless(letter), kind)
 
 
-def _kind(state: CanvasState, place: int) -> str:
+def _kind(state: CanvasState, place: int, colors: Colors) -> str:
     if place in state.fresh:
         return "fresh" if state.fresh[place] >= UNSURE else "unsure"
-    return "given" if place in state.given else "written"
+    if place in state.given:
+        return "given"
+    age, chance = state.past.get(place, (RECENT + 1, 1.0))
+    if colors == "age":
+        return "recent" if age <= RECENT else "written"
+    return "sure" if chance >= SURE else "likely" if chance >= UNSURE else "unlikely"
 
 
 def harmless(letter: str) -> str:
@@ -243,13 +269,13 @@ def watch(
         _print_frames(stream, states, look, console)
 
 
-def tokenizer_look(tokenizer: Any) -> Look:
+def tokenizer_look(tokenizer: Any, colors: Colors = "age") -> Look:
     """The look of a Hugging Face tokenizer's text."""
 
     def decode(ids: list[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    return Look(decode, frozenset(tokenizer.all_special_ids))
+    return Look(decode, frozenset(tokenizer.all_special_ids), colors=colors)
 
 
 def _animate(
@@ -273,7 +299,7 @@ def _animate(
             if pause:
                 time.sleep(pause)
         for row, state in enumerate(states):
-            states[row] = replace(state, fresh={})
+            states[row] = state.aged(RECENT + 1)
         live.update(frame(number), refresh=True)
 
 
@@ -306,7 +332,7 @@ def _steps(stream: Iterable[Any], states: list[CanvasState]) -> Iterator[tuple[i
             yield step + 1, sum(state.masked for state in states)
         if event.step != step:
             for row, state in enumerate(states):
-                states[row] = replace(state, fresh={})
+                states[row] = state.aged()
         step = event.step
         if event.row < len(states):
             states[event.row] = states[event.row].after(event)

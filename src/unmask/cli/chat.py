@@ -65,7 +65,7 @@ def run(argv: list[str]) -> int:
     options = sampling.options_from(parsed)
     parsed = sampling.with_model(parsed)
     lm = sampling.load_model(parsed)
-    chat = Chat(lm, options, parsed.table, parsed["chat_template"], parsed["show"], parsed["system"])
+    chat = Chat(lm, options, parsed.table, parsed["chat_template"], parsed["show"], parsed["system"], parsed["colors"])
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         print(f"{parsed['model_name_or_path']}: /help lists the commands, ctrl-D leaves", file=sys.stderr)
@@ -148,6 +148,7 @@ class Chat:
         template: whether turns are messages; otherwise each is a text to be continued, on its own.
         show: whether the canvas is shown.
         system: first message, or None.
+        colors: of the canvas.
     """
 
     lm: DiffusionLM
@@ -156,6 +157,7 @@ class Chat:
     template: bool = True
     show: bool = False
     system: str | None = None
+    colors: str = "age"
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -188,7 +190,8 @@ class Chat:
         """
         asked = [*self.messages, {"role": "user", "content": text}]
         stream = self.lm.stream([asked] if self.template else [text], self.options)
-        results, seconds = sampling.drain(stream, self.lm, 1, self.show, whole=not self.template)
+        show = self.show and self.colors
+        results, seconds = sampling.drain(stream, self.lm, 1, show, whole=not self.template)
         if self.template:
             # a template that puts a space before an answer would write it twice
             self.messages = [*asked, {"role": "assistant", "content": results[0].text.strip()}]

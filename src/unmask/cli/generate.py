@@ -94,7 +94,7 @@ def run(argv: list[str]) -> int:
         shown = OF_TABLES if parsed["model_name_or_path"] == sampling.SMALL_BASE else OF_ANYTHING
         return _show_off(lm, options, parsed, shown)
     stream = lm.stream(prompts, options)
-    results, seconds = sampling.drain(stream, lm, len(prompts), parsed["show"])
+    results, seconds = sampling.drain(stream, lm, len(prompts), sampling.shown(parsed))
     trace_files.write(parsed["trace"], prompts, results, trace_files.About(lm, options, seconds))
     if parsed["json"]:
         print(sampling.as_json(prompts, results, seconds))
@@ -150,7 +150,7 @@ def _print(prompts: Sequence[Any], results: Sequence[Generation]) -> None:
 
 def _show_off(lm: DiffusionLM, options: GenerationOptions, parsed: Parsed, shown: Telling) -> int:
     """Both things a masked model can do."""
-    show = parsed["show"]
+    show = sampling.shown(parsed)
     if shown.new_tokens and "max_new_tokens" not in parsed:
         steps = options.steps if "steps" in parsed else shown.new_tokens
         options = replace(options, max_new_tokens=shown.new_tokens, steps=steps)

@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
     asked = _asked(parsed)
     lm = sampling.load_model(sampling.with_model(parsed))
     stream = _stream(lm, parsed, asked, options)
-    results, seconds = sampling.drain(stream, lm, len(asked), parsed["show"])
+    results, seconds = sampling.drain(stream, lm, len(asked), sampling.shown(parsed))
     trace_files.write(parsed["trace"], asked, results, trace_files.About(lm, options, seconds))
     if parsed["json"]:
         print(sampling.as_json(asked, results, seconds))

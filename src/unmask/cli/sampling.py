@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from unmask.cli.aliases import ALIASES, note
 from unmask.cli.config import Parsed, parse, say
@@ -48,6 +48,8 @@ class SamplerArguments:
     """Hold the layers' matrices in 8 bits (needs the extra `quant`)."""
     show: bool = False
     """Show the canvas while it fills; on stderr, animated on a terminal."""
+    colors: Literal["age", "confidence"] = "age"
+    """With --show: age (what was written last is brightest) or confidence (how probable each token was)."""
 
 
 def sampling_table(verb: str, does: str, words: str, own: Sequence[Option], **defaults: Any) -> OptionTable:
@@ -182,6 +184,11 @@ def load_model(parsed: Parsed) -> DiffusionLM:
     )
 
 
+def shown(parsed: Parsed) -> bool | str:
+    """Whether the canvas is shown, and in which colours: "age" or "confidence"."""
+    return parsed["show"] and parsed["colors"]
+
+
 def quieten() -> None:
     """transformers' progress bars and advice are not for the readers of a completion."""
     from transformers.utils import logging
@@ -224,7 +231,7 @@ def read_file(file: str) -> str:
 
 
 def drain(
-    stream: TextStream, lm: DiffusionLM, rows: int, show: bool, *, whole: bool = True
+    stream: TextStream, lm: DiffusionLM, rows: int, show: bool | str, *, whole: bool = True
 ) -> tuple[list[Generation], float]:
     """Run a generation to its end; the results and the seconds it took.
 
@@ -232,7 +239,7 @@ def drain(
         stream: the generation.
         lm: whose it is.
         rows: how many.
-        show: show the canvas on stderr.
+        show: show the canvas on stderr; "confidence": in colours that tell how probable each token was.
         whole: show the given text too, not only what follows it.
     """
     began = time.perf_counter()
@@ -240,7 +247,8 @@ def drain(
         from unmask.cli.canvas_view import tokenizer_look, watch
 
         starts = [stream.canvas(row).index(None) for row in range(rows)]
-        watch(stream, tokenizer_look(lm.tokenizer), stderr(), firsts=[0] * rows if whole else starts)
+        look = tokenizer_look(lm.tokenizer, "confidence" if show == "confidence" else "age")
+        watch(stream, look, stderr(), firsts=[0] * rows if whole else starts)
     else:
         for _ in stream:
             pass
