@@ -179,6 +179,25 @@ def test_blocks_are_what_transformers_computes_under_such_a_mask(tmp_path: Path)
     torch.testing.assert_close(load_model(new)(IDS, attention=spec).logits, expected, atol=1e-4, rtol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("to", ["a2d", "dream"])
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"type": "yarn", "factor": 4.0},
+        {"rope_type": "longrope", "short_factor": [1.0, 1.2, 2.0, 4.0], "long_factor": [1.0, 3.0, 5.0, 9.0]},
+    ],
+)
+def test_slowed_positions_stay_slowed(scaling: dict[str, Any], to: str, tmp_path: Path) -> None:
+    old = source(tmp_path / "old", "qwen2", rope_scaling=scaling, original_max_position_embeddings=16)
+    adapt(old, tmp_path / "new", AdaptArguments(to=to))  # type: ignore[arg-type]
+    before, after = load_model(old), load_model(tmp_path / "new")
+    assert after.facts.shape.rope_scaling == before.facts.shape.rope_scaling
+    logits = after(IDS, attention=AttentionSpec("causal")).logits[..., :262]
+    shifted = (logits[:, 1:], before(IDS).logits[:, :-1]) if to == "dream" else (logits, before(IDS).logits)
+    torch.testing.assert_close(*shifted, atol=1e-5, rtol=1e-5)
+
+
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 REFUSALS: dict[str, tuple[str, dict[str, Any], AdaptArguments]] = {
     "cannot be written as llada: LLaDA knows no scaling of rotary positions.*linear.*Use --to a2d": (
