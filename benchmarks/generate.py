@@ -58,6 +58,8 @@ FAST = {"sampler": "fastdllm"}
 BLOCK = {"cache": "block", "attention": "block_causal"}
 CASES = (
     Case("no cache", "124M", {"cache": "none"}, {"sampler": "mdlm"}, dtypes=BOTH),
+    # dLLM's other sampler compares probabilities in float32, its first in the dtype of the logits
+    Case("no cache, Fast-dLLM", "124M", {"cache": "none"}, FAST, dtypes=BOTH),
     Case("temperature 1", "124M", {"cache": "none", "temperature": 1.0}, {"sampler": "mdlm", "temperature": 1.0}),
     Case("prefix cache", "124M", {"cache": "prefix"}, {**FAST, "use_cache": "prefix"}, dtypes=BOTH),
     Case("dual cache", "124M", {"cache": "dual"}, {**FAST, "use_cache": "dual"}, dtypes=BOTH),

@@ -75,7 +75,6 @@ CACHES: dict[str, dict[str, Any]] = {
     "dual": {"cache": "dual"},
     "dual, delay 4": {"cache": "dual", "cache_delay": 4},
     "dual, all before": {"cache": "dual", "cache_before": 512},
-    "dual, drift 0.1": {"cache": "dual", "cache_drift": 0.1},
     "vicinity 4": {"cache": "vicinity", "cache_before": 4, "cache_after": 4},
     "interval 4": {"cache": "interval", "cache_interval": 4},
     "interval 16": {"cache": "interval", "cache_interval": 16},

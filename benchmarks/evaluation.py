@@ -1,0 +1,77 @@
+"""The spread of an evaluation's bound at equal forwards: exact counts of masked tokens, as `eval_nll` draws
+them, against tokens masked by chance at independent times, with which most training scripts evaluate.
+
+A model, some rows, the same number of noised copies for each estimator, again and again under other seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import unmask
+from unmask.objectives.estimators import bound_error
+from unmask.objectives.masked import MaskedDiffusion
+from unmask.types import Batch, SampleKeys
+
+ESTIMATORS = {
+    "independent times": {"time_sampling": "iid"},
+    "spread times": {},
+    "exact counts": {"masking": "exact_count"},
+}
+
+
+def batch_of(rows_RL: torch.Tensor, samples: int) -> Batch:
+    """Each row `samples` times, as evaluation visits it."""
+    x0_BL = rows_RL.repeat_interleave(samples, 0)
+    number_S = torch.arange(len(x0_BL))
+    keys = SampleKeys(number_S, number_S // samples, number_S % samples)
+    return Batch(x0_BL, torch.ones_like(x0_BL, dtype=torch.bool), number_S[:, None].expand_as(x0_BL), keys)
+
+
+@torch.no_grad()
+def estimates(
+    model: torch.nn.Module, batch: Batch, objective: MaskedDiffusion, seeds: int
+) -> tuple[list[float], float]:
+    """Nats per token under each seed, and the mean of the errors that are claimed."""
+    means, claimed = [], []
+    for seed in range(seeds):
+        drawn = replace(objective, seed=seed)
+        noise = drawn.noise(batch)
+        nll_S = drawn(model, batch, noise).nll_S.double()
+        means.append(float(nll_S.sum()) / batch.x0_BL.numel())
+        level_S, tokens_S = noise.level_S.double(), noise.noisable_S.double()
+        claimed.append(bound_error(batch.keys.row_S.double(), level_S, tokens_S, nll_S))
+    return means, sum(claimed) / seeds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="example:base")
+    parser.add_argument("--text", type=Path, help="a text file; default: this repository's README and pages")
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=40)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    lm = unmask.load(asked.model, device="cpu", dtype="float32")
+    root = Path(__file__).resolve().parents[1]
+    files = [asked.text] if asked.text else [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    ids = lm.tokenizer("\n".join(file.read_text(encoding="utf-8") for file in files), add_special_tokens=False)
+    rows_RL = torch.tensor(ids["input_ids"][: asked.rows * asked.length]).view(asked.rows, asked.length)
+    batch, variance = batch_of(rows_RL, asked.samples), {}
+    for name, how in ESTIMATORS.items():
+        objective = MaskedDiffusion(lm.model.mask_token_id, **how)
+        means, claimed = estimates(lm.model.eval(), batch, objective, asked.seeds)
+        variance[name] = float(torch.tensor(means).var())
+        told = {"estimator": name, "mean": sum(means) / len(means), "error": variance[name] ** 0.5, "claimed": claimed}
+        print(json.dumps({**told, "variance": variance["independent times"] / variance[name]}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
