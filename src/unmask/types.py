@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import torch
 from torch import Tensor
 
-AttentionKind = Literal["bidirectional", "causal", "block_causal", "two_stream", "leave_one_out"]
+AttentionKind = Literal["bidirectional", "causal", "block_causal", "two_stream", "leave_one_out", "branches"]
 T = TypeVar("T")
 
 
@@ -33,7 +33,7 @@ class AttentionSpec:
         document_BL: int64; index of the document a position belongs to, -1 for padding, which nobody sees
             (a padded query may see anything: its output is never used). None: one document, no padding.
         block_BL: int64; block of a position, for `block_causal` and `two_stream`; for `leave_one_out`, the position
-            itself.
+            itself; for `branches`, 0 for what all see, and a number that only those of the same number see.
         stream_BL: int64; 0 noisy, 1 clean, for `two_stream`. For `leave_one_out`: 0 a token, 1 a shadow of the token
             at the same position, which sees itself and every token but that one, and is seen by nobody else.
         packed: False promises that a row holds one document, so that only padding has to be hidden.

@@ -13,6 +13,7 @@ from unmask.errors import ConfigError
 from unmask.generation.batching import continuous
 from unmask.generation.loop import generate
 from unmask.generation.options import GenerationOptions
+from unmask.generation.rows import Waiting
 from unmask.generation.trace import Completion
 from unmask.models.shell import DiffusionModel
 from unmask.registry import FAMILIES
@@ -27,9 +28,8 @@ def prompts(count: int) -> list[list[int]]:
 
 
 def together(denoiser: Any, rows: list[list[int]], options: GenerationOptions, size: int) -> dict[int, Completion]:
-    found = continuous(
-        denoiser, iter(rows), options=options, mask_token_id=MASK, stop_token_ids=(STOP,), batch_size=size
-    )
+    waiting = (Waiting(row, options.seed + number) for number, row in enumerate(rows))
+    found = continuous(denoiser, waiting, options=options, mask_token_id=MASK, stop_token_ids=(STOP,), batch_size=size)
     done = list(found)
     assert sorted(number for number, _ in done) == list(range(len(rows)))
     return dict(done)
@@ -86,7 +86,7 @@ def test_prompts_are_read_as_places_become_free() -> None:
         number = 0
         while True:
             read.append(number)
-            yield [5, 6]
+            yield Waiting([5, 6], number)
             number += 1
 
     options = GenerationOptions(max_new_tokens=4, block_size=4, steps=4)
@@ -96,7 +96,14 @@ def test_prompts_are_read_as_places_become_free() -> None:
 
 def test_a_wrong_id_is_named_with_the_prompts_number() -> None:
     options = GenerationOptions(max_new_tokens=4, block_size=4, steps=4)
-    found = continuous(Contextual(), [[1], [99]], options=options, mask_token_id=MASK, batch_size=1, vocab_size=16)
+    found = continuous(
+        Contextual(),
+        [Waiting([1], 0), Waiting([99], 0)],
+        options=options,
+        mask_token_id=MASK,
+        batch_size=1,
+        vocab_size=16,
+    )
     next(found)
     with pytest.raises(ConfigError, match="prompt 1 holds token id 99"):
         next(found)

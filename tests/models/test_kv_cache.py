@@ -103,3 +103,18 @@ def test_rows_are_placed_one_by_one():
     cache.keep([0, 0])
     cache.widen(5)
     assert cache.keys.flatten().tolist() == [7, 5, 6, 9, 0, 7, 5, 6, 9, 0]
+
+
+def test_how_far_watched_values_moved_is_measured():
+    cache = KVCache(layers=1, shape_BGLK=(2, 1, 3, 2), dtype=torch.float32, device=torch.device("cpu"))
+    old = torch.tensor([3.0, 4.0]).expand(2, 1, 3, 2)
+    cache.write(0, old, old)
+    cache.advance(3)
+    cache.place(1, 3)
+    cache.watched_BW = torch.tensor([[True, False], [True, True]])
+    new = torch.tensor([[[3.0, 4.0], [9.0, 9.0]], [[3.0, 9.0], [3.0, 4.0]]]).unsqueeze(1)
+    cache.write(0, new, new)
+    # the first row's watched column stayed; the second's moved by 5, two columns being 5 long each
+    torch.testing.assert_close(cache.moved_B, torch.tensor([0.0, 0.5**0.5]))
+    cache.advance(2)
+    assert cache.watched_BW is None

@@ -124,9 +124,12 @@ def _inside_document(spec: AttentionSpec, here: Tensor) -> Tensor:
         return torch.ones_like(here[:, None] == here)[None]
     if spec.kind == "causal":
         return (here[:, None] >= here)[None]
-    if spec.block_BL is None or (spec.kind != "block_causal" and spec.stream_BL is None):
-        raise ValueError(f"a {spec.kind} pattern needs block_BL" + (", stream_BL" * (spec.kind != "block_causal")))
+    streams = spec.kind in ("two_stream", "leave_one_out")
+    if spec.block_BL is None or (streams and spec.stream_BL is None):
+        raise ValueError(f"a {spec.kind} pattern needs block_BL" + (", stream_BL" * streams))
     query_block, key_block = spec.block_BL[:, :, None], spec.block_BL[:, None, :]
+    if spec.kind == "branches":
+        return (key_block == 0).expand(-1, key_block.shape[2], -1) | (query_block == key_block)
     if spec.stream_BL is None or spec.kind == "block_causal":
         return query_block >= key_block
     query_clean, key_clean = spec.stream_BL[:, :, None] == 1, spec.stream_BL[:, None, :] == 1

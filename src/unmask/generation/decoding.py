@@ -12,23 +12,21 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from unmask.diffusion.keys import Purpose
-from unmask.diffusion.posterior import reveal_counts
 from unmask.errors import ConfigError, ModelError
 from unmask.generation.caching import CachePlan, CachePolicy
 from unmask.generation.canvas import Canvas, joined, on_host
+from unmask.generation.choosing import Chooser
 from unmask.generation.feeding import Feeder, Question
 from unmask.generation.options import GenerationOptions
-from unmask.generation.proposal import Proposal, propose, verified
 from unmask.generation.rows import Ends, Row
+from unmask.generation.speculation import speculation_for
 from unmask.generation.stopping import cut, finished_B
-from unmask.generation.strategy import DecodingStrategy, Step
 from unmask.generation.trace import Commit, Completion, Stats, Trace
 from unmask.generation.written import Written, commits_of
-from unmask.registry import CACHES, NOISE_SCHEDULES, STRATEGIES
+from unmask.registry import CACHES
 from unmask.types import Denoiser
 
 
@@ -74,13 +72,16 @@ class Decoding:
         self._filler = request.mask_token_id if request.mask_token_id is not None else 0
         self._block_size = options.block_size or writable
         self._hides_later = options.attention == "block_causal" and options.block_size is not None
-        # Of the longest row, as in dLLM: where rows to fill in differ in length, steps depend on the batch.
-        self._steps = options.steps_per_block or math.ceil(options.steps / math.ceil(writable / self._block_size))
-        self._strategy: DecodingStrategy = STRATEGIES.get(options.strategy)(options)
-        self._reads_filled = bool(getattr(self._strategy, "reads_filled", False))
-        self._verifies = bool(getattr(self._strategy, "verifies", False))
-        self._state = self._strategy.init(max(len(entries), request.batch_size))
-        self._schedule = NOISE_SCHEDULES.get(options.noise_schedule)()
+        self._chooser = Chooser(
+            options,
+            mask_token_id=request.mask_token_id,
+            stop_token_ids=() if request.whole_rows else request.stop_token_ids,
+            # Of the longest row, as in dLLM: where rows to fill in differ in length, steps depend on the batch.
+            steps=options.steps_per_block or math.ceil(options.steps / math.ceil(writable / self._block_size)),
+            block_size=self._block_size,
+            counts_given=self._hides_later and not request.whole_rows,
+            rows=max(len(entries), request.batch_size),
+        )
         self._policy = self._policy_for(options)
         self._feeder = Feeder(
             request.denoiser,
@@ -89,11 +90,11 @@ class Decoding:
             block_size=self._block_size,
             hides_later=self._hides_later,
         )
+        self._speculation = speculation_for(self._chooser, self._feeder, self._filler, options)
         self._number = 0
         self._rows: list[Row] = []
         self._left: list[tuple[Row, Canvas]] = []
         self._live = canvas.take([])
-        self._quota_BS = torch.zeros(0, self._steps, dtype=torch.int64, device=canvas.tokens_BL.device)
         self.add(canvas, entries)
         self._written = self._run()
 
@@ -153,7 +154,6 @@ class Decoding:
             else:
                 self._left.append((row, here))
         self._live = self._live.widened(self._live.length + self._block_size, self._filler)
-        self._quota_BS = _padded(self._quota_BS, len(self._rows))
 
     def turn(self) -> None:
         """Every row under way makes one step."""
@@ -180,7 +180,7 @@ class Decoding:
                 f'cache "{name}" is for attention in which everybody sees everybody; here blocks see nothing behind '
                 'them. Use cache "block", which is exact, or none.'
             )
-        if self._verifies and (name != "none" or self._hides_later):
+        if self._chooser.verifies and (name != "none" or self._hides_later):
             raise ConfigError(
                 f'Strategy "{options.strategy}" hides tokens one by one to see whether they hold, which needs all of a '
                 "row at once: use it with cache none and bidirectional attention."
@@ -195,109 +195,76 @@ class Decoding:
         places = [row.place(self._block_size) for row in self._rows]
         over: set[int] = set()
         for plan in self._policy.plan(places, self._hides_later):
-            yield self._step(plan, over)
+            yield from self._step(plan, over)
         if over:
             self._leave(over)
 
-    @torch.no_grad()
-    def _step(self, plan: CachePlan, over: set[int]) -> Written:
+    def _step(self, plan: CachePlan, over: set[int]) -> Iterator[Written]:
         """One forward and what is written because of it; rows that are finished go to `over`."""
         rows = [self._rows[index] for index in plan.rows]
         firsts = tuple(row.start + row.block * self._block_size for row in rows)
         window = self._live.window(plan.rows, firsts, self._block_size)
-        step = self._step_of(plan, rows, window)
-        proposal = self._propose(Question(self._live, plan, firsts, *self._asked(window)), window, step, rows)
-        transfer = self._strategy.select(proposal, window, step, self._state)
-        after = window.apply(transfer.write_BL, proposal.predicted_BL, transfer.remask_BL, self._filler)
-        self._live.write(plan.rows, firsts, after)
-        self._number += 1
+        if plan.kind == "commit":
+            self._ask(Question(self._live, plan, firsts, torch.zeros_like(window.is_masked_BL)), rows)
+            return
+        guesses = self._speculation.guesses(rows, firsts, window) if self._speculation is not None else []
+        question = Question(self._live, plan, firsts, *self._chooser.asked(window), drafts=guesses)
+        logits_nV = self._ask(question, rows)
+        if self._speculation is None:
+            yield self._write(plan.rows, rows, firsts, window, logits_nV, over)
+            return
+        for index, states in self._speculation.states(rows, window, guesses, logits_nV):
+            row, after = rows[index], window.take([index])
+            for state, found in states:
+                if state is not after and not torch.equal(state.tokens_BL, after.tokens_BL):
+                    break
+                self._speculation.remember(row, state, found)
+                written = self._write((plan.rows[index],), [row], (firsts[index],), after, found, over)
+                yield written
+                if row.within == 0 or plan.rows[index] in over:
+                    break
+                after = written.window
+
+    @torch.no_grad()
+    def _ask(self, question: Question, rows: Sequence[Row]) -> Float[Tensor, "n V"]:
+        """Logits where they are wanted, the forward counted."""
+        plan, logits_nV = question.plan, self._feeder.logits(question)
+        check_options(logits_nV.shape[1], self.options)
         for index, row in enumerate(rows):
             row.count(plan.kind, self._feeder.computed)
             row.since = 1 if plan.kind == "refresh" else None if row.since is None else row.since + 1
+            row.drift = (row.drift or 0.0) + self._feeder.moved[index] if self._feeder.moved else None
             if plan.settled:
                 row.stored = plan.settled[index]
+        return logits_nV
+
+    @torch.no_grad()
+    def _write(
+        self,
+        places: Sequence[int],
+        rows: Sequence[Row],
+        firsts: tuple[int, ...],
+        window: Canvas,
+        logits_nV: Float[Tensor, "n V"],
+        over: set[int],
+    ) -> Written:
+        """What the strategy chooses, written into the rows at `places`."""
+        step, proposal, transfer = self._chooser.choose(rows, firsts, window, logits_nV, self._number)
+        after = window.apply(transfer.write_BL, proposal.predicted_BL, transfer.remask_BL, self._filler)
+        self._live.write(places, firsts, after)
+        self._number += 1
         written = Written(tuple(row.number for row in rows), firsts, after, step, proposal, transfer)
-        self._advance(plan, rows, written, over)
+        self._advance(places, rows, written, over)
         return written
 
-    def _asked(self, window: Canvas) -> tuple[Tensor, Tensor | None]:
-        """Where logits are wanted, and where with the token hidden."""
-        filled_BW = ~window.is_masked_BL & ~window.given_BL
-        wanted_BW = window.is_masked_BL | filled_BW if self._reads_filled else window.is_masked_BL
-        return wanted_BW, filled_BW if self._verifies else None
-
-    def _step_of(self, plan: CachePlan, rows: Sequence[Row], window: Canvas) -> Step:
-        begins = [row.within == 0 for row in rows]
-        index_b = window.column(plan.rows)
-        if any(begins):
-            masks_B = window.is_masked_BL.sum(1)
-            if self._hides_later and not self.request.whole_rows:
-                # as LLaDA2: where a block begins with given text, steps are for that, too
-                masks_B = window.column(window.ends)
-            counts_BS = reveal_counts(masks_B, self._steps, how=self.options.reveal, schedule=self._schedule)
-            is_new_B1 = torch.tensor(begins, device=index_b.device)[:, None]
-            self._quota_BS[index_b] = torch.where(is_new_B1, counts_BS, self._quota_BS[index_b])
-        within_b = window.column([min(row.within, self._steps - 1) for row in rows])
-        return Step(
-            number=self._number,
-            blocks=tuple(row.block for row in rows),
-            withins=tuple(row.within for row in rows),
-            block_size=self._block_size,
-            first_B=torch.zeros_like(index_b),
-            quota_B=self._quota_BS[index_b, within_b],
-            seeds=tuple(row.seed for row in rows),
-        )
-
-    def _propose(self, question: Question, window: Canvas, step: Step, rows: Sequence[Row]) -> Proposal:
-        options, wanted_BW = self.options, question.wanted_BW
-        logits_nV = self._feeder.logits(question)
-        check_options(logits_nV.shape[1], options)
-        mask = () if self.request.mask_token_id is None else (self.request.mask_token_id,)
-        hidden_mV = None
-        if question.hidden_BW is not None:
-            asked = int(wanted_BW.sum())
-            logits_nV, hidden_mV = logits_nV[:asked], logits_nV[asked:]
-        if options.min_new_tokens and self.request.stop_token_ids and not self.request.whole_rows:
-            logits_nV = self._without_early_stops(logits_nV, question, rows)
-        uniform_n = None
-        if options.temperature > 0:
-            uniform_n = step.uniforms_BL(Purpose.SAMPLE, wanted_BW.shape[1])[wanted_BW]
-        proposal = propose(
-            logits_nV,
-            wanted_BW,
-            never=(*mask, *options.suppress_tokens),
-            last=tuple(options.begin_suppress_tokens),
-            among=(options.top_k, options.top_p),
-            temperature=options.temperature,
-            uniform_n=uniform_n,
-            precise=options.precise_sampling,
-        )
-        if hidden_mV is None or question.hidden_BW is None:
-            return proposal
-        return verified(
-            proposal, hidden_mV, question.hidden_BW, window.tokens_BL, never=(*mask, *options.suppress_tokens)
-        )
-
-    def _without_early_stops(
-        self, logits_nV: Float[Tensor, "n V"], question: Question, rows: Sequence[Row]
-    ) -> Float[Tensor, "n V"]:
-        """No stop token among the first tokens of an answer."""
-        wanted_BW, column = question.wanted_BW, question.live.column
-        place_W = torch.arange(wanted_BW.shape[1], device=wanted_BW.device)
-        left_B = column([row.text + self.options.min_new_tokens for row in rows]) - column(question.firsts)
-        is_early_n = (place_W < left_B[:, None])[wanted_BW]
-        is_stop_V = torch.zeros(logits_nV.shape[1], dtype=torch.bool, device=wanted_BW.device)
-        is_stop_V[list(self.request.stop_token_ids)] = True
-        return logits_nV.masked_fill(is_early_n[:, None] & is_stop_V, -torch.inf)
-
-    def _advance(self, plan: CachePlan, rows: Sequence[Row], written: Written, over: set[int]) -> None:
+    def _advance(self, places: Sequence[int], rows: Sequence[Row], written: Written, over: set[int]) -> None:
         """Let each row go on to its next step, its next block or its end. The one wait for the device in a step."""
         after, stay_B = written.window, written.transfer.stay_B
         is_open_B = after.is_masked_BL.any(1) if stay_B is None else after.is_masked_BL.any(1) | stay_B
         is_broken_B = written.proposal.log_prob_BL.isnan().any(1)
         is_over_B = finished_B(after, self.request.stop_token_ids)
         state = on_host(torch.stack([is_open_B, is_broken_B, is_over_B]))
-        for index, row, is_open, is_broken, is_over in zip(plan.rows, rows, *state, strict=True):
+        for index, row, is_open, is_broken, is_over in zip(places, rows, *state, strict=True):
             if is_broken:
                 raise ModelError(
                     f"The model's logits are not finite in block {row.block}: its weights are damaged, or overflow in "
@@ -314,7 +281,7 @@ class Decoding:
     @property
     def _most_steps(self) -> int:
         # strategies that take tokens back need more steps than there are tokens, and end by their own count
-        takes_back = self._reads_filled or self._verifies
+        takes_back = self._chooser.reads_filled or self._chooser.verifies
         return 8 * self._block_size + 64 if takes_back else self._block_size + 1
 
     def _prefix(self, index: int, row: Row) -> list[int]:
@@ -330,7 +297,6 @@ class Decoding:
         if stay:
             self._feeder.keep(stay, of=len(self._rows))
         self._live = self._live.take(stay).cut(self._block_size)
-        self._quota_BS = self._quota_BS[self._live.column(stay)]
         self._rows = [self._rows[index] for index in stay]
 
     def _commits(self, written: Written, *, only_kept: bool = False) -> list[Commit]:
@@ -352,11 +318,6 @@ class Decoding:
         stats = Stats(count, row.totals(), row.positions)
         trace = Trace(row.token_ids, row.masked, tuple(row.commits)) if self.options.trace else None
         return Completion(emitted, "stop" if is_stopped else "length", stats, trace)
-
-
-def _padded(quota_BS: Int[Tensor, "b S"], rows: int) -> Int[Tensor, "B S"]:
-    more = quota_BS.new_zeros(max(rows - len(quota_BS), 0), quota_BS.shape[1])
-    return torch.cat([quota_BS, more])
 
 
 def check_options(vocab_size: int, options: GenerationOptions) -> None:

@@ -6,7 +6,7 @@ Knows no strategy and does not choose what is fed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from unmask.errors import ConfigError, ModelError
 from unmask.generation.caching import CachePlan
-from unmask.generation.canvas import Canvas
-from unmask.generation.guidance import hide_given, mix, twice
+from unmask.generation.calls import Call, copied, guided, shadowed
+from unmask.generation.canvas import Canvas, on_host
+from unmask.generation.guidance import hide_given, mix
 from unmask.generation.options import GenerationOptions
 from unmask.types import AttentionSpec, Denoiser
 
@@ -31,6 +32,7 @@ class Question:
         firsts: column of the active block of each row of the plan.
         wanted_BW: bool; positions of the active blocks where logits are wanted.
         hidden_BW: bool; positions of the active blocks that are predicted with their own token hidden; None: none.
+        drafts: other states of the active blocks, looked at as well; logits are wanted at their masks.
     """
 
     live: Canvas
@@ -38,6 +40,7 @@ class Question:
     firsts: Sequence[int]
     wanted_BW: Bool[Tensor, "B W"]
     hidden_BW: Bool[Tensor, "B W"] | None = None
+    drafts: Sequence[Canvas] = ()
 
 
 class Feeder:
@@ -45,6 +48,7 @@ class Feeder:
 
     Attributes:
         computed: columns computed per row by the last call, guidance's second half included.
+        moved: how far the values of unchanged tokens moved in the last call, a number per row; empty: not measured.
     """
 
     def __init__(
@@ -54,40 +58,100 @@ class Feeder:
         self.block_size, self.hides_later = block_size, hides_later
         self.is_guided = options.guidance_scale > 0
         self.computed = 0
+        self.moved: list[float] = []
+        self._seen_BL: Tensor | None = None
         self._cache: Any = None
         self._held = 0
 
+    def can_branch(self, options: GenerationOptions) -> bool:
+        """Whether several states of a block can be looked at in one forward."""
+        return not self.hides_later or options.cache == "none" or bool(getattr(self.denoiser, "can_branch", False))
+
     def logits(self, question: Question) -> Float[Tensor, "n V"]:
-        """Logits at the wanted positions, row by row; then, row by row, at the hidden ones."""
+        """Logits at the wanted positions, row by row; then, row by row, at the hidden ones or those of the drafts."""
+        call = self._call(question)
+        output = self.denoiser(
+            call.tokens_BL,
+            attention=call.attention,
+            cache=call.cache,
+            logits_at=call.at_n,
+            **({} if call.positions_BL is None else {"positions": call.positions_BL}),
+        )
+        if output.logits is None:
+            raise ModelError("The denoiser returned no logits at the positions asked for; generation needs them.")
+        width = call.tokens_BL.shape[1] if call.cache is None else call.cache.computed
+        self.computed = width * (len(call.tokens_BL) // len(question.plan.rows))
+        self.moved = self._moved(call, question.plan)
+        return mix(output.logits, self.options.guidance_scale) if self.is_guided else output.logits
+
+    def _moved(self, call: Call, plan: CachePlan) -> list[float]:
+        """What the cache measured, row by row; a forward of everything measures nothing that matters afterwards."""
+        if call.cache is None or self.options.cache_drift is None or plan.kind == "refresh":
+            return []
+        return on_host(call.cache.moved_B[: len(plan.rows)])
+
+    def _call(self, question: Question) -> Call:
         plan, live = question.plan, question.live
+        if question.drafts and plan.stores:
+            return self._branched(question)
         columns = _columns(plan, live)
         if columns.index is None:
             fed = live.window(plan.rows, columns.firsts, columns.width)
         else:
             fed = live.gathered(plan.rows, columns.index)
         keys = max(columns.keys, live.length if plan.stores and not self.hides_later else 0)
-        attention = self._attention(question, keys)
-        at_n = self._at(question, columns)
-        positions, cache = columns.index, None
+        call = Call(fed.tokens_BL, self._attention(question, keys), self._at(question, columns))
         if plan.stores:
-            cache, positions = self._placed(question, columns, keys), None
-        tokens_BL = fed.tokens_BL
+            call = replace(call, cache=self._placed(question, columns, keys))
+            if self.options.cache_drift is not None:
+                call.cache.watched_BW = self._unchanged(question, columns, fed.tokens_BL)
+        elif columns.index is not None:
+            call = replace(call, positions_BL=columns.index)
+        if question.drafts:
+            at = [self._at(replace(question, wanted_BW=draft.is_masked_BL), columns) for draft in question.drafts]
+            return copied(call, question.firsts, question.drafts, at)
         if question.hidden_BW is not None:
-            tokens_BL, positions, attention, at_n = self._with_shadows(question, columns, tokens_BL, attention, at_n)
+            call = shadowed(call, live.column(question.firsts), question.hidden_BW, self.mask_token_id)
         if self.is_guided:
-            without_BL = hide_given(fed, self.mask_token_id, tuple(self.options.guidance_keep))
-            shadows = tokens_BL[:, fed.tokens_BL.shape[1] :]
-            at_n = torch.cat([at_n, at_n + tokens_BL.numel()])
-            tokens_BL = torch.cat([tokens_BL, torch.cat([without_BL, shadows], 1)])
-            attention = twice(attention, len(plan.rows))
-            positions = positions.repeat(2, 1) if positions is not None and len(positions) > 1 else positions
-        rest = {} if positions is None else {"positions": positions}
-        output = self.denoiser(tokens_BL, attention=attention, cache=cache, logits_at=at_n, **rest)
-        if output.logits is None:
-            raise ModelError("The denoiser returned no logits at the positions asked for; generation needs them.")
-        width = cache.computed if cache is not None else tokens_BL.shape[1]
-        self.computed = width * (2 if self.is_guided else 1)
-        return mix(output.logits, self.options.guidance_scale) if self.is_guided else output.logits
+            call = guided(call, hide_given(fed, self.mask_token_id, tuple(self.options.guidance_keep)))
+        return call
+
+    def _unchanged(self, question: Question, columns: _Columns, tokens_BL: Int[Tensor, "B L"]) -> Bool[Tensor, "b L"]:
+        """Which of the tokens fed are as they were when they were fed last; they are remembered."""
+        live = question.live
+        if self._seen_BL is None or self._seen_BL.shape != live.tokens_BL.shape:
+            self._seen_BL = torch.full_like(live.tokens_BL, -1)
+        column_BL = columns.index
+        if column_BL is None:
+            column_BL = torch.arange(columns.firsts[0], columns.firsts[0] + columns.width, device=tokens_BL.device)
+        where = (live.column(question.plan.rows)[:, None], column_BL)
+        is_same_BL = self._seen_BL[where] == tokens_BL
+        self._seen_BL[where] = tokens_BL
+        return is_same_BL.repeat(2, 1) if self.is_guided else is_same_BL
+
+    def _branched(self, question: Question) -> Call:
+        """The states of a block beside each other, behind what is stored; their keys and values go to spare columns."""
+        plan, live, drafts = question.plan, question.live, question.drafts
+        width, base = self.block_size, live.tokens_BL.shape[1]
+        first_B1 = live.column(question.firsts)[:, None]
+        place_W = torch.arange(width, device=first_B1.device)
+        spare = base + torch.arange(len(drafts) * width, device=first_B1.device).expand(len(first_B1), -1)
+        columns = _Columns((), width * (1 + len(drafts)), base, torch.cat([first_B1 + place_W, spare], 1))
+        keys = base + len(drafts) * width
+        key_L = torch.arange(keys, device=first_B1.device)
+        offset_BL = torch.where(key_L < base, key_L - first_B1, (key_L - base) % width)
+        branch_BL = torch.where(key_L < base, (offset_BL >= 0).long(), 2 + (key_L - base) // width)
+        end_B1 = live.column([live.ends[row] for row in plan.rows])[:, None]
+        is_unseen_BL = (first_B1 + offset_BL >= end_B1) | ((key_L < base) & (offset_BL >= width))
+        spec = AttentionSpec("branches", document_BL=-is_unseen_BL.long(), packed=False, block_BL=branch_BL)
+        states = [live.window(plan.rows, question.firsts, width), *drafts]
+        at: list[Tensor] = []
+        for number, state in enumerate(states):
+            row_n, place_n = state.is_masked_BL.nonzero().unbind(1)
+            at.append(row_n * columns.width + number * width + place_n)
+        cache = self._placed(question, columns, keys)
+        tokens_BL = torch.cat([state.tokens_BL for state in states], 1)
+        return Call(tokens_BL, spec, torch.cat(at), cache, (first_B1 + place_W).repeat(1, len(states)))
 
     def keep(self, rows: Sequence[int], of: int) -> None:
         """Forget all but these of `of` rows."""
@@ -146,7 +210,7 @@ class Feeder:
                 [copy * self._held + index for copy in range(copies) for index in (*range(self._held), *new)]
             )
             self._held = rows
-        self._cache.widen(live.tokens_BL.shape[1])
+        self._cache.widen(max(live.tokens_BL.shape[1], keys))
         index = columns.index
         if index is not None and self.is_guided:
             index = index.repeat(2, 1)
@@ -154,38 +218,8 @@ class Feeder:
         if len(plan.rows) < rows:
             chosen = live.column([row + copy * rows for copy in range(copies) for row in plan.rows])
         where = columns.firsts[0] if index is None else index
-        self._cache.place(where, keys, rows=chosen, scratch=int(self.hides_later))
+        self._cache.place(where, keys, rows=chosen, scratch=int(self.hides_later and not question.drafts))
         return self._cache
-
-    def _with_shadows(
-        self,
-        question: Question,
-        columns: _Columns,
-        tokens_BL: Int[Tensor, "B L"],
-        attention: AttentionSpec | None,
-        at_n: Int[Tensor, " n"],
-    ) -> tuple[Tensor, Tensor, AttentionSpec, Tensor]:
-        """A masked twin of each position of the block, which sees everything but its original and is seen by none."""
-        assert question.hidden_BW is not None
-        live, (rows, width) = question.live, question.hidden_BW.shape
-        length = tokens_BL.shape[1]
-        shadow_BW = live.column(question.firsts)[:, None] + torch.arange(width, device=tokens_BL.device)
-        real_BL = torch.arange(length, device=tokens_BL.device).expand(rows, length)
-        positions_BL = torch.cat([real_BL, shadow_BW], 1)
-        document_BL = attention.document_BL if attention is not None else torch.zeros_like(real_BL)
-        assert document_BL is not None
-        spec = AttentionSpec(
-            "leave_one_out",
-            document_BL=torch.cat([document_BL, torch.zeros_like(shadow_BW)], 1),
-            packed=False,
-            block_BL=positions_BL,
-            stream_BL=torch.cat([torch.zeros_like(real_BL), torch.ones_like(shadow_BW)], 1),
-        )
-        row_n, place_n = question.hidden_BW.nonzero().unbind(1)
-        at_n = at_n // length * (length + width) + at_n % length
-        at_n = torch.cat([at_n, row_n * (length + width) + length + place_n])
-        shadows_BW = torch.full_like(shadow_BW, self.mask_token_id)
-        return torch.cat([tokens_BL, shadows_BW], 1), positions_BL, spec, at_n
 
 
 _ENDS = ("start", "stop")

@@ -22,13 +22,13 @@ def hide_given(canvas: Canvas, mask_token_id: int, keep: tuple[int, ...]) -> Int
     return tokens_BL.masked_fill(canvas.given_BL & ~is_kept_BL, mask_token_id)
 
 
-def twice(attention: AttentionSpec | None, rows: int) -> AttentionSpec | None:
-    """The attention of a batch of `rows` that is stacked on itself."""
+def stacked(attention: AttentionSpec | None, rows: int, *, copies: int) -> AttentionSpec | None:
+    """The attention of several copies of a batch of `rows` under each other."""
     if attention is None:
         return None
     ids = {name: getattr(attention, name) for name in ("document_BL", "block_BL", "stream_BL")}
-    stacked = {name: value.expand(rows, -1).repeat(2, 1) for name, value in ids.items() if value is not None}
-    return replace(attention, **stacked)
+    repeated = {name: ids_BL.expand(rows, -1).repeat(copies, 1) for name, ids_BL in ids.items() if ids_BL is not None}
+    return replace(attention, **repeated)
 
 
 def mix(logits_mV: Float[Tensor, "m V"], scale: float) -> Float[Tensor, "n V"]:

@@ -13,7 +13,7 @@ from unmask.errors import ConfigError
 from unmask.generation.canvas import blanks, continuation
 from unmask.generation.decoding import Decoding, Entry, Request
 from unmask.generation.options import GenerationOptions
-from unmask.generation.rows import Ends
+from unmask.generation.rows import Waiting
 from unmask.generation.trace import Completion
 from unmask.types import Denoiser
 
@@ -26,21 +26,42 @@ def stream(
     mask_token_id: int | None,
     stop_token_ids: Sequence[int] = (),
     seeds: Sequence[int] | None = None,
-    ends: Sequence[Ends | None] | None = None,
     vocab_size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Decoding:
     """Continue each prompt, commit by commit: iterate over what this returns, then ask for its `completions()`.
 
-    Arguments, results and errors are those of `generate`, and `ends`: for each row a function of the tokens written
-    before its first mask, asked after every step, which may end it.
+    Arguments, results and errors are those of `generate`.
     """
-    check_rows(prompts, vocab_size, "prompt")
-    filler = 0 if mask_token_id is None else mask_token_id
-    canvas = continuation(prompts, options.max_new_tokens, filler, device)
+    chosen = row_seeds(options, seeds, len(prompts))
+    return stream_rows(
+        denoiser,
+        [Waiting(prompt, seed) for prompt, seed in zip(prompts, chosen, strict=True)],
+        options=options,
+        mask_token_id=mask_token_id,
+        stop_token_ids=stop_token_ids,
+        vocab_size=vocab_size,
+        device=device,
+    )
+
+
+def stream_rows(
+    denoiser: Denoiser,
+    rows: Sequence[Waiting],
+    *,
+    options: GenerationOptions,
+    mask_token_id: int | None,
+    stop_token_ids: Sequence[int] = (),
+    vocab_size: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Decoding:
+    """As `stream`, for rows that bring their seed and their own end."""
+    ids = [row.token_ids for row in rows]
+    check_rows(ids, vocab_size, "prompt")
+    canvas = continuation(ids, options.max_new_tokens, 0 if mask_token_id is None else mask_token_id, device)
     stops = tuple(stop_token_ids) if options.early_stop else ()
-    request = Request(denoiser, options, mask_token_id, stops)
-    return Decoding(request, canvas, _entries(row_seeds(options, seeds, len(prompts)), ends))
+    entries = [Entry(number, row.seed, row.ends) for number, row in enumerate(rows)]
+    return Decoding(Request(denoiser, options, mask_token_id, stops), canvas, entries)
 
 
 def generate(
@@ -106,7 +127,8 @@ def stream_infill(
         raise ConfigError("editable must have one boolean for each token of each row.")
     canvas = blanks(rows, blank, mask_token_id, device)
     request = Request(denoiser, options, mask_token_id, (), whole_rows=True)
-    return Decoding(request, canvas, _entries(row_seeds(options, seeds, len(rows))))
+    entries = [Entry(number, seed) for number, seed in enumerate(row_seeds(options, seeds, len(rows)))]
+    return Decoding(request, canvas, entries)
 
 
 def infill(
@@ -149,11 +171,6 @@ def infill(
         vocab_size=vocab_size,
         device=device,
     ).run()
-
-
-def _entries(seeds: Sequence[int], ends: Sequence[Ends | None] | None = None) -> list[Entry]:
-    given = [None] * len(seeds) if ends is None else ends
-    return [Entry(number, seed, end) for number, (seed, end) in enumerate(zip(seeds, given, strict=True))]
 
 
 def row_seeds(options: GenerationOptions, seeds: Sequence[int] | None, rows: int) -> tuple[int, ...]:

@@ -31,9 +31,13 @@ NUMBERS: dict[str, tuple[float, float | None]] = {
     "verify_threshold": (0.0, 1.0),
     "edit_threshold": (0.0, 1.0),
 }
-WHOLE_NUMBERS = {"top_k": 1, "kl_history": 1, "slow_steps": 1, "leap_radius": 0, "max_post_steps": 0}
-# knobs of caches that count, and the least that each may be
-CACHE_KNOBS = {
+WHOLE_NUMBERS = {
+    "speculate": 0,
+    "top_k": 1,
+    "kl_history": 1,
+    "slow_steps": 1,
+    "leap_radius": 0,
+    "max_post_steps": 0,
     "cache_before": 0,
     "cache_after": 0,
     "cache_interval": 1,
@@ -167,6 +171,10 @@ class GenerationOptions:
     early_stop: bool = True
     """Stop a row once a stop token and everything before it are committed; false decodes the whole canvas."""
 
+    speculate: int = 0
+    """States guessed ahead and looked at in the same forward; changes how many forwards are made, never what is
+    written. Worth it for small batches where a forward of more tokens costs little more."""
+
     cache: str = "auto"
     """What is reused from one step to the next; `unmask show caches` lists them. auto: block where blocks see nothing
     behind them, which is exact, and none elsewhere."""
@@ -189,8 +197,12 @@ class GenerationOptions:
     cache_horizon: int | None = None
     """Columns behind the active block that exist for the model, besides the last one; null: the cache's own number."""
 
+    cache_fuse: bool = True
+    """Cache block: a finished block is stored by the first forward of the next one; false: by a forward of its own."""
+
     cache_drift: float | None = None
-    """Compute the whole row anew when keys computed again had moved by more than this share; null: not for that."""
+    """Compute the whole row anew when the values of tokens that stayed as they were have moved, from step to step, by
+    more than this share in all; null: not for that reason."""
 
     seed: int = 0
     """Seed of the first row; row i uses seed + i."""
@@ -211,20 +223,15 @@ class GenerationOptions:
                     f"{name} is {getattr(self, name):,}; it must be at most {MOST_STEPS:,}. More steps than tokens to "
                     "write change nothing."
                 )
-        for name, least in CACHE_KNOBS.items():
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number, at least {least}, or null.")
-        if self.cache_drift is not None:
-            _within("cache_drift", self.cache_drift, 0.0, None)
         for name, (low, high) in NUMBERS.items():
             if name != "threshold" or self.threshold is not None:
                 _within(name, getattr(self, name), low, high)
         for name, least in WHOLE_NUMBERS.items():
-            if name != "top_k" or self.top_k is not None:
+            if getattr(self, name) is not None or not (name == "top_k" or name.startswith("cache_")):
                 _at_least(name, getattr(self, name), least)
-        if self.top_p is not None:
-            _within("top_p", self.top_p, 0.0, 1.0)
+        for name, high in (("top_p", 1.0), ("cache_drift", None)):
+            if getattr(self, name) is not None:
+                _within(name, getattr(self, name), 0.0, high)
             if self.top_p == 0:
                 raise ConfigError("top_p is 0, which leaves no token; it must be above 0 and at most 1, or null.")
         _one_of("reveal", self.reveal, Reveal)

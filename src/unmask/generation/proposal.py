@@ -85,7 +85,7 @@ def propose(
         predicted_n = logits_nV.argmax(-1)
     if last:
         logits_nV[:, list(last)] = -torch.inf
-    log_prob_n = logits_nV.log_softmax(-1).gather(1, predicted_n[:, None])[:, 0]
+    log_prob_n = logits_nV.gather(1, predicted_n[:, None])[:, 0] - logits_nV.logsumexp(-1)
     # A token that lost its probability stays above the positions that are not pending.
     log_prob_n = log_prob_n.clamp(min=torch.finfo(log_prob_n.dtype).min)
     nothing_BL = torch.zeros(pending_BL.shape, dtype=torch.int64, device=pending_BL.device)

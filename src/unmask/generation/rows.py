@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from unmask.generation.caching import ForwardKind, Place
 from unmask.generation.trace import Commit, Forwards
 
 Ends = Callable[[Sequence[int]], bool]
+
+
+class Waiting(NamedTuple):
+    """A prompt that asks to be continued: its ids, its seed, and what ends it beside stop tokens."""
+
+    token_ids: Sequence[int]
+    seed: int
+    ends: Ends | None = None
 
 
 @dataclass

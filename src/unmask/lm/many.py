@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from unmask.errors import ConfigError
-from unmask.generation.rows import Ends
+from unmask.generation.rows import Ends, Waiting
 from unmask.generation.trace import Completion
 from unmask.lm.continuing import TextRow
 from unmask.lm.prompts import Prompt
@@ -21,9 +21,7 @@ _AHEAD = 16
 class Decode(Protocol):
     """As `unmask.generation.batching.continuous`, all else being given: index of a row, and its completion."""
 
-    def __call__(
-        self, prompts: Iterable[Sequence[int]], /, *, seeds: Iterable[int], ends: Iterable[Ends | None]
-    ) -> Iterator[tuple[int, Completion]]: ...
+    def __call__(self, rows: Iterable[Waiting], /) -> Iterator[tuple[int, Completion]]: ...
 
 
 class Asked(NamedTuple):
@@ -76,14 +74,12 @@ def finished_rows(
     """
     under_way: dict[int, Asked] = {}
 
-    def kept() -> Iterator[Asked]:
+    def waiting() -> Iterator[Waiting]:
         for index, asked in enumerate(rows):
             under_way[index] = asked
-            yield asked
+            yield Waiting(asked.row.ids, asked.seed, ends_of(asked.row))
 
-    first, second, third = itertools.tee(kept(), 3)
-    ids, seeds = (asked.row.ids for asked in first), (asked.seed for asked in second)
-    for index, completion in decode(ids, seeds=seeds, ends=(ends_of(asked.row) for asked in third)):
+    for index, completion in decode(waiting()):
         asked = under_way.pop(index)
         yield asked.number, finish(asked.row, completion)
 

@@ -16,8 +16,9 @@ from unmask.data.blanks import Blanked
 from unmask.errors import ConfigError
 from unmask.generation.batching import continuous
 from unmask.generation.decoding import Decoding
-from unmask.generation.loop import row_seeds, stream
+from unmask.generation.loop import row_seeds, stream_rows
 from unmask.generation.options import GenerationOptions
+from unmask.generation.rows import Waiting
 from unmask.generation.trace import Completion
 from unmask.lm.attention import as_made, refuse_infilling
 from unmask.lm.continuing import TextRow, continued, ends_at_stop, room, rooms, with_room
@@ -313,9 +314,11 @@ class DiffusionLM:
                 yield from finished_rows(group, decode, ends, finish)
 
     def _decoding(self, rows: Sequence[TextRow], options: GenerationOptions, seeds: Sequence[int]) -> Decoding:
-        ends = [ends_at_stop(options, self.tokenizer, row) for row in rows]
-        ids = [row.ids for row in rows]
-        return stream(self._denoiser, ids, options=options, seeds=seeds, ends=ends, **self._world(options))
+        waiting = [
+            Waiting(row.ids, seed, ends_at_stop(options, self.tokenizer, row))
+            for row, seed in zip(rows, seeds, strict=True)
+        ]
+        return stream_rows(self._denoiser, waiting, options=options, **self._world(options))
 
     def _world(self, options: GenerationOptions) -> dict[str, Any]:
         """What the loop is told about the model."""

@@ -36,6 +36,9 @@ class KVCache:
         rows: int64 `[b]`, the batch rows that the next forward is for; None: all.
         scratch: how many of the last columns fed will be fed again, so that nobody needs their keys and values.
         computed: columns that the last forward computed in each row.
+        watched_BW: bool `[b, w]`, columns of the next forward whose values' change is wanted; None: none.
+        moved_B: float32 `[b]`, how far the last layer's values at the watched columns moved in the last forward, as a
+            share of their length (Euclidean).
         hidden: last hidden states `[B, capacity, D]` of the columns in use, where predictions need those of the column
             before the rows that are fed; None until `remember` is called.
     """
@@ -49,6 +52,8 @@ class KVCache:
         self.rows: Tensor | None = None
         self.scratch = 0
         self.computed = 0
+        self.watched_BW: Tensor | None = None
+        self.moved_B: Tensor | None = None
         self.hidden: Tensor | None = None
 
     @property
@@ -95,6 +100,8 @@ class KVCache:
         Raises:
             ValueError: the rows do not fit, or would leave a gap.
         """
+        if self.watched_BW is not None and layer == len(self.values) - 1:
+            self.moved_B = self._moved(v_BGLK.transpose(1, 2), self.watched_BW)
         if self.columns_BW is not None:
             return self._scatter(layer, k_BGLK, v_BGLK)
         end = self.start + k_BGLK.shape[2]
@@ -108,6 +115,17 @@ class KVCache:
         self.keys[layer][self.rows, :, self.start : end] = k_BGLK.to(self.keys.dtype)
         self.values[layer][self.rows, :, self.start : end] = v_BGLK.to(self.values.dtype)
         return self.keys[layer][self.rows, :, :used], self.values[layer][self.rows, :, :used]
+
+    def _moved(self, new_BWGK: Tensor, watched_BW: Tensor) -> Tensor:
+        values, width = self.values[-1], new_BWGK.shape[1]
+        rows = torch.arange(len(values), device=values.device) if self.rows is None else self.rows
+        columns = self.columns_BW
+        if columns is None:
+            columns = torch.arange(self.start, self.start + width, device=values.device)[None]
+        old_BWGK = values[rows[:, None], :, columns].float()
+        change_B = ((new_BWGK.float() - old_BWGK).square().sum((2, 3)) * watched_BW).sum(1)
+        length_B = (old_BWGK.square().sum((2, 3)) * watched_BW).sum(1)
+        return (change_B / length_B.clamp(min=torch.finfo(torch.float32).tiny)).sqrt()
 
     def _scatter(self, layer: int, k_BGLK: Tensor, v_BGLK: Tensor) -> tuple[Tensor, Tensor]:
         assert self.columns_BW is not None
@@ -124,7 +142,7 @@ class KVCache:
         self.computed = rows
         if self.columns_BW is None:
             self.length = max(self.length, self.start + rows)
-        self.start, self.columns_BW, self.rows = self.length, None, None
+        self.start, self.columns_BW, self.rows, self.watched_BW = self.length, None, None, None
 
     def remember(self, fed: Fed, hidden_BLD: Tensor) -> None:
         """Keep the last hidden states of the columns that were fed."""

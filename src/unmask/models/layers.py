@@ -220,7 +220,7 @@ def _pattern(spec: AttentionSpec, query_BL: Tensor, key_L: Tensor) -> Tensor | N
         allowed = query_BL1 >= key_L
         if spec.ahead > 0:
             allowed = allowed | (_drawn(query_BL1, key_L, spec.ahead_seed) < spec.ahead)
-    elif spec.kind in ("block_causal", "two_stream", "leave_one_out"):
+    elif spec.kind != "bidirectional":
         allowed = _by_block(spec, query_BL)
     if spec.window is not None:
         if spec.kind == "two_stream":
@@ -249,12 +249,15 @@ def _of_queries(ids_BL: Tensor, query_BL: Tensor) -> Tensor:
 
 
 def _by_block(spec: AttentionSpec, query_BL: Tensor) -> Tensor:
-    """Block-causal, the two streams of block diffusion (BD3-LM, arXiv 2503.09573, appendix B), or shadows."""
-    if spec.block_BL is None or (spec.kind != "block_causal" and spec.stream_BL is None):
-        raise ValueError(f"a {spec.kind} pattern needs block_BL" + (", stream_BL" * (spec.kind != "block_causal")))
+    """Block-causal, branches, the two streams of block diffusion (BD3-LM, arXiv 2503.09573, appendix B), or shadows."""
+    streams = spec.kind in ("two_stream", "leave_one_out")
+    if spec.block_BL is None or (streams and spec.stream_BL is None):
+        raise ValueError(f"a {spec.kind} pattern needs block_BL" + (", stream_BL" * streams))
     query, key = _of_queries(spec.block_BL, query_BL), spec.block_BL[:, None, :]
     if spec.kind == "block_causal":
         return query >= key
+    if spec.kind == "branches":
+        return (key == 0) | (query == key)
     assert spec.stream_BL is not None
     of_query, of_key = _of_queries(spec.stream_BL, query_BL), spec.stream_BL[:, None, :]
     clean_query, clean_key = of_query == 1, of_key == 1

@@ -52,11 +52,15 @@ class Aligned:
     """An autoregressive model as a `Denoiser`: row i predicts token i."""
 
     def __init__(self, model: DiffusionModel) -> None:
-        self.model, self.new_cache = model, model.new_cache
+        self.model, self.new_cache, self.can_branch = model, model.new_cache, False
 
     def __call__(self, tokens_BL: Tensor, **asked: Any) -> DenoiserOutput:
         """See `Denoiser`."""
-        return self.model(tokens_BL, aligned=True, **asked)
+        self.model.is_aligned = True
+        try:
+            return self.model(tokens_BL, **asked)
+        finally:
+            self.model.is_aligned = False
 
 
 class DiffusionModel(PreTrainedModel):
@@ -65,6 +69,7 @@ class DiffusionModel(PreTrainedModel):
     Attributes:
         family: its facts. facts: what its own `config.json` says.
         mask_token_id: the checkpoint's; None where it has no mask token.
+        is_aligned: in an autoregressive family too, row i predicts token i: see `Aligned`.
     """
 
     config_class = ShellConfig
@@ -80,6 +85,7 @@ class DiffusionModel(PreTrainedModel):
         super().__init__(ShellConfig(facts))
         self.facts = facts
         self.family = facts.family
+        self.is_aligned = False
         self.mask_token_id = facts.mask_token_id if facts.mask_token_id is not None else facts.family.mask_token_id
         module, _, attribute = facts.family.trunk.partition(":")
         self.trunk = getattr(import_module(module), attribute)(facts.shape)
@@ -106,7 +112,6 @@ class DiffusionModel(PreTrainedModel):
         logits_at: Tensor | None = None,
         targets: Tensor | None = None,
         signal: Tensor | None = None,
-        aligned: bool = False,
     ) -> DenoiserOutput:
         """Predict the clean token of every position, or of some; in an autoregressive family, the one after it.
 
@@ -119,7 +124,6 @@ class DiffusionModel(PreTrainedModel):
             logits_at: int64 `[n]` flat positions into `[B * L]` where the head runs; None: everywhere.
             targets: int64 `[n]` ids; then their negative log-likelihood is returned and no logits.
             signal: self-conditioning; no family here uses it.
-            aligned: row i of an autoregressive family predicts token i, too, as in the others.
 
         Returns:
             logits `[B, L, V]` or `[n, V]` and hidden `[B, L, D]`, or nll float32 `[n]` in nats. The hidden states are
@@ -129,7 +133,7 @@ class DiffusionModel(PreTrainedModel):
             attention = AttentionSpec(document_BL=attention_mask.long() - 1, packed=False)
         batch, length = input_ids.shape
         attention = self._allowed(attention, cache.seen(length) if cache else length)
-        is_shifted = self.family.shift or (aligned and self.family.attention == "causal")
+        is_shifted = self.family.shift or (self.is_aligned and self.family.attention == "causal")
         fed = Fed.of(cache, (batch, length)) if cache is not None and is_shifted else None
         if cache is not None and fed is not None:
             input_ids, seen = self._needed(input_ids, attention, cache)
@@ -202,6 +206,11 @@ class DiffusionModel(PreTrainedModel):
 
     def _chunk_nll(self, hidden_nD: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(self._logits(hidden_nD).float(), targets, reduction="none")
+
+    @property
+    def can_branch(self) -> bool:
+        """Whether rows may hold several states of a block; not where a token is predicted by the column before it."""
+        return not self.family.shift
 
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         """Empty storage for keys and values of so many batch rows and columns."""

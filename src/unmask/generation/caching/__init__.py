@@ -27,7 +27,8 @@ class Place:
         total: steps made in all.
         since: steps made since the last forward that fed the whole row; None: there was none.
         stored: columns from 0 on whose keys and values are final.
-        drift: how far what was fed last had moved from what was stored of it, as a share; None: not measured.
+        drift: by what share of their length the values of unchanged tokens have moved since then, step by step, in all;
+            None: not measured.
     """
 
     first: int

@@ -1,7 +1,7 @@
 """The exact cache of block-causal models: finished blocks are never computed again.
 
 A block's keys and values depend on nothing behind it. The first forward of a block feeds, with it, the block that was
-just finished, so that its final tokens are stored without a forward of their own.
+just finished, so that its final tokens are stored without a forward of their own (unless `cache_fuse` is off).
 """
 
 from __future__ import annotations
@@ -19,16 +19,37 @@ class BlockCache:
     block_causal: ClassVar[bool | None] = True
 
     def __init__(self, options: GenerationOptions) -> None:
-        del options
+        self.fuses = options.cache_fuse
 
     def plan(self, places: Sequence[Place], hides_later: bool) -> list[CachePlan]:
         """See `CachePolicy`. Rows that are fed equally many columns share a forward."""
         groups: dict[int, list[int]] = {}
+        plans = [] if self.fuses else self._commits(places)
+        waiting = {row for plan in plans for row in plan.rows}
         for index, place in enumerate(places):
+            if index in waiting:
+                continue
             # rows of different length that begin share one: what lies behind a row's block is seen by nobody
             width = 0 if place.stored == 0 else place.last - place.stored
             groups.setdefault(width, []).append(index)
-        return [self._forward([places[index] for index in rows], tuple(rows)) for rows in groups.values()]
+        return plans + [self._forward([places[index] for index in rows], tuple(rows)) for rows in groups.values()]
+
+    def _commits(self, places: Sequence[Place]) -> list[CachePlan]:
+        """Forwards that store finished blocks and nothing else, for one width each."""
+        groups: dict[int, list[int]] = {}
+        for index, place in enumerate(places):
+            if 0 < place.stored < place.first:
+                groups.setdefault(place.first - place.stored, []).append(index)
+        return [
+            CachePlan(
+                tuple(rows),
+                tuple((range(places[row].stored, places[row].first),) for row in rows),
+                kind="commit",
+                stores=True,
+                settled=tuple(places[row].first for row in rows),
+            )
+            for rows in groups.values()
+        ]
 
     def _forward(self, places: Sequence[Place], rows: tuple[int, ...]) -> CachePlan:
         begins = places[0].stored == 0

@@ -1,0 +1,142 @@
+"""From the logits of some rows' active blocks to what is written there: the quota, the proposal, the strategy's choice.
+
+Knows neither the denoiser nor how the rows go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unmask.diffusion.keys import Purpose
+from unmask.diffusion.posterior import reveal_counts
+from unmask.generation.canvas import Canvas
+from unmask.generation.options import GenerationOptions
+from unmask.generation.proposal import Proposal, propose, verified
+from unmask.generation.rows import Row
+from unmask.generation.strategy import DecodingStrategy, Step, Transfer
+from unmask.registry import NOISE_SCHEDULES, STRATEGIES
+
+
+class Chooser:
+    """A strategy with all that it is told.
+
+    Attributes:
+        reads_filled, verifies: see `DecodingStrategy`.
+        forgets: what it chooses depends on nothing that it saw before.
+    """
+
+    def __init__(
+        self,
+        options: GenerationOptions,
+        *,
+        mask_token_id: int | None,
+        stop_token_ids: tuple[int, ...],
+        steps: int,
+        block_size: int,
+        counts_given: bool,
+        rows: int,
+    ) -> None:
+        """Args: `counts_given`: given text at a block's beginning has its share of the block's steps, as in LLaDA2."""
+        self.options, self.steps, self.block_size, self.counts_given = options, steps, block_size, counts_given
+        self.stop_token_ids = stop_token_ids
+        self._never = (*(() if mask_token_id is None else (mask_token_id,)), *options.suppress_tokens)
+        self._strategy: DecodingStrategy = STRATEGIES.get(options.strategy)(options)
+        self._state: Any = self._strategy.init(rows)
+        self._schedule = NOISE_SCHEDULES.get(options.noise_schedule)()
+        self._quotas: dict[int, Tensor] = {}
+        self.reads_filled = bool(getattr(self._strategy, "reads_filled", False))
+        self.verifies = bool(getattr(self._strategy, "verifies", False))
+        self.forgets = self._state is None
+
+    def asked(self, window: Canvas) -> tuple[Tensor, Tensor | None]:
+        """Where logits are wanted, and where with the token hidden."""
+        filled_BW = ~window.is_masked_BL & ~window.given_BL
+        wanted_BW = window.is_masked_BL | filled_BW if self.reads_filled else window.is_masked_BL
+        return wanted_BW, filled_BW if self.verifies else None
+
+    def choose(
+        self,
+        rows: Sequence[Row],
+        firsts: Sequence[int],
+        window: Canvas,
+        logits_nV: Float[Tensor, "n V"],
+        number: int,
+        *,
+        ahead: int = 0,
+    ) -> tuple[Step, Proposal, Transfer]:
+        """What to write.
+
+        Args:
+            rows, firsts, window: the rows, where their active blocks begin, and these.
+            logits_nV: at what was `asked`.
+            number: of the step.
+            ahead: how many steps lie between the rows' last one and this.
+        """
+        step = self._step(rows, window, number, ahead)
+        proposal = self._proposal(rows, firsts, window, logits_nV, step)
+        return step, proposal, self._strategy.select(proposal, window, step, self._state)
+
+    def _step(self, rows: Sequence[Row], window: Canvas, number: int, ahead: int) -> Step:
+        withins = tuple(row.within + ahead for row in rows)
+        if 0 in withins:
+            # as LLaDA2: where a block begins with given text, steps are for that, too
+            masks_B = window.column(window.ends) if self.counts_given else window.is_masked_BL.sum(1)
+            counts_BS = reveal_counts(masks_B, self.steps, how=self.options.reveal, schedule=self._schedule)
+            for row, within, counts_S in zip(rows, withins, counts_BS, strict=True):
+                if within == 0:
+                    self._quotas[row.slot] = counts_S
+        quotas = [
+            self._quotas[row.slot][min(within, self.steps - 1)] for row, within in zip(rows, withins, strict=True)
+        ]
+        return Step(
+            number=number,
+            blocks=tuple(row.block for row in rows),
+            withins=withins,
+            block_size=self.block_size,
+            first_B=torch.zeros(len(rows), dtype=torch.int64, device=window.tokens_BL.device),
+            quota_B=torch.stack(quotas),
+            seeds=tuple(row.seed for row in rows),
+        )
+
+    def _proposal(
+        self, rows: Sequence[Row], firsts: Sequence[int], window: Canvas, logits_nV: Float[Tensor, "n V"], step: Step
+    ) -> Proposal:
+        options, (wanted_BW, hidden_BW) = self.options, self.asked(window)
+        hidden_mV = None
+        if hidden_BW is not None:
+            asked = int(wanted_BW.sum())
+            logits_nV, hidden_mV = logits_nV[:asked], logits_nV[asked:]
+        if options.min_new_tokens and self.stop_token_ids:
+            logits_nV = self._without_early_stops(rows, firsts, wanted_BW, logits_nV)
+        uniform_n = None
+        if options.temperature > 0:
+            uniform_n = step.uniforms_BL(Purpose.SAMPLE, wanted_BW.shape[1])[wanted_BW]
+        proposal = propose(
+            logits_nV,
+            wanted_BW,
+            never=self._never,
+            last=tuple(options.begin_suppress_tokens),
+            among=(options.top_k, options.top_p),
+            temperature=options.temperature,
+            uniform_n=uniform_n,
+            precise=options.precise_sampling,
+        )
+        if hidden_mV is None or hidden_BW is None:
+            return proposal
+        return verified(proposal, hidden_mV, hidden_BW, window.tokens_BL, never=self._never)
+
+    def _without_early_stops(
+        self, rows: Sequence[Row], firsts: Sequence[int], wanted_BW: Tensor, logits_nV: Float[Tensor, "n V"]
+    ) -> Float[Tensor, "n V"]:
+        """No stop token among the first tokens of an answer."""
+        device = wanted_BW.device
+        left = [row.text + self.options.min_new_tokens - first for row, first in zip(rows, firsts, strict=True)]
+        is_early_BW = torch.arange(wanted_BW.shape[1], device=device) < torch.tensor(left, device=device)[:, None]
+        is_stop_V = torch.zeros(logits_nV.shape[1], dtype=torch.bool, device=device)
+        is_stop_V[list(self.stop_token_ids)] = True
+        return logits_nV.masked_fill(is_early_BW[wanted_BW][:, None] & is_stop_V, -torch.inf)

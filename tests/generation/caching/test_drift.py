@@ -1,0 +1,41 @@
+"""The whole row is fed again when what stayed as it was has moved far enough."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.models.tiny import build
+from unmask.generation.loop import generate
+from unmask.generation.options import GenerationOptions
+from unmask.models.shell import DiffusionModel
+from unmask.registry import FAMILIES
+
+MASK = 15
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
+    return build(tmp_path_factory.mktemp("model"), FAMILIES.get("llada"))
+
+
+def refreshes(model: DiffusionModel, prompts: list[list[int]], **settings: object) -> list[int]:
+    options = GenerationOptions.of(
+        max_new_tokens=16, block_size=8, steps=16, early_stop=False, cache="dual", **settings
+    )
+    done = generate(model, prompts, options=options, mask_token_id=MASK)
+    assert all(row.stats.forwards.total == 16 for row in done)
+    return [row.stats.forwards.refresh for row in done]
+
+
+def test_the_nearer_the_limit_the_more_often(model: DiffusionModel) -> None:
+    prompts = [[5, 6, 7]]
+    (never,), (rarely,), (always,) = (refreshes(model, prompts, cache_drift=limit) for limit in (1e9, 0.05, 0.0))
+    # what moved is known after a step that fed only a part: every other step feeds all
+    assert never == 2 and always == 8 and never <= rarely <= always
+    assert refreshes(model, prompts) == [2]
+
+
+def test_a_row_of_a_batch_drifts_as_it_does_alone(model: DiffusionModel) -> None:
+    prompts = [[5, 6, 7], [9], [4, 4, 4, 4, 8, 8]]
+    together = refreshes(model, prompts, cache_drift=0.05)
+    assert together == [refreshes(model, [prompt], cache_drift=0.05)[0] for prompt in prompts]
