@@ -42,7 +42,8 @@ def forced(lm: DiffusionLM) -> Any:
         def replace_logits(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
             place = kwargs["logits_at"] % args[0].shape[1] - start
             logits = torch.zeros_like(output.logits)
-            logits[torch.arange(len(place)), wanted[place]] = 10.0
+            # the earlier the surer
+            logits[torch.arange(len(place)), wanted[place]] = 20.0 - 0.1 * place
             return output._replace(logits=logits)
 
         handles.append(model.register_forward_hook(replace_logits, with_kwargs=True))

@@ -66,7 +66,6 @@ ALIASES: dict[str, Alias] = {
     "cfg": Alias("guidance_scale"),
     "cfg_scale": Alias("guidance_scale"),
     "gen_length": Alias("max_new_tokens"),
-    "max_length": Alias("max_new_tokens", why="in training verbs it is the longest row"),
     "block_length": Alias("block_size"),
     "remasking": Alias("strategy"),
     "remasking_strategy": Alias("strategy"),
