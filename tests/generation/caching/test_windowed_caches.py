@@ -84,13 +84,13 @@ def test_a_row_of_a_ragged_batch_is_the_row_alone(
 @pytest.mark.parametrize("knobs", KNOBS, ids=str)
 @pytest.mark.parametrize("name", CACHES)
 def test_figures_agree_with_what_the_model_was_fed(name: str, knobs: dict[str, Any], folder: Path) -> None:
-    for guidance in (0.0, 1.0):
-        model = Counting(model_in(folder, "dream"))
-        given = options(**knobs, cache=name, guidance_scale=guidance, strategy="threshold")
-        done = generate(model, PROMPTS, options=GenerationOptions.of(**given), mask_token_id=MASK)
-        assert sum(row.stats.positions for row in done) == model.fed
-        assert sum(row.stats.forwards.total for row in done) == model.rows // (2 if guidance else 1)
-        assert all(row.stats.forwards.refresh >= 1 and row.stats.forwards.commit == 0 for row in done)
+    guidance = float(KNOBS.index(knobs) % 2)
+    model = Counting(model_in(folder, "dream"))
+    given = options(**knobs, cache=name, guidance_scale=guidance, strategy="threshold")
+    done = generate(model, PROMPTS, options=GenerationOptions.of(**given), mask_token_id=MASK)
+    assert sum(row.stats.positions for row in done) == model.fed
+    assert sum(row.stats.forwards.total for row in done) == model.rows // (2 if guidance else 1)
+    assert all(row.stats.forwards.refresh >= 1 and row.stats.forwards.commit == 0 for row in done)
 
 
 def test_rows_at_blocks_of_their_own_share_a_forward_of_their_windows(folder: Path) -> None:
