@@ -10,7 +10,7 @@ from torch import Tensor
 from unmask.generation.canvas import Canvas
 from unmask.generation.options import GenerationOptions
 from unmask.generation.proposal import Proposal
-from unmask.generation.strategy import Step, Transfer
+from unmask.generation.strategy import Step, Transfer, best
 from unmask.types import Denoiser, DenoiserOutput
 
 # what float32 leaves open, of a probability or an entropy near a tie
@@ -59,6 +59,17 @@ class Follows:
             return (p_nV * torch.log(p_nV + 1e-10)).sum(-1)
         best_n2 = p_nV.topk(2, dim=-1).values
         return best_n2[:, 0] - best_n2[:, 1] if self.score == "margin" else best_n2[:, 0]
+
+
+class Rounded(Follows):
+    """The quota of highest score in float32, where many are equal that we tell apart; the first of those."""
+
+    def select(self, proposal: Proposal, canvas: Canvas, step: Step, state: list[int]) -> Transfer:
+        """See `DecodingStrategy`."""
+        del canvas, state
+        pending_BL = proposal.pending_BL
+        score_BL = torch.full(pending_BL.shape, -torch.inf).masked_scatter(pending_BL, self._score(proposal))
+        return Transfer(best(score_BL, pending_BL, step.quota_B))
 
 
 def proposes_masks(model: Denoiser, mask_token_id: int) -> Denoiser:
