@@ -120,7 +120,8 @@ def test_help_shows_defaults_in_groups(verb: str, capsys: pytest.CaptureFixture[
     told = " ".join(capsys.readouterr().out.split())
     for title in ("Which model is trained, and which part of it:", "What is minimised:", "Which data"):
         assert title in told
-    assert "--time_epsilon TIME_EPSILON Smallest time. (type: float, default: 0.001)" in told
+    told_epsilon = "Smallest time, where tokens are masked one by one. (type: float, default: 0.001)"
+    assert f"--time_epsilon TIME_EPSILON {told_epsilon}" in told
     assert "--logging_steps" in told
     rate = {"sft": "2e-05", "pretrain": "0.0003"}[verb]
     assert f"The initial learning rate for the optimizer. (type: float, default: {rate})" in told

@@ -1,4 +1,4 @@
-"""Autoregressive models through the same loop: left to right, as others decode them."""
+"""Models are decoded as they were made: autoregressive ones from left to right, others perhaps in their own blocks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import pytest
 
 import unmask
 from tests.stories import write_llama
+from tests.tiny import write_checkpoint
 from unmask.errors import ConfigError
+from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM
+
+LENGTH = {"max_new_tokens": 12, "steps": 12, "early_stop": False}
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +54,28 @@ def test_what_it_cannot_do_is_said(lm: DiffusionLM) -> None:
         lm.generate("Lily", guidance_scale=1.0)
     with pytest.raises(ConfigError, match="does not see what follows a blank"):
         lm.infill("Lily [MASK] a dog.")
+
+
+@pytest.fixture(scope="module")
+def of_blocks(tmp_path_factory: pytest.TempPathFactory) -> DiffusionLM:
+    folder = write_checkpoint(tmp_path_factory.mktemp("blocks"), attention="block_causal", block_size=4)
+    return unmask.load(folder, device="cpu")
+
+
+def test_a_model_made_for_blocks_is_decoded_in_its_own(of_blocks: DiffusionLM, tmp_path: Path) -> None:
+    # the same weights, made for nothing
+    plain = unmask.load(write_checkpoint(tmp_path / "plain"), device="cpu")
+    for size in (4, 8, 32):
+        (told,) = plain.generate("One", attention="block_causal", block_size=size, **LENGTH)
+        (given,) = of_blocks.generate("One", block_size=size, **LENGTH)
+        (whole,) = of_blocks.generate("One", GenerationOptions(block_size=size, **LENGTH))
+        assert told.token_ids == given.token_ids == whole.token_ids
+        (silent,) = of_blocks.generate("One", **LENGTH)
+        assert (silent.token_ids == told.token_ids) == (size == 4)
+        assert dict(of_blocks.generate_many(["One"], **LENGTH))[0].token_ids == silent.token_ids
+    assert plain.generate("One", **LENGTH)[0].token_ids == plain.generate("One", block_size=32, **LENGTH)[0].token_ids
+
+
+def test_a_saved_model_names_its_blocks(of_blocks: DiffusionLM, tmp_path: Path) -> None:
+    of_blocks.save(tmp_path / "saved")
+    assert "| block_size | 4, as it was trained |" in (tmp_path / "saved" / "README.md").read_text()

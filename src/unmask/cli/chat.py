@@ -65,6 +65,7 @@ def run(argv: list[str]) -> int:
     options = sampling.options_from(parsed)
     parsed = sampling.with_model(parsed)
     lm = sampling.load_model(parsed)
+    options = sampling.own_blocks(options, parsed, lm)
     chat = Chat(lm, options, parsed.table, parsed["chat_template"], parsed["show"], parsed["system"], parsed["colors"])
     is_terminal = sys.stdin.isatty()
     if is_terminal:

@@ -71,7 +71,10 @@ class EvalTablesArguments:
 
 def table() -> OptionTable:
     """The options of the verb."""
-    how = ("How to generate; block_size and steps are max_new_tokens unless given", sampling.generation_options())
+    how = (
+        "How to generate; steps, and block_size but for a block-causal checkpoint, are max_new_tokens unless given",
+        sampling.generation_options(),
+    )
     defaults = {"max_new_tokens": ANSWER_TOKENS, "block_size": ANSWER_TOKENS, "steps": ANSWER_TOKENS}
     return OptionTable("eval tables", DOES, (EvalTablesArguments,), (how,), tuple(defaults.items()))
 
@@ -139,6 +142,7 @@ def _ask(
     lm = sampling.load_model(parsed)
     if parsed["model"] not in (None, lm.family.name):
         raise ConfigError(f'--model is "{parsed["model"]}", but the checkpoint is of the family {lm.family.name}.')
+    options = sampling.own_blocks(options, parsed, lm)
     from unmask.evaluation.results import about_model
     from unmask.evaluation.tables import evaluate_tables
 

@@ -90,6 +90,7 @@ def run(argv: list[str]) -> int:
     prompts = prompts_from(parsed)
     parsed = sampling.with_model(parsed)
     lm = sampling.load_model(parsed)
+    options = sampling.own_blocks(options, parsed, lm)
     if not prompts:
         shown = OF_TABLES if parsed["model_name_or_path"] == sampling.SMALL_BASE else OF_ANYTHING
         return _show_off(lm, options, parsed, shown)

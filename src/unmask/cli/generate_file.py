@@ -68,6 +68,7 @@ def run(parsed: Parsed, options: GenerationOptions) -> int:
         chat_template=parsed["chat_template"],
         skip_bad_rows=parsed["skip_bad_rows"],
         fresh=parsed["fresh"],
+        own_blocks="block_size" not in parsed,
         share=share,
     )
     began = time.perf_counter()

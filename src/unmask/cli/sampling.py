@@ -135,6 +135,13 @@ def options_from(parsed: Parsed, *, trace: bool = False) -> GenerationOptions:
     return GenerationOptions(**settings, trace=trace)
 
 
+def own_blocks(options: GenerationOptions, parsed: Parsed, lm: DiffusionLM) -> GenerationOptions:
+    """The options with blocks as long as the model was made for, unless the user gave a size."""
+    from unmask.lm.attention import own_blocks
+
+    return options if "block_size" in parsed else own_blocks(options, lm.model.facts)
+
+
 def one_block(options: GenerationOptions, parsed: Parsed) -> GenerationOptions:
     """The options for filling blanks: the whole text is one block, unless the user gave a size."""
     return options if "block_size" in parsed else replace(options, block_size=None)

@@ -103,10 +103,11 @@ def adapt(name_or_path: str | os.PathLike[str], target: str | os.PathLike[str], 
 
     notes = (*_notes(facts, made), _mask_note(tokenizer, facts, is_new=is_new))
     tensors = Streamed(_empty(model, kept), make)
+    card = _card(name_or_path, folder, facts, family, notes)
     with built_aside(folder) as aside:
         save_model(model, aside, tensors=tensors, max_shard_size=options.max_shard_size)
         tokenizer.save_pretrained(aside)
-        write_card(aside, _card(name_or_path, folder, facts, family, notes))
+        write_card(aside, replace(card, block_size=made.block_size))
     return Adapted(folder, family.name, mask_id, model.num_parameters(), notes, made.block_size)
 
 

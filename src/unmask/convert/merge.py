@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +99,11 @@ def merge_adapter(
         import_bitsandbytes()
     folded = _Folded(model, origin, held)
     tensors = Streamed(empty, folded)
+    card = _card(folder.name, model.family.name, base, os.fspath(adapter))
     with built_aside(folder) as aside:
         save_model(model, aside, tensors=tensors)
         _write_the_rest(aside, model, source, origin)
-        write_card(aside, _card(folder.name, model.family.name, base, os.fspath(adapter)))
+        write_card(aside, replace(card, block_size=model.facts.block_size))
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
     return Merged(
         str(folder), base, str(source), len(folded.changed), len(tensors), ", ".join(types), held[0] if held else None

@@ -21,6 +21,7 @@ from unmask.evaluation.intervals import bootstrap, wilson
 from unmask.evaluation.scores import denotation_accuracy, exact_match, token_f1
 from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM
+from unmask.lm.attention import own_blocks
 from unmask.lm.identity import fingerprint
 
 Record = Mapping[str, Any]
@@ -82,7 +83,7 @@ def evaluate_tables(
         lm: the model.
         records: `messages`, the last of the assistant being the right answer; `id`, `kind`, `source`, `question`,
             `answers` and `canonical` are used where they are there.
-        options: of the generation; None: greedy, 32 new tokens in one block.
+        options: of the generation; None: greedy, 32 new tokens in one block, or in those of a block-causal checkpoint.
         batch_size: questions answered together; changes no answer.
         cases_file: JSONL of cases, written as they come; those that it holds already are not asked again.
         progress: called with how many questions are done, and of how many.
@@ -92,7 +93,7 @@ def evaluate_tables(
         ConfigError: `cases_file` holds cases of another model, other records or settings.
         ResourceError: it cannot be written.
     """
-    options = options or GenerationOptions(max_new_tokens=32, block_size=32, steps=32)
+    options = options or own_blocks(GenerationOptions(max_new_tokens=32, block_size=32, steps=32), lm.model.facts)
     for number, record in enumerate(records):
         _check(record, number)
     stamp = json.dumps([fingerprint(lm), asdict(options)], default=str)

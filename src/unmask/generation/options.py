@@ -68,7 +68,8 @@ class GenerationOptions:
     """Texts that end an answer, which is cut before the first of them; infilling ignores them."""
 
     block_size: int | None = 32
-    """Tokens decoded together before the next ones are begun, left to right; null: the whole canvas is one block."""
+    """Tokens decoded together before the next ones are begun, left to right; null: the whole canvas is one block. Not
+    given: the block that a block-causal checkpoint was made for, 32 for others; infilling: the whole text."""
 
     attention: Attention = "auto"
     """Who sees whom: everybody (bidirectional), or each block itself and what is before it, blocks being counted from

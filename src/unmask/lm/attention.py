@@ -27,6 +27,11 @@ def as_made(options: GenerationOptions, facts: Facts) -> GenerationOptions:
     return replace(options, attention="block_causal" if facts.attention == "block_causal" else "bidirectional")
 
 
+def own_blocks(options: GenerationOptions, facts: Facts) -> GenerationOptions:
+    """The options with blocks as long as the model was made for; for where the user gave no size."""
+    return options if facts.block_size is None else replace(options, block_size=facts.block_size)
+
+
 def refuse_infilling(facts: Facts) -> None:
     """Raises ConfigError: an autoregressive model cannot fill in, as it does not see what follows."""
     if facts.attention == "causal":

@@ -20,7 +20,7 @@ from unmask.generation.loop import row_seeds, stream_rows
 from unmask.generation.options import GenerationOptions
 from unmask.generation.rows import Waiting
 from unmask.generation.trace import Completion
-from unmask.lm.attention import as_made, refuse_infilling
+from unmask.lm.attention import as_made, own_blocks, refuse_infilling
 from unmask.lm.continuing import TextRow, continued, ends_at_stop, room, rooms, with_room
 from unmask.lm.filling import Filler
 from unmask.lm.infilling import BlankRow, between, ids_row, read_text
@@ -68,7 +68,8 @@ class DiffusionLM:
         Args:
             prompts: one or several; each a text to go on from, a list of token ids, or chat messages
                 (`{"role": ..., "content": ...}`), which go through the chat template.
-            options: all settings at once; None: `settings` are the fields of `GenerationOptions`.
+            options: all settings at once; None: `settings` are the fields of `GenerationOptions`, where `block_size` is
+                that of a block-causal checkpoint unless given.
             seeds: one per prompt; None: `seed` + row.
             **settings: see `GenerationOptions`.
 
@@ -90,7 +91,7 @@ class DiffusionLM:
         **settings: Any,
     ) -> TextStream:
         """As `generate`, but hands over every commit when it happens."""
-        options = as_made(_options(options, settings), self.model.facts)
+        options = self._chosen(options, settings)
         rows = [TextRow(self.encode(prompt), isinstance(prompt, str)) for prompt in several(prompts)]
         chosen = row_seeds(options, seeds, len(rows))
         parts = [
@@ -127,7 +128,7 @@ class DiffusionLM:
         Raises:
             ConfigError, ModelError: as `generate`.
         """
-        options = as_made(_options(options, settings), self.model.facts)
+        options = self._chosen(options, settings)
         return self._many(
             asked_rows(prompts, partial(self._row_of, options), options.seed, seeds, batch_size), options, batch_size
         )
@@ -295,6 +296,12 @@ class DiffusionLM:
             return self.encode(prompt), list(self.tokenizer(target, add_special_tokens=False)["input_ids"])
         whole, start = self.encode(prompt + target), len(self.encode(prompt.rstrip(" ")))
         return whole[:start], whole[start:]
+
+    def _chosen(self, options: GenerationOptions | None, settings: dict[str, Any]) -> GenerationOptions:
+        """The options asked for, as the model was made for where they do not say."""
+        chosen, facts = _options(options, settings), self.model.facts
+        is_sized = options is not None or "block_size" in settings
+        return as_made(chosen if is_sized else own_blocks(chosen, facts), facts)
 
     def _row_of(self, options: GenerationOptions, number: int, prompt: Prompt) -> TextRow:
         """The row of a prompt that leaves room for an answer."""

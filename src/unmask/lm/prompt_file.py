@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from unmask.data.prompt_rows import PromptRow, read_prompts
 from unmask.data.result_file import ResultFile, Share, check_origin, move_aside
 from unmask.errors import ConfigError, DataError, ResourceError
 from unmask.generation.options import GenerationOptions
+from unmask.lm.attention import own_blocks
 from unmask.lm.continuing import room
 from unmask.lm.identity import fingerprint
 from unmask.lm.many import BATCH_SIZE
@@ -37,6 +38,7 @@ class PromptFile:
         skip_bad_rows: rows that cannot be used have no result, instead of stopping everything.
         fresh: move an earlier output aside.
         share: which process this is.
+        own_blocks: of a block-causal checkpoint, blocks are as long as it was made for, whatever the options say.
     """
 
     input: Path
@@ -47,6 +49,7 @@ class PromptFile:
     skip_bad_rows: bool = False
     fresh: bool = False
     share: Share = field(default_factory=Share)
+    own_blocks: bool = False
 
 
 @dataclass
@@ -93,8 +96,13 @@ def generate_file(
         progress.is_complete, progress.total, progress.before = True, len(rows), len(rows)
         return progress
     lm = load()
+    weights = fingerprint(lm)
+    if work.own_blocks and lm.model.facts.block_size:
+        # another configuration beside the same weights is another model
+        weights += f", blocks of {lm.model.facts.block_size}"
+        work = replace(work, options=own_blocks(work.options, lm.model.facts))
     rows = _fitting(lm, rows, work, progress)
-    check_origin(work.output, {**origin, "weights": fingerprint(lm)}, whole=True)
+    check_origin(work.output, {**origin, "weights": weights}, whole=True)
     with ResultFile(work.output, [row.number for row in rows], work.share) as results:
         _generate(lm, rows, results, work, progress, tell)
         progress.is_complete = results.merge()

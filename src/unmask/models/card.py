@@ -12,16 +12,6 @@ from unmask.errors import ResourceError
 from unmask.registry import FAMILIES
 
 CARD = "README.md"
-# what `generate` does where nothing is said; written down because a card outlives the version that wrote it
-_SAMPLING = (
-    ("strategy", "confidence"),
-    ("steps", "as many as new tokens: one each, the most certain first"),
-    ("block_size", "32, or all of a short answer at once"),
-    ("temperature", "0"),
-    ("guidance_scale", "0"),
-    ("cache", "none"),
-)
-
 _USE_BASELINE = (
     "## Use\n\nAn autoregressive baseline: `transformers` opens it with `AutoModelForCausalLM`, or PEFT does."
 )
@@ -35,6 +25,7 @@ class Card:
         title: its heading. summary: a sentence or two. base: folder or Hub id that the weights come from.
         is_adapter: the folder holds an adapter, not a model. family: of the model.
         datasets: names on the Hub. sections: title and Markdown of each.
+        block_size: of a model that was made for blocks; None: it sees whole rows.
     """
 
     title: str
@@ -44,10 +35,11 @@ class Card:
     is_adapter: bool = False
     datasets: tuple[str, ...] = ()
     sections: tuple[tuple[str, str], ...] = ()
+    block_size: int | None = None
 
     def markdown(self) -> str:
         """The file."""
-        use = [_USE_BASELINE] if self._autoregressive else [_use(self.is_adapter), _sampling()]
+        use = [_USE_BASELINE] if self._autoregressive else [_use(self.is_adapter), _sampling(self.block_size)]
         parts = [self._front_matter(), f"# {self.title}", self.summary, *use]
         parts += [f"## {title}\n\n{text}" for title, text in self.sections]
         return "\n\n".join(parts) + "\n"
@@ -80,8 +72,18 @@ def _use(is_adapter: bool) -> str:
     )
 
 
-def _sampling() -> str:
-    return f"## Sampler settings\n\n{table(_SAMPLING)}"
+def _sampling(block_size: int | None) -> str:
+    """What `generate` does where nothing is said; written down because a card outlives the version that wrote it."""
+    blocks = "32, or all of a short answer at once" if block_size is None else f"{block_size}, as it was trained"
+    rows = (
+        ("strategy", "confidence"),
+        ("steps", "as many as new tokens: one each, the most certain first"),
+        ("block_size", blocks),
+        ("temperature", "0"),
+        ("guidance_scale", "0"),
+        ("cache", "none" if block_size is None else "block"),
+    )
+    return f"## Sampler settings\n\n{table(rows)}"
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
@@ -104,6 +106,7 @@ def saved_card(model: Any, folder: Path) -> Card:
         base=base,
         is_adapter=adapted,
         sections=(("Paper", model.family.paper),) if model.family.paper else (),
+        block_size=model.facts.block_size,
     )
 
 

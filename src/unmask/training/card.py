@@ -43,6 +43,7 @@ def write_run_card(folder: Path, material: Material, facts: Facts, reached: Reac
         is_adapter=has_adapter(material.model),
         datasets=_hub_datasets(settings),
         sections=tuple(sections),
+        block_size=material.model.facts.block_size,
     )
     write_card(folder, card)
 
