@@ -68,7 +68,8 @@ def settings_from(parsed: Parsed, verb: str) -> Settings:
         name: parsed[name] for name in sorted(parsed.given) if name in HONOURED and parsed[name] is not None
     }
     model, data, objective, run = (parsed.build(cls) for cls in _OURS)
-    return Settings(model, data, objective, run, trainer)  # type: ignore[arg-type]
+    left_open = tuple(name for name in ("objective", "block_size") if name not in parsed)
+    return Settings(model, data, objective, run, trainer, left_open)  # type: ignore[arg-type]
 
 
 def resolve(parsed: Parsed, verb: str) -> Parsed:

@@ -29,14 +29,15 @@ from unmask.models.adapter_names import (
     to_ours,
 )
 from unmask.models.checkpoints import Dtype, resolve_folder
+from unmask.models.facts import Facts
 from unmask.models.json_file import read_json
 from unmask.models.quantized import Quantization, import_bitsandbytes, quantization_of
 from unmask.models.shell import DiffusionModel
 from unmask.models.tensor_file import write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# our key in the metadata of an adapter's weights
-_HELD = "unmask_base_held_in"
+# our keys in the metadata of an adapter's weights
+_HELD, _MADE_FOR = "unmask_base_held_in", "unmask_made_for"
 BIASES = ("none", "all", "lora_only")
 # settings that are read, with their types
 _READ: dict[str, type | tuple[type, ...]] = {
@@ -112,6 +113,8 @@ def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, train
             a finished run's, or a Hub id.
         trainable: go on training it.
 
+    The model's facts become those of `facts_under`.
+
     Raises:
         ModelError: the folder is no adapter, or belongs to another base.
     """
@@ -127,6 +130,7 @@ def load_adapter(model: DiffusionModel, folder: str | os.PathLike[str], *, train
     _refuse_another_rank(ours, settings.r, source)
     _inject(model, targets, settings, saved or None)
     _fill(model, ours, source)
+    model.facts = facts_under(model.facts, source)
     if not trainable:
         model.requires_grad_(False)
 
@@ -218,7 +222,7 @@ def save_adapter(
     chunk = {name: value.detach().to("cpu").contiguous() for name, value in official.items()}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        write_tensors(chunk, target / WEIGHTS, {"format": "pt", **_how_held(model)})
+        write_tensors(chunk, target / WEIGHTS, {"format": "pt", **_how_held(model), **_made_for(model.facts)})
         text = json.dumps(official_config(model, official), indent=2, sort_keys=True)
         (target / CONFIG).write_text(text + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
@@ -245,14 +249,37 @@ def base_held_in(folder: Path) -> tuple[Quantization, torch.dtype] | None:
     Raises:
         ModelError: the weights cannot be read.
     """
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            said = (file.metadata() or {}).get(_HELD, "").split()
-    except (FileNotFoundError, SafetensorError) as error:
-        raise _unreadable(folder, error) from None
+    said = _said(folder, _HELD)
     if len(said) != 2 or said[0] not in get_args(Quantization) or said[1] not in get_args(Dtype):
         return None
     return said[0], getattr(torch, said[1])  # type: ignore[return-value]
+
+
+def _made_for(facts: Facts) -> dict[str, str]:
+    return {} if facts.attention == "causal" else {_MADE_FOR: f"{facts.attention} {facts.block_size or ''}".strip()}
+
+
+def facts_under(facts: Facts, adapter: str | os.PathLike[str]) -> Facts:
+    """The facts of a base with an adapter on top: made for what the adapter was trained for, where its file says so.
+
+    Raises:
+        ModelError: the adapter's weights cannot be read, or its blocks do not fit the base.
+    """
+    said = _said(resolve_folder(adapter, holds=f"an {CONFIG}"), _MADE_FOR)
+    if facts.attention == "causal" or not said or said[0] not in ("bidirectional", "block_causal"):
+        return facts
+    size = int(said[1]) if said[1:] and said[1].isdecimal() else None
+    # a configuration that says it already, or need not, stays as it is
+    return facts if (said[0], size) == (facts.attention, facts.block_size) else facts.made_for(said[0], size)
+
+
+def _said(folder: Path, key: str) -> list[str]:
+    """The words under a key of ours in the metadata of an adapter's weights."""
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            return (file.metadata() or {}).get(key, "").split()
+    except (FileNotFoundError, SafetensorError) as error:
+        raise _unreadable(folder, error) from None
 
 
 def has_adapter(model: nn.Module) -> bool:

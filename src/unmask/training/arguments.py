@@ -91,7 +91,7 @@ class DataArguments:
     padding: Literal["eos", "none", "block", "max_length"] = "eos"
     """How short conversations are filled up: eos (visible, learned), none (invisible), block, max_length."""
     block_size: int = 32
-    """Tokens per block, for the padding `block` and the objective `block`."""
+    """Tokens per block, for the padding `block` and the objective `block`; default: what the checkpoint says, or 32."""
     skip_bad_rows: bool = False
     """Count bad rows and go on, instead of stopping at the first."""
     packing: bool = False
@@ -104,7 +104,8 @@ class ObjectiveArguments:
 
     objective: Literal["masked", "block", "autoregressive"] = "masked"
     """masked: MDLM's and LLaDA's bound; block: the same inside blocks of block_size tokens, each given all before it
-    (BD3-LM, SDAR, LLaDA2); autoregressive: the next token, for a baseline of Llama, Mistral or Qwen."""
+    (BD3-LM, SDAR, LLaDA2), the default for a checkpoint that was made for blocks; autoregressive: the next token, for a
+    baseline of Llama, Mistral or Qwen."""
     block_curriculum: str | None = None
     """Block sizes of the first updates, SIZE:UPDATES joined by commas (1:500,4:500,1024:2000); then block_size."""
     noise_schedule: str = "linear"
@@ -167,6 +168,7 @@ class Settings:
         run: how the run is conducted.
         trainer: keyword arguments of transformers' `TrainingArguments`, typed; what is absent is transformers'
             default, but for `bf16`: absent, it is on where the device has bfloat16.
+        left_open: of `objective` and `block_size`, what nobody chose: a checkpoint that was made for blocks decides.
     """
 
     model: ModelArguments = field(default_factory=ModelArguments)
@@ -174,6 +176,7 @@ class Settings:
     objective: ObjectiveArguments = field(default_factory=ObjectiveArguments)
     run: RunArguments = field(default_factory=RunArguments)
     trainer: dict[str, Any] = field(default_factory=dict)
+    left_open: tuple[str, ...] = ()
 
 
 def block_sizes(text: str | None) -> tuple[tuple[int, int], ...]:

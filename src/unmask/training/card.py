@@ -77,5 +77,8 @@ def _hub_datasets(settings: Settings) -> tuple[str, ...]:
 def _settings_json(settings: Settings) -> str:
     """Secrets are not part of the settings: the library's tokens are refused, and left out once more here."""
     trainer = {name: value for name, value in settings.trainer.items() if "token" not in name}
-    shown = {**{name: part for name, part in asdict(settings).items() if name != "trainer"}, "trainer": trainer}
+    shown = {
+        **{name: part for name, part in asdict(settings).items() if name not in ("trainer", "left_open")},
+        "trainer": trainer,
+    }
     return json.dumps(shown, indent=2, sort_keys=True, default=str, ensure_ascii=False)

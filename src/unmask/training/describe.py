@@ -16,6 +16,7 @@ from unmask.training.arguments import Settings
 from unmask.training.ingredients import (
     Ingredients,
     collator_of,
+    decided,
     gather,
     lora_settings,
     objective_of,
@@ -69,16 +70,17 @@ class DryRun:
 
 def describe(settings: Settings, *, verb: str) -> DryRun:
     """Read settings, configuration, tokenizer and data; raises as `run.train` does."""
+    settings, said = decided(settings)
     parts = gather(settings, verb)
     parameters, trainable = _sizes(settings, parts)
     test = parts.splits.test
     return DryRun(
-        settings={**asdict(settings), "trainer": dict(settings.trainer)},
+        settings={name: part for name, part in asdict(settings).items() if name != "left_open"},
         parameters=parameters,
         trainable=trainable,
         train_rows=_rows(parts.splits.train),
         eval_rows=_rows(test) if test is not None else 0,
-        notes=(*parts.splits.notes, start_note(parts)),
+        notes=(*said, *parts.splits.notes, start_note(parts)),
         memory=estimate_of(settings, verb, parts.facts).to_dict(),
         first_batch=tuple(_marked(_first_batch(settings, verb, parts), parts.tokenizer)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,15 @@ from unmask.data.prepare import cached_splits
 from unmask.data.sources.named import open_sources
 from unmask.data.yardstick import learned_ids, unigram_nats
 from unmask.errors import ConfigError, ModelError
-from unmask.models.adapters import LoraSettings, attach_lora, base_of, is_adapter, load_adapter, tokenizer_folder
+from unmask.models.adapters import (
+    LoraSettings,
+    attach_lora,
+    base_of,
+    facts_under,
+    is_adapter,
+    load_adapter,
+    tokenizer_folder,
+)
 from unmask.models.checkpoints import holds_weights, load_model, resolve_folder, to_official_name
 from unmask.models.facts import Facts, read_facts
 from unmask.models.shell import DiffusionModel
@@ -30,7 +38,7 @@ from unmask.training.plan import Shares
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What a run is made of before any weight is loaded."""
+    """What a run is made of before any weight is loaded; `facts` are those of the model that it makes."""
 
     source: Path
     facts: Facts
@@ -40,6 +48,66 @@ class Ingredients:
     yardstick: float | None = None  # nats per token of counting tokens alone, on the evaluation rows
 
 
+def decided(settings: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """The settings with nothing left open, and what is to be said: a checkpoint made for blocks goes on learning them.
+
+    Raises:
+        ConfigError: nobody chose an objective, and the settings do not go with blocks.
+    """
+    chosen, name = replace(settings, left_open=()), settings.model.model_name_or_path
+    wanted = settings.objective.objective
+    if not settings.left_open or not name or wanted == "autoregressive":
+        return chosen, ()
+    facts = _base_facts(settings, resolve_folder(name, weights=False))
+    if facts.attention != "block_causal" or (wanted == "masked" and "objective" not in settings.left_open):
+        return chosen, ()
+    size = settings.data.block_size
+    if "block_size" in settings.left_open:
+        size = facts.block_size or size
+    chosen = replace(chosen, data=replace(chosen.data, block_size=size))
+    if "objective" in settings.left_open:
+        _refuse_whole_rows(settings, name)
+        chosen = replace(chosen, objective=replace(chosen.objective, objective="block"))
+    padded, length = settings.data.padding == "block", settings.data.max_length
+    if padded and length % size:
+        raise ConfigError(
+            f"max_length ({length}) must be a multiple of block_size ({size}), for which {name} was made."
+        )
+    return chosen, (
+        f"{name} was made for blocks: objective is block, block_size {size}. --objective masked learns whole rows.",
+    )
+
+
+def _refuse_whole_rows(settings: Settings, name: str) -> None:
+    if settings.objective.loss_weight == "cart" or settings.model.attention_annealing_steps:
+        raise ConfigError(
+            f"{name} was made for blocks and would go on learning them, but loss_weight cart and "
+            "attention_annealing_steps are for whole rows. Add --objective masked, or leave them out."
+        )
+
+
+def _base_facts(settings: Settings, source: Path) -> Facts:
+    """What the model that is trained was made for: the base, or the adapter on top of it."""
+    facts, adapter = read_facts(source), settings.model.adapter
+    return facts if adapter is None else facts_under(facts, adapter)
+
+
+def _made(facts: Facts, settings: Settings) -> Facts:
+    """What a model is made for that is trained as the settings say."""
+    objective = settings.objective.objective
+    if objective == "block":
+        # no row is longer than the model, so a longer block is no other
+        size = min(settings.data.block_size, facts.shape.max_length)
+        return (
+            facts
+            if (facts.attention, facts.block_size) == ("block_causal", size)
+            else facts.made_for("block_causal", size)
+        )
+    if objective == "masked" and facts.attention == "block_causal":
+        return facts.made_for("bidirectional")
+    return facts
+
+
 def gather(settings: Settings, verb: str) -> Ingredients:
     """Model facts, tokenizer and tokenised data of a run; reads, never writes to the output folder."""
     if not settings.model.model_name_or_path:
@@ -47,7 +115,7 @@ def gather(settings: Settings, verb: str) -> Ingredients:
     source = resolve_folder(settings.model.model_name_or_path, weights=not settings.model.from_scratch)
     _refuse_an_adapter(source)
     from_scratch = settings.model.from_scratch or (verb == "pretrain" and not holds_weights(source))
-    facts = read_facts(source)
+    facts = _base_facts(settings, source)
     _refuse_another_kind(facts, settings.objective.objective, source)
     tokenizer = load_tokenizer(tokenizer_folder(source, settings.model.adapter), facts, add_mask_token=True)
     if settings.data.max_length > facts.shape.max_length:
@@ -59,7 +127,12 @@ def gather(settings: Settings, verb: str) -> Ingredients:
     yardstick = _yardstick(splits, facts.shape.vocab_size)
     if yardstick is not None:
         splits.notes.append(f"counting tokens alone would need {yardstick:.2f} nats/token on the evaluation rows")
-    return Ingredients(source, facts, tokenizer, splits, from_scratch, yardstick)
+    made = _made(facts, settings)
+    if facts.attention == "block_causal" != made.attention:
+        splits.notes.append(
+            f"{source} was made for blocks; trained with objective masked it will be made for whole rows"
+        )
+    return Ingredients(source, made, tokenizer, splits, from_scratch, yardstick)
 
 
 def _refuse_an_adapter(source: Path) -> None:
@@ -184,6 +257,7 @@ def load_for_training(settings: Settings, parts: Ingredients) -> DiffusionModel:
     elif chosen.lora:
         attach_lora(model, lora_settings(settings))
     _freeze(model, chosen.freeze)
+    model.facts = parts.facts
     return model
 
 

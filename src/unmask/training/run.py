@@ -31,6 +31,7 @@ from unmask.training.easing import easing_callbacks
 from unmask.training.ingredients import (
     Ingredients,
     collator_of,
+    decided,
     gather,
     is_divided,
     known_to,
@@ -88,13 +89,14 @@ def train(settings: Settings, *, verb: str, console: Console | None = None) -> R
         UnmaskError: settings, data, model or machine are not fit for it; nothing was written then.
     """
     console = console or Console(quiet=not _first_process())
+    settings, said = decided(settings)
     output_dir = Path(settings.trainer["output_dir"])
     standing = folder.inspect(output_dir, settings, verb)
     if standing.finished:
         console.print(f"{output_dir} holds this run, finished. Use --fresh to train anew.", highlight=False)
         return RunResult(output_dir / FINISHED, *folder.reported(output_dir), seconds=0.0)
     parts = gather(settings, verb)
-    for note in (*parts.splits.notes, *standing.notes, start_note(parts)):
+    for note in (*said, *parts.splits.notes, *standing.notes, start_note(parts)):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     return _run(settings, verb, parts, standing.resume_from, console)
 
