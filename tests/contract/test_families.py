@@ -224,7 +224,8 @@ def test_the_head_where_asked_is_a_slice_of_the_full_logits(model, at: list[int]
     out = model(tokens(), logits_at=where)
     assert out.logits.shape == (len(at), facts_of(model.family.tiny_config).shape.vocab_size) and out.nll is None
     same(out.logits, model(tokens()).logits.flatten(0, 1)[where])
-    assert out.hidden.shape[:2] == (2, 12)
+    # where few are asked for, the last layer may have been computed only there
+    assert out.hidden is None or out.hidden.shape[:2] == (2, 12)
 
 
 @pytest.mark.parametrize("head_rows", [512, 7, 1])

@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.models.tiny import LLADA, build, tokens
 from unmask.models.shell import DiffusionModel
+from unmask.registry import FAMILIES
 from unmask.types import AttentionSpec, Denoiser
 
 
@@ -82,3 +83,22 @@ def test_its_layers_are_what_sharding_wraps(model):
     names = {type(module).__name__ for module in model.modules()}
     assert set(model._no_split_modules) <= names
     assert isinstance(model.trunk.layers, nn.ModuleList)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", [None, "padded", "blocks", "window"])
+def test_logits_of_a_few_columns_are_those_of_a_full_forward(tmp_path: Path, spec: str | None):
+    model, x_BL = build(tmp_path, FAMILIES.get("a2d-qwen3")), tokens(3, 12)
+    block_BL = (torch.arange(12) // 3)[None]
+    document_BL = torch.tensor([[0] * 12, [0] * 9 + [-1] * 3, [0] * 11 + [-1]])
+    attention = {
+        None: None,
+        "padded": AttentionSpec(document_BL=document_BL, packed=False),
+        "blocks": AttentionSpec("block_causal", document_BL, packed=False, block_BL=block_BL),
+        "window": AttentionSpec(window=4),
+    }[spec]
+    full = model(x_BL, attention=attention)
+    at = torch.tensor([3, 5, 12 + 6, 24 + 4])
+    few = model(x_BL, attention=attention, logits_at=at)
+    assert few.hidden is None and full.hidden is not None
+    torch.testing.assert_close(few.logits, full.logits.flatten(0, 1)[at], atol=1e-5, rtol=1e-5)

@@ -102,23 +102,35 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(shape.head_width, shape.norm_eps) if shape.qk_norm else nn.Identity()
 
     def forward(
-        self, x_BLD: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, eager: bool
+        self,
+        x_BLD: Tensor,
+        rotation: Rotation,
+        how: PreparedAttention,
+        cache: KVCache | None,
+        eager: bool,
+        rows: slice | None = None,
     ) -> Tensor:
-        q, k, v = self._project(x_BLD)
-        q = rotation.apply(self.q_norm(q).transpose(1, 2))
+        """`rows`: the only columns whose result is wanted; the others are still seen."""
+        q, k, v = self._project(x_BLD, rows)
+        of_queries = rotation
+        if rows is not None:
+            of_queries, how = rotation.part(rows), how.part(rows)
+        q = of_queries.apply(self.q_norm(q).transpose(1, 2))
         k = rotation.apply(self.k_norm(k).transpose(1, 2))
         v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.write(self.layer, k, v)
         return self.o_proj(attend(q, k, v, how, eager=eager).transpose(1, 2).flatten(2))
 
-    def _project(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each `[B, L, heads, K]`."""
+    def _project(self, x_BLD: Tensor, rows: slice | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, of some columns only where `rows` says so, keys and values, each `[B, L, heads, K]`."""
         heads = (*x_BLD.shape[:2], -1, self.head_width)
         if self.fused:
             q, k, v = self.qkv_proj(x_BLD).view(heads).split(self.heads, dim=2)
-            return q, k, v
-        return self.q_proj(x_BLD).view(heads), self.k_proj(x_BLD).view(heads), self.v_proj(x_BLD).view(heads)
+            return q if rows is None else q[:, rows], k, v
+        asking_BLD = x_BLD if rows is None else x_BLD[:, rows]
+        q = self.q_proj(asking_BLD).view(*asking_BLD.shape[:2], -1, self.head_width)
+        return q, self.k_proj(x_BLD).view(heads), self.v_proj(x_BLD).view(heads)
 
 
 class Layer(nn.Module):
@@ -132,9 +144,17 @@ class Layer(nn.Module):
         self.mlp = mlp
 
     def forward(
-        self, x_BLD: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, eager: bool
+        self,
+        x_BLD: Tensor,
+        rotation: Rotation,
+        how: PreparedAttention,
+        cache: KVCache | None,
+        eager: bool,
+        rows: slice | None = None,
     ) -> Tensor:
-        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), rotation, how, cache, eager)
+        """`rows`: the only columns whose result is wanted."""
+        seen = self.attention(self.attention_norm(x_BLD), rotation, how, cache, eager, rows)
+        x_BLD = (x_BLD if rows is None else x_BLD[:, rows]) + seen
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
 
@@ -162,8 +182,13 @@ class DenseTrunk(nn.Module):
         attention: AttentionSpec | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
+        wanted: slice | None = None,
     ) -> Tensor:
-        """Hidden states `[B, L, D]` of int64 ids `[B, L]`; see `types.Denoiser` for the rest."""
+        """Hidden states `[B, L, D]` of int64 ids `[B, L]`; see `types.Denoiser` for the rest.
+
+        `wanted`: columns whose hidden states are asked for, all if None; the last layer computes the others' only as
+        far as these see them.
+        """
         rows, start = tokens_BL.shape[1], cache.start if cache else 0
         columns_BW = cache.columns_BW if cache else None
         if positions is None:
@@ -175,8 +200,13 @@ class DenseTrunk(nn.Module):
         x_BLD = self.embed(tokens_BL)
         if self.shape.embedding_scale != 1.0:
             x_BLD = x_BLD * self.shape.embedding_scale
-        for index, layer in enumerate(self.layers):
+        whole = self.layers if wanted is None or not how.can_part else self.layers[:-1]
+        for index, layer in enumerate(whole):
             x_BLD = self._run(layer, index, x_BLD, rotation, how, cache)
+        if len(whole) < len(self.layers):
+            x_BLD = self.layers[-1](x_BLD, rotation, how, cache, self.eager_attention, wanted)
+        elif wanted is not None:
+            x_BLD = x_BLD[:, wanted]
         if cache is not None:
             cache.advance(rows)
         return self.norm(x_BLD)

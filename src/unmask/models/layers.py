@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -142,22 +142,17 @@ class Rotation:
             cos, sin = cos * scaling.amplitude, sin * scaling.amplitude
         return Rotation(cos, sin)
 
-    @cached_property
-    def _signed_sin(self) -> Tensor:
-        """Sines that turn a half-swapped head: those of its first half negative."""
-        first, second = self.sin.chunk(2, dim=-1)
-        return torch.cat((-first, second), dim=-1)
+    def part(self, columns: slice) -> Rotation:
+        """The angles of some of the positions."""
+        return Rotation(self.cos[:, :, columns], self.sin[:, :, columns])
 
     def apply(self, x_BHLK: Tensor) -> Tensor:
         """Rotate in float32 and return the type that came in: low precision here shifts distant positions."""
         width = self.cos.shape[-1]
         x = x_BHLK[..., :width].float()
-        if torch.is_grad_enabled():
-            first, second = x.chunk(2, dim=-1)
-            rotated = x * self.cos + torch.cat((-second, first), dim=-1) * self.sin
-        else:
-            rotated = torch.addcmul(x * self.cos, x.roll(width // 2, -1), self._signed_sin)
-        rotated = rotated.to(x_BHLK.dtype)
+        first, second = x.chunk(2, dim=-1)
+        turned = torch.cat((-second, first), dim=-1)
+        rotated = (x * self.cos + turned * self.sin).to(x_BHLK.dtype)
         return rotated if width == x_BHLK.shape[-1] else torch.cat((rotated, x_BHLK[..., width:]), dim=-1)
 
 
@@ -173,6 +168,16 @@ class PreparedAttention:
     causal: bool = False
     tiles: tuple[Tile, ...] = ()
     blocks: Any = None
+
+    @property
+    def can_part(self) -> bool:
+        """Whether some of the queries can be had alone."""
+        return not (self.causal or self.tiles or self.blocks is not None)
+
+    def part(self, queries: slice) -> PreparedAttention:
+        """What some of the queries see."""
+        is_shared = self.mask is None or self.mask.shape[2] == 1
+        return self if is_shared else replace(self, mask=self.mask[:, :, queries])
 
 
 def prepare_attention(

@@ -48,6 +48,15 @@ class ShellConfig(PreTrainedConfig):
         return dict(self.official)
 
 
+def _span(at: Tensor, length: int) -> slice | None:
+    """The columns that flat positions lie in, where it is worth asking; None: all. Not on a GPU, which would wait."""
+    if torch.compiler.is_compiling() or at.device.type != "cpu" or at.numel() == 0 or torch.is_grad_enabled():
+        return None
+    column = at % length
+    first, last = int(column.min()), int(column.max())
+    return slice(first, last + 1) if 2 * (last + 1 - first) <= length else None
+
+
 class Aligned:
     """An autoregressive model as a `Denoiser`: row i predicts token i."""
 
@@ -126,7 +135,8 @@ class DiffusionModel(PreTrainedModel):
             signal: self-conditioning; no family here uses it.
 
         Returns:
-            logits `[B, L, V]` or `[n, V]` and hidden `[B, L, D]`, or nll float32 `[n]` in nats. The hidden states are
+            logits `[B, L, V]` or `[n, V]` and hidden `[B, L, D]` (None where a few logits are asked for and no more was
+            computed), or nll float32 `[n]` in nats. The hidden states are
             the network's, row by row, also where a family's row i predicts token i + 1; logits and nll are aligned.
         """
         if attention is None and attention_mask is not None:
@@ -139,6 +149,10 @@ class DiffusionModel(PreTrainedModel):
             input_ids, seen = self._needed(input_ids, attention, cache)
         else:
             seen = attention
+        if cache is None and not is_shifted and targets is None and logits_at is not None:
+            span = _span(logits_at, length)
+            if span is not None:
+                return self._narrow(input_ids, seen, positions, logits_at, span)
         hidden_BLD = self.trunk(input_ids, attention=seen, positions=positions, cache=cache)
         if cache is not None and fed is not None:
             cache.remember(fed, hidden_BLD)
@@ -161,6 +175,15 @@ class DiffusionModel(PreTrainedModel):
             # ours is the largest distance, the configuration's counts the token itself
             asked = replace(asked or AttentionSpec(), window=window - 1)
         return asked
+
+    def _narrow(
+        self, input_ids: Tensor, attention: AttentionSpec | None, positions: Tensor | None, at: Tensor, span: slice
+    ) -> DenoiserOutput:
+        """Logits within a span of columns, the last layer being computed only there."""
+        length, width = input_ids.shape[1], span.stop - span.start
+        hidden_BWD = self.trunk(input_ids, attention=attention, positions=positions, wanted=span)
+        where = at // length * width + at % length - span.start
+        return DenoiserOutput(logits=self._logits(hidden_BWD.flatten(0, 1).index_select(0, where)))
 
     def _needed(
         self, input_ids: Tensor, attention: AttentionSpec | None, cache: KVCache
