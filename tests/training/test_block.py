@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import unmask
 from tests import tiny
 from unmask.convert.merge import merge_adapter
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, ModelError
 from unmask.models.facts import read_facts
 from unmask.training.arguments import Settings, block_sizes
 from unmask.training.run import RunResult, describe, train
@@ -183,6 +183,9 @@ def test_an_adapter_keeps_its_blocks(settings: Callable[..., Settings], checkpoi
     onwards = replace(settings(output_dir=str(tmp_path / "on"), adapter=str(first), max_steps=2), left_open=OPEN)
     again = unmask.load(checkpoint, adapter=run(onwards).folder, device="cpu").model.facts
     assert (again.attention, again.block_size) == ("block_causal", 4)
+    as_base = settings(model_name_or_path=str(first), output_dir=str(tmp_path / "wrong"))
+    with pytest.raises(ModelError, match="is an adapter, not a model"):
+        run(replace(as_base, left_open=OPEN))
     merge_adapter(str(first), str(tmp_path / "merged"))
     assert said(tmp_path / "merged") == ("block_causal", 4)
     assert "| block_size | 4, as it was trained |" in (tmp_path / "merged" / "README.md").read_text()

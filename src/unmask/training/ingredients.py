@@ -58,7 +58,9 @@ def decided(settings: Settings) -> tuple[Settings, tuple[str, ...]]:
     wanted = settings.objective.objective
     if not settings.left_open or not name or wanted == "autoregressive":
         return chosen, ()
-    facts = _base_facts(settings, resolve_folder(name, weights=False))
+    source = resolve_folder(name, weights=False)
+    _refuse_an_adapter(source)
+    facts = _base_facts(settings, source)
     if facts.attention != "block_causal" or (wanted == "masked" and "objective" not in settings.left_open):
         return chosen, ()
     size = settings.data.block_size
@@ -98,11 +100,8 @@ def _made(facts: Facts, settings: Settings) -> Facts:
     if objective == "block":
         # no row is longer than the model, so a longer block is no other
         size = min(settings.data.block_size, facts.shape.max_length)
-        return (
-            facts
-            if (facts.attention, facts.block_size) == ("block_causal", size)
-            else facts.made_for("block_causal", size)
-        )
+        stays = (facts.attention, facts.block_size) == ("block_causal", size)
+        return facts if stays else facts.made_for("block_causal", size)
     if objective == "masked" and facts.attention == "block_causal":
         return facts.made_for("bidirectional")
     return facts
