@@ -176,8 +176,9 @@ class PreparedAttention:
 
     def part(self, queries: slice) -> PreparedAttention:
         """What some of the queries see."""
-        is_shared = self.mask is None or self.mask.shape[2] == 1
-        return self if is_shared else replace(self, mask=self.mask[:, :, queries])
+        if self.mask is None or self.mask.shape[2] == 1:
+            return self
+        return replace(self, mask=self.mask[:, :, queries])
 
 
 def prepare_attention(
