@@ -102,8 +102,17 @@ def _run(verb: str, argv: list[str]) -> int:
         result = run.train(settings, verb=verb)
         told = f"saved {result.folder} after {result.seconds:.0f} s"
     if first:
-        print(told)
+        print(told, flush=True)
+    _leave_group()
     return 0
+
+
+def _leave_group() -> None:
+    """Take leave of the other processes: one that just ends may be torn down by its own threads, and count as failed."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _option(entry: TrainerField) -> Option:
