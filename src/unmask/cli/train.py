@@ -108,7 +108,7 @@ def _run(verb: str, argv: list[str]) -> int:
 
 
 def _leave_group() -> None:
-    """Take leave of the other processes: one that just ends may be aborted by threads of its own, and count as failed."""
+    """Take leave of the other processes: one that just ends may be aborted by its own threads, and count as failed."""
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
