@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from unmask.errors import ConfigError, ModelError
 from unmask.generation.caching import CachePlan
@@ -119,8 +120,11 @@ class Feeder:
     def _unchanged(self, question: Question, columns: _Columns, tokens_BL: Int[Tensor, "B L"]) -> Bool[Tensor, "b L"]:
         """Which of the tokens fed are as they were when they were fed last; they are remembered."""
         live = question.live
-        if self._seen_BL is None or self._seen_BL.shape != live.tokens_BL.shape:
-            self._seen_BL = torch.full_like(live.tokens_BL, -1)
+        (rows, length), seen_BL = live.tokens_BL.shape, self._seen_BL
+        if seen_BL is None:
+            seen_BL = live.tokens_BL.new_zeros(0, length)
+        # -1 is no token: what was never fed is not as it was
+        self._seen_BL = pad(seen_BL, (0, length - seen_BL.shape[1], 0, rows - len(seen_BL)), value=-1)
         column_BL = columns.index
         if column_BL is None:
             column_BL = torch.arange(columns.firsts[0], columns.firsts[0] + columns.width, device=tokens_BL.device)
@@ -158,6 +162,8 @@ class Feeder:
         if self._cache is not None and rows:
             self._cache.keep([*rows, *(of + row for row in rows)] if self.is_guided else rows)
             self._held = len(rows)
+        if self._seen_BL is not None:
+            self._seen_BL = self._seen_BL[list(rows)]
 
     def _attention(self, question: Question, keys: int) -> AttentionSpec | None:
         """Who sees whom among the first `keys` columns; None where all that is there may be seen."""

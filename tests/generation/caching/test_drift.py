@@ -39,3 +39,15 @@ def test_a_row_of_a_batch_drifts_as_it_does_alone(model: DiffusionModel) -> None
     prompts = [[5, 6, 7], [9], [4, 4, 4, 4, 8, 8]]
     together = refreshes(model, prompts, cache_drift=0.05)
     assert together == [refreshes(model, [prompt], cache_drift=0.05)[0] for prompt in prompts]
+
+
+def test_a_row_drifts_as_it_does_alone_when_others_leave(model: DiffusionModel) -> None:
+    options = GenerationOptions(
+        max_new_tokens=16, block_size=8, strategy="threshold", threshold=0.3, cache="dual", cache_drift=0.05
+    )
+    prompts = [[5, 6, 7], [9], [4, 4, 4, 4, 8, 8], [11, 12]]
+    together = generate(model, prompts, options=options, mask_token_id=MASK)
+    assert len({row.stats.forwards.total for row in together}) > 1
+    for prompt, row in zip(prompts, together, strict=True):
+        alone = generate(model, [prompt], options=options, mask_token_id=MASK)[0]
+        assert (alone.token_ids, alone.stats.forwards) == (row.token_ids, row.stats.forwards)
