@@ -13,6 +13,9 @@ from tests.tiny import write_checkpoint
 from unmask.errors import ConfigError
 from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM
+from unmask.lm.attention import as_made
+from unmask.models.facts import facts_of
+from unmask.registry import FAMILIES
 
 LENGTH = {"max_new_tokens": 12, "steps": 12, "early_stop": False}
 
@@ -79,3 +82,11 @@ def test_a_model_made_for_blocks_is_decoded_in_its_own(of_blocks: DiffusionLM, t
 def test_a_saved_model_names_its_blocks(of_blocks: DiffusionLM, tmp_path: Path) -> None:
     of_blocks.save(tmp_path / "saved")
     assert "| block_size | 4, as it was trained |" in (tmp_path / "saved" / "README.md").read_text()
+
+
+def test_tokens_cannot_be_hidden_where_the_position_before_predicts_them() -> None:
+    options = GenerationOptions(strategy="revoke")
+    dream, llada = (facts_of(FAMILIES.get(name).tiny_config) for name in ("dream", "llada"))
+    with pytest.raises(ConfigError, match="a dream model predicts each token at the position before it"):
+        as_made(options, dream)
+    assert as_made(options, llada).attention == "bidirectional"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from unmask.errors import ConfigError
 from unmask.generation.options import GenerationOptions
 from unmask.models.facts import Facts
+from unmask.registry import STRATEGIES
 
 
 def as_made(options: GenerationOptions, facts: Facts) -> GenerationOptions:
@@ -16,8 +17,14 @@ def as_made(options: GenerationOptions, facts: Facts) -> GenerationOptions:
     what is before them.
 
     Raises:
-        ConfigError: guidance of an autoregressive model, which cannot be shown its prompt masked.
+        ConfigError: guidance of an autoregressive model, which cannot be shown its prompt masked; a strategy that hides
+            tokens one by one, where a token is predicted by the position before it.
     """
+    if facts.family.shift and getattr(STRATEGIES.get(options.strategy), "verifies", False):
+        raise ConfigError(
+            f'Strategy "{options.strategy}" hides tokens one by one and asks what stands there; a {facts.family.name} '
+            "model predicts each token at the position before it, where nothing is hidden. Use another strategy."
+        )
     if facts.attention == "causal":
         if options.guidance_scale > 0:
             raise ConfigError("guidance_scale is for diffusion models; this one is autoregressive and has no masks.")
