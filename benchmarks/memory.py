@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,9 @@ def main() -> int:
         if not options.json:
             print(f"a checkpoint of {size / 1e9:.2f} GB\n{'':16}{'peak':>10}{'ratio':>8}{'limit':>8}{'time':>10}")
         for case in options.cases:
+            if "bits" in case and find_spec("bitsandbytes") is None:
+                print(f'{case}: left out, bitsandbytes is not installed (the extra "quant")', file=sys.stderr)
+                continue
             found = measure(case, small, large)
             rows.append({"case": case, "ratio": found["peak"] / size, "limit": LIMITS[case], **found, "size": size})
             if not options.json:
