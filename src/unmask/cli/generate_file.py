@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,10 +169,9 @@ def _check(parsed: Parsed) -> None:
 
 def _conclude(done: Progress, parsed: Parsed, seconds: float, rank: int) -> None:
     """What came of it; of several processes the one that put the results together and the first one speak."""
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)  # noqa: E731
     if rank == 0:
         for line in done.notes:
-            say(line)
+            _say(line)
     figures = {
         "output": parsed["output"],
         "complete": done.is_complete,
@@ -187,13 +185,17 @@ def _conclude(done: Progress, parsed: Parsed, seconds: float, rank: int) -> None
         if rank == 0:
             print(json.dumps(figures, ensure_ascii=False))
     elif done.is_complete and not done.done and done.before == done.total:
-        say(f"{parsed['output']} is complete: nothing was left to do. --fresh generates anew.")
+        _say(f"{parsed['output']} is complete: nothing was left to do. --fresh generates anew.")
     elif done.is_complete:
-        say(
+        _say(
             f"{parsed['output']} is complete: {done.done:,} rows generated now, {done.tokens:,} tokens, {seconds:.1f} s"
         )
     elif rank == 0:
-        say(
+        _say(
             f"{done.done:,} rows are done; {done.missing:,} of other processes are not yet. {parsed['output']} is "
             "written when all are there; should a process have failed, run the same command again."
         )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
