@@ -1,19 +1,17 @@
-"""A run's checkpoints: safetensors and JSON, written beside their place and moved there whole.
+"""What a checkpoint holds beside the model: optimizer, schedule, random states; safetensors and JSON, nothing pickled.
 
     checkpoint-N/     model or adapter in its own layout, tokenizer, optimizer, scheduler, random states, trainer state
     checkpoint-final/ the model alone
 
-The folder appears under its name only when everything in it is written, so an interrupted save is never mistaken for a
-checkpoint. Nothing is pickled.
+How it gets to its place is for `safekeeping`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
-import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,47 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unmask.data.writing import flush_folder
 from unmask.errors import ModelError
 from unmask.models.tensor_file import write_tensors
 
-STATE = "trainer_state.json"
 _OPTIMIZER, _SCHEDULER = "optimizer", "scheduler.json"
 _BETWEEN = "::"
 
-
-def checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    complete = [path for path in found if (path / STATE).is_file()]
-    return sorted(complete, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder beside `folder`, then move it to its place; an existing one is replaced."""
-    beside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        write(beside)
-        flush_folder(beside)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    if folder.exists():
-        shutil.rmtree(folder)
-    beside.rename(folder)
-
-
-def rotate(output_dir: Path, keep: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints beyond `keep`, never the best or the newest."""
-    if not keep or keep < 1:
-        return
-    found = checkpoints(output_dir)
-    spared = {found[-1]} | ({Path(best)} if best else set()) if found else set()
-    surplus = len(found) - keep
-    for path in [path for path in found if path not in spared][: max(surplus, 0)]:
-        shutil.rmtree(path)
+# tensors by name, and what is no tensor
+RandomStates = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def save_optimizer(state: Mapping[str, Any], folder: Path) -> None:
@@ -96,8 +61,13 @@ def load_optimizer(folder: Path) -> dict[str, Any]:
 
 
 def save_json(value: Any, path: Path) -> None:
-    """Write a small state as JSON."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Write a small state as JSON; a file that is there is replaced by a whole one."""
+    draft = path.with_name(f"{path.name}.part")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
 
 
 def save_scheduler(state: Mapping[str, Any], folder: Path) -> None:
@@ -117,8 +87,8 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def save_random_states(folder: Path, rank: int) -> None:
-    """Write the states of this process's generators (dropout draws from them; noise does not)."""
+def random_states() -> RandomStates:
+    """The states of this process's generators (dropout draws from them; noise does not)."""
     version, words, gauss = random.getstate()
     name, key, position, has_gauss, cached = cast(tuple[str, Any, int, int, float], np.random.get_state())
     tensors = {
@@ -128,9 +98,14 @@ def save_random_states(folder: Path, rank: int) -> None:
     }
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
-    write_tensors(tensors, folder / f"random-{rank}.safetensors")
-    rest = {"python": [version, gauss], "numpy": [name, int(position), int(has_gauss), float(cached)]}
-    save_json(rest, folder / f"random-{rank}.json")
+    return tensors, {"python": [version, gauss], "numpy": [name, int(position), int(has_gauss), float(cached)]}
+
+
+def save_random_states(every: Sequence[RandomStates], folder: Path) -> None:
+    """Write the states of all processes, by rank."""
+    for rank, (tensors, rest) in enumerate(every):
+        write_tensors(tensors, folder / f"random-{rank}.safetensors")
+        save_json(rest, folder / f"random-{rank}.json")
 
 
 def load_random_states(folder: Path, rank: int) -> bool:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.errors import ConfigError, ResourceError
+from unmask.errors import ConfigError, ModelError, ResourceError
 from unmask.models.checkpoints import FINISHED
-from unmask.training import checkpointing
+from unmask.training import checkpointing, safekeeping
 from unmask.training.arguments import Settings
 from unmask.training.callbacks import METRICS
 
@@ -50,12 +50,13 @@ def inspect(output_dir: Path, settings: Settings, verb: str) -> Standing:
 
     Raises:
         ConfigError: the folder holds another run, or is none.
+        ModelError: all of the run's checkpoints are damaged.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise ConfigError(f"output_dir {output_dir} is a file. Choose another output_dir.")
     _refuse_a_model(output_dir)
     named = _named_checkpoint(settings)
-    found = checkpointing.checkpoints(output_dir)
+    found = safekeeping.checkpoints(output_dir)
     finished = (output_dir / FINISHED).is_dir()
     if (found or finished) and not settings.run.fresh:
         _refuse_another(output_dir, settings, verb)
@@ -65,7 +66,13 @@ def inspect(output_dir: Path, settings: Settings, verb: str) -> Standing:
         return Standing()
     if finished and (not found or _read(output_dir).get("finished") == _length(settings)):
         return Standing(finished=True)
-    return Standing(resume_from=found[-1], notes=(f"resuming from {found[-1]}",))
+    kept = safekeeping.newest(output_dir)
+    if kept.newest is None:
+        raise ModelError(
+            f"{output_dir} cannot be resumed from: {'; '.join(kept.passed_over)}. Use --fresh to begin anew; what is "
+            "there is moved aside."
+        )
+    return Standing(resume_from=kept.newest, notes=(*kept.passed_over, f"resuming from {kept.newest}"))
 
 
 def _named_checkpoint(settings: Settings) -> Path | None:
@@ -73,7 +80,7 @@ def _named_checkpoint(settings: Settings) -> Path | None:
     named = settings.trainer.get("resume_from_checkpoint")
     if not isinstance(named, str) or named.lower() in ("true", "false"):
         return None
-    if not (Path(named) / checkpointing.STATE).is_file():
+    if not (Path(named) / safekeeping.STATE).is_file():
         raise ConfigError(
             f"resume_from_checkpoint {named} is no checkpoint of a run. Leave it out: a run goes on by itself from the "
             "newest checkpoint in its output_dir."
@@ -129,6 +136,7 @@ def claim(output_dir: Path, settings: Settings, verb: str, *, fresh: bool, first
         if fresh and output_dir.is_dir() and any(output_dir.iterdir()):
             output_dir.rename(_aside(output_dir))
         output_dir.mkdir(parents=True, exist_ok=True)
+        safekeeping.settle(output_dir)
         _write(output_dir, {**_read(output_dir), "recipe": recipe(settings, verb)})
     except OSError as error:
         raise ResourceError(

@@ -21,7 +21,7 @@ from unmask.lm import DiffusionLM
 from unmask.models.adapters import has_adapter, read_adapter, save_adapter
 from unmask.models.checkpoints import FINISHED, fill_from_files, official_tensors, save_model
 from unmask.models.shell import DiffusionModel
-from unmask.training import checkpointing, folder
+from unmask.training import folder, safekeeping
 from unmask.training.arguments import Settings
 from unmask.training.callbacks import Epochs, MetricsFile, ProgressLine, Tolerant
 from unmask.training.card import Reached, write_run_card
@@ -139,6 +139,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
             save_weights=save,
             load_weights=lambda target: _load(model, target),
             samples_per_epoch=rows,
+            tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
         ),
         [Epochs(shares.update, rows), metrics, ProgressLine(console), *shown, *eased],
     )
@@ -148,7 +149,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
         trainer.refuse_broken()
     weights = trainer.gathered_weights()
     if args.should_save:
-        checkpointing.write_whole(output_dir / FINISHED, lambda target: save(target, weights))
+        safekeeping.write_whole(output_dir / FINISHED, lambda target: save(target, weights))
         folder.finish(output_dir, settings)
     last = {name: value for line in metrics.history for name, value in line.items() if name not in ("step", "epoch")}
     return RunResult(output_dir / FINISHED, last, metrics.history, time.perf_counter() - started)

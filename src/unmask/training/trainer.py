@@ -27,10 +27,12 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from unmask.errors import ModelError
+from unmask.models.adapters import has_adapter
 from unmask.models.shell import DiffusionModel
 from unmask.objectives.estimators import bound_error
-from unmask.training import checkpointing
+from unmask.training import checkpointing, safekeeping
 from unmask.training.loading import NoisedBatch
+from unmask.training.saving import Saver, every_random_state, size_of
 from unmask.types import LossSums
 
 
@@ -44,6 +46,7 @@ class RunParts:
         save_weights: write model or adapter, tokenizer and card into a folder, given gathered tensors.
         load_weights: fill the model from such a folder.
         samples_per_epoch: rows of the training set; None for a stream.
+        tell: says a line to the user.
     """
 
     objective: Any
@@ -53,6 +56,7 @@ class RunParts:
     save_weights: Callable[[Path, dict[str, Any] | None], None]
     load_weights: Callable[[Path], None]
     samples_per_epoch: int | None
+    tell: Callable[[str], None] = print
 
 
 @dataclass
@@ -118,6 +122,7 @@ class DiffusionTrainer(Trainer):
         args._n_gpu = min(args.n_gpu, 1)  # one process uses one GPU
         self.parts = parts
         self.tally = Tally()
+        self.saver = Saver(parts.tell, args.device)
         # the rows come from `parts`; the library only wants to see that there are some
         placeholder: Any = [None]
         super().__init__(
@@ -255,21 +260,29 @@ class DiffusionTrainer(Trainer):
             self.state.best_model_checkpoint = str(best)
         self.store_flos()
         weights, optimizer = self.gathered_weights(), self._gathered_optimizer(model)
-        if self.args.should_save:
-            checkpointing.write_whole(target, lambda folder: self._write(folder, weights, optimizer))
-            checkpointing.rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
-        if dist.is_initialized():
-            dist.barrier()
-        if self.args.process_index > 0 and not self.args.save_only_model:
-            checkpointing.save_random_states(target, self.args.process_index)
+        states = every_random_state()
 
-    def _write(self, folder: Path, weights: dict[str, Any] | None, optimizer: dict[str, Any]) -> None:
-        self.parts.save_weights(folder, weights)
-        if not self.args.save_only_model:
-            checkpointing.save_optimizer(optimizer, folder)
-            checkpointing.save_scheduler(self.lr_scheduler.state_dict(), folder)
-            checkpointing.save_random_states(folder, self.args.process_index)
-        self.state.save_to_json(str(folder / checkpointing.STATE))
+        def write(folder: Path) -> None:
+            self.parts.save_weights(folder, weights)
+            if not self.args.save_only_model:
+                checkpointing.save_optimizer(optimizer, folder)
+                checkpointing.save_scheduler(self.lr_scheduler.state_dict(), folder)
+                checkpointing.save_random_states(states, folder)
+            self.state.save_to_json(str(folder / safekeeping.STATE))
+
+        def save() -> None:
+            safekeeping.check_room(output_dir, size_of(optimizer) + self._weight_bytes(weights))
+            safekeeping.write_whole(target, write)
+            safekeeping.rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+        self.saver.attempt(save if self.args.should_save else None, target.name)
+
+    def _weight_bytes(self, weights: dict[str, Any] | None) -> int:
+        """What the weights take on the disk: all of them, or an adapter's."""
+        if weights is None:
+            kept = {n: w for n, w in self.model.named_parameters() if w.requires_grad or not has_adapter(self.model)}
+            return size_of(kept)
+        return size_of(weights)
 
     def gathered_weights(self) -> dict[str, Any] | None:
         """All weights on the CPU where they are sharded or wrapped; None where the model holds them itself."""
