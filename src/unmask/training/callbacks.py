@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +68,12 @@ class Epochs(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Append each report to `metrics.jsonl`, whatever trackers there are; rank 0 only."""
+    """Append each report to `metrics.jsonl`, whatever trackers there are and however full the disk; rank 0 only."""
 
-    def __init__(self, output_dir: Path) -> None:
+    def __init__(self, output_dir: Path, console: Console) -> None:
         self.path = output_dir / METRICS
         self.history: list[dict[str, float]] = []
+        self._file = Tolerant(f"{self.path} lacks some reports", console)
 
     def on_log(
         self,
@@ -86,18 +89,35 @@ class MetricsFile(TrainerCallback):
             return
         line = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 6), **entry}
         self.history.append(line)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with self._file:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A resumed run drops what an earlier one reported beyond its last checkpoint."""
         del args, control
         if not state.is_world_process_zero or not self.path.is_file():
             return
-        lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        self.history = [line for line in lines if line.get("step", 0) <= state.global_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in self.history), encoding="utf-8")
+        self.history = [line for line in reports(self.path) if line.get("step", 0) <= state.global_step]
+        with self._file:
+            write_beside(self.path, "".join(json.dumps(line) + "\n" for line in self.history))
+
+
+def reports(path: Path) -> list[dict[str, float]]:
+    """The reports in a file of metrics; a line that a kill or a full disk cut off is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict)]
+
+
+def write_beside(file: Path, text: str) -> None:
+    """Write a file whole: a reader sees the old one or the new one, never a part."""
+    beside = file.with_name(f".{file.name}.partial")
+    beside.write_text(text, "utf-8")
+    os.replace(beside, file)
 
 
 class ProgressLine(TrainerCallback):

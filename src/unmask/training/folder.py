@@ -12,7 +12,7 @@ from unmask.errors import ConfigError, ModelError, ResourceError
 from unmask.models.checkpoints import FINISHED
 from unmask.training import checkpointing, safekeeping
 from unmask.training.arguments import Settings
-from unmask.training.callbacks import METRICS
+from unmask.training.callbacks import METRICS, reports
 
 RECIPE = "recipe.json"
 # settings that decide what is learned; a run may only be resumed with the same ones
@@ -173,8 +173,6 @@ def _aside(output_dir: Path) -> Path:
 
 def reported(output_dir: Path) -> tuple[dict[str, float], list[dict[str, float]]]:
     """The last value of each metric that a run reported, and all its reports."""
-    path = output_dir / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    history = [json.loads(line) for line in lines if line.strip()]
+    history = reports(output_dir / METRICS)
     last = {name: value for line in history for name, value in line.items() if name not in ("step", "epoch")}
     return last, history

@@ -6,7 +6,6 @@ Knows what callbacks are told, and asks `report_samples` for texts and `report_f
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from unmask.generation.player import asset, page
-from unmask.training.callbacks import MetricsFile, Tolerant
+from unmask.training.callbacks import MetricsFile, Tolerant, write_beside
 from unmask.training.report_facts import Facts, peak_memory
 from unmask.training.report_samples import Sampler
 
@@ -178,13 +177,6 @@ def read_report(file: Path) -> dict[str, Any]:
     text, end, _ = rest.partition(_DATA_ENDS)
     data = json.loads(text) if end else {}
     return data if data.get("schema") == SCHEMA else {}
-
-
-def write_beside(file: Path, text: str) -> None:
-    """Write a file whole: a reader sees the old one or the new one, never a part."""
-    beside = file.with_name(f".{file.name}.partial")
-    beside.write_text(text, "utf-8")
-    os.replace(beside, file)
 
 
 def thinned(entries: Sequence[Any], most: int) -> list[Any]:

@@ -113,7 +113,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     check_optimizer(args, model)
     _recompute(model, settings)
     output_dir = Path(str(args.output_dir))
-    metrics = MetricsFile(output_dir)
+    metrics = MetricsFile(output_dir, console)
     material = Material(
         settings, verb, shares, parts, model=model, updates=updates, normalization=objective.normalization
     )
