@@ -30,14 +30,60 @@ def test_rows_that_do_not_lie_one_behind_the_other():
             torch.testing.assert_close(layer(view), view @ layer.weight.T, atol=1e-5, rtol=1e-5)
 
 
-def test_where_something_is_learned_it_is_the_plain_layer():
+def exact_gradients(layer: nn.Linear, x: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:
+    """In float64, by the definition."""
+    flat, given = x.detach().double().reshape(-1, x.shape[-1]), gradient.double().reshape(-1, gradient.shape[-1])
+    of_x = (given @ layer.weight.detach().double()).reshape(x.shape)
+    return [of_x, given.T @ flat, given.sum(0)]
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 7), (0, 7), (1, 1, 7), (33, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_those_of_the_product(shape: tuple[int, ...], dtype: torch.dtype):
+    layer, x = Linear(7, 4, dtype=dtype), torch.randn(*shape, dtype=dtype, requires_grad=True)
+    gradient = torch.randn(*shape[:-1], 4, dtype=dtype)
+    layer(x).backward(gradient)
+    for found, exact in zip(
+        [x.grad, layer.weight.grad, layer.bias.grad], exact_gradients(layer, x, gradient), strict=True
+    ):
+        assert found.dtype == dtype and found.shape == exact.shape
+        torch.testing.assert_close(found.double(), exact, atol=2e-5, rtol=1e-5)
+
+
+def test_gradients_of_rows_that_do_not_lie_one_behind_the_other():
+    layer, whole = Linear(6, 4), torch.randn(5, 4, 12)
+    for view in (whole.transpose(0, 1)[..., :6], whole[..., ::2], whole[:1, :, 6:].expand(5, 4, 6)):
+        x = view.detach().requires_grad_()
+        layer.zero_grad()
+        layer(x).sum().backward()  # the sum's gradient is one number, repeated without being there
+        exact = exact_gradients(layer, x, torch.ones(*x.shape[:2], 4))
+        for found, wanted in zip([x.grad, layer.weight.grad, layer.bias.grad], exact, strict=True):
+            torch.testing.assert_close(found.double(), wanted, atol=2e-5, rtol=1e-5)
+
+
+def test_what_is_frozen_gets_no_gradient():
     layer, x = Linear(3, 2), torch.randn(4, 3, requires_grad=True)
-    layer(x).square().sum().backward()
-    twin = nn.Linear(3, 2)
-    twin.load_state_dict(layer.state_dict())
-    again = x.detach().clone().requires_grad_()
-    twin(again).square().sum().backward()
-    assert torch.equal(layer.weight.grad, twin.weight.grad) and torch.equal(x.grad, again.grad)
+    layer.requires_grad_(False)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None and layer.bias.grad is None and x.grad is not None
+    layer.requires_grad_(True)
+    layer(x.detach()).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, x.detach().sum(0).expand(2, 3), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_have_gradients():
+    layer, x = Linear(3, 2), torch.randn(4, 3, requires_grad=True)
+    first, *_ = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    first.sum().backward()
+    # the sum of 2 (x W' + b) W over rows and columns
+    exact = 2 * (layer.weight.double().T @ layer.weight.double()).sum(1)
+    torch.testing.assert_close(x.grad.double(), exact.expand(4, 3), atol=1e-5, rtol=1e-5)
+
+
+def test_compiled_it_is_whole():
+    layer, x = Linear(3, 2), torch.randn(4, 3)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))
 
 
 @pytest.mark.skipif(not linear._HAS_ONEDNN, reason="this PyTorch was built without oneDNN")

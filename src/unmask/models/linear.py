@@ -1,10 +1,12 @@
-"""A linear layer that computes float32 on a processor with oneDNN, where nothing has to be learned.
+"""A linear layer that computes float32 on a processor with oneDNN, forward and backward.
 
 PyTorch gives float32 products to MKL, which is at half speed or less on processors other than Intel's; oneDNN, which
-it has on board for bfloat16, is as fast everywhere. In training, and for all but float32 on a CPU, this is `nn.Linear`.
+it has on board for bfloat16, is as fast everywhere. For all but float32 on a CPU, this is `nn.Linear`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,27 +14,51 @@ from torch.nn import functional as F
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`; the same result up to rounding."""
+    """`nn.Linear`; the same result and the same gradients up to rounding."""
 
     def forward(self, input: Tensor) -> Tensor:
         """`input @ weight.T + bias`."""
-        if _is_for_onednn(input, self.weight):
-            return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], None)
-        return F.linear(input, self.weight, self.bias)
+        return linear(input, self.weight, self.bias)
 
 
 # oneDNN is part of PyTorch on most processors; it can be left out of a build
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias` of `[..., K]`, `[N, K]` and `[N]`, by the fastest library at hand."""
+    if not _is_for_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled():
+        return _Product.apply(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], None)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], None)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        # sums leave gradients whose numbers all lie in one place
+        of_result = gradients[0].contiguous()
+        flat = of_result.reshape(-1, of_result.shape[-1])
+        of_x = linear(of_result, weight.t()) if ctx.needs_input_grad[0] else None
+        of_weight = linear(flat.t(), x.reshape(-1, x.shape[-1]).t()) if ctx.needs_input_grad[1] else None
+        return of_x, of_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
+
+
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         _HAS_ONEDNN
-        and not torch.is_grad_enabled()
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
-        # a tensor of another class (sharded, quantised) has products of its own
+        # a tensor of another class (sharded, quantised, fake) has products of its own
         and type(weight) in (Tensor, nn.Parameter)
         and x.numel() > 0
+        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )
