@@ -17,11 +17,15 @@ from unmask.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Registry:
-    """A table from a name to the `module:attribute` that implements it."""
+    """A table from a name to the `module:attribute` that implements it.
+
+    `standing_in` has names that may be typed, too, and stand for one of the table, with what decides for which.
+    """
 
     kind: str
     group: str
     table: dict[str, str] = field(hash=False)
+    standing_in: dict[str, str] = field(hash=False, default_factory=dict[str, str])
 
     def names(self) -> list[str]:
         """All names, our own and those of installed plug-ins, sorted."""
@@ -39,9 +43,8 @@ class Registry:
         for point in _plugins(self.group):
             if point.name == name:
                 return point.load()
-        raise ConfigError(
-            f'{self.kind} "{name}" is not one of {", ".join(self.names())}.{did_you_mean(name, self.names())}'
-        )
+        allowed = sorted({*self.names(), *self.standing_in})
+        raise ConfigError(f'{self.kind} "{name}" is not one of {", ".join(allowed)}.{did_you_mean(name, allowed)}')
 
 
 @cache
@@ -94,11 +97,13 @@ STRATEGIES = Registry(
     {
         "adaptive": "unmask.generation.strategies.adaptive:Adaptive",
         "confidence": "unmask.generation.strategies.confidence:Confidence",
+        "credit": "unmask.generation.strategies.credit:Credit",
         "dream": "unmask.generation.strategies.dream:Dream",
         "edit": "unmask.generation.strategies.edit:Edit",
         "entropy": "unmask.generation.strategies.entropy:Entropy",
         "entropy_bounded": "unmask.generation.strategies.entropy_bounded:EntropyBounded",
         "factor": "unmask.generation.strategies.factor:Factor",
+        "hierarchical": "unmask.generation.strategies.hierarchical:Hierarchical",
         "klass": "unmask.generation.strategies.klass:Klass",
         "llada2": "unmask.generation.strategies.llada2:LLaDA2",
         "local_leap": "unmask.generation.strategies.local_leap:LocalLeap",
@@ -121,4 +126,5 @@ CACHES = Registry(
         "vicinity": "unmask.generation.caching.windowed:VicinityCache",
         "interval": "unmask.generation.caching.windowed:IntervalCache",
     },
+    standing_in={"auto": "block where blocks see nothing behind them, which is exact; none for all other models"},
 )

@@ -18,8 +18,9 @@ def test_every_registry_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {kind: [row["name"] for row in rows] for kind, rows in told.items()} == {
-        kind: registry.names() for kind, registry in REGISTRIES.items()
+        kind: [*registry.standing_in, *registry.names()] for kind, registry in REGISTRIES.items()
     }
+    assert {row["name"]: row["what"] for row in told["caches"]}["auto"].startswith("stands for block where")
     assert all(row["what"].strip() for rows in told.values() for row in rows)
 
 

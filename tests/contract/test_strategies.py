@@ -30,6 +30,8 @@ KNOBS: dict[str, tuple[str, list[float]]] = {
     "slow_fast": ("threshold", [1.0, 0.9, 0.6, 0.3, 0.0]),
     "revoke": ("threshold", [1.0, 0.9, 0.6, 0.3, 0.0]),
     "edit": ("threshold", [1.0, 0.9, 0.6, 0.3, 0.0]),
+    "hierarchical": ("threshold", [1.0, 0.9, 0.6, 0.3, 0.0]),
+    "credit": ("threshold", [1.0, 0.9, 0.6, 0.3, 0.0]),
     "factor": ("factor", [0.0, 0.5, 1.0, 2.0, 100.0]),
     "entropy_bounded": ("entropy_bound", [0.0, 0.1, 0.5, 2.0, 100.0]),
 }
@@ -56,11 +58,32 @@ def filled_of(canvas: Canvas, step: Step) -> Tensor:
     return (place >= 0) & (place < step.block_size) & ~canvas.is_masked_BL & ~canvas.given_BL
 
 
-def proposed(strategy: DecodingStrategy, canvas: Canvas, logits: Tensor, step: Step) -> Proposal:
+class NoWaiting(TorchDispatchMode):
+    """Refuses what makes the host wait for a GPU: numbers asked for, and results whose size depends on values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_booleans = name.startswith("index") and any(
+            isinstance(index, Tensor) and index.dtype == torch.bool
+            for arg in args
+            if isinstance(arg, list | tuple)
+            for index in arg
+        )
+        waits = name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2")
+        assert not waits and not by_booleans, f"{name} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+def proposed(strategy: DecodingStrategy, canvas: Canvas, logits: Tensor, step: Step, state: Any) -> Proposal:
     """What the loop would show this strategy."""
     filled = filled_of(canvas, step)
     wanted = canvas.is_masked_BL | filled if getattr(strategy, "reads_filled", False) else canvas.is_masked_BL
-    proposal = propose(logits[wanted], wanted, never=(MASK,))
+    wanted_logits, adjusted = logits[wanted], getattr(strategy, "adjusted", None)
+    if adjusted is not None:
+        wanted_logits[:, MASK] = -torch.inf
+        with NoWaiting():
+            wanted_logits = adjusted(wanted_logits, wanted, canvas, step, state)
+    proposal = propose(wanted_logits, wanted, never=(MASK,))
     if getattr(strategy, "verifies", False):
         proposal = verified(proposal, logits[filled].roll(1, -1), filled, canvas.tokens_BL, never=(MASK,))
     return proposal
@@ -72,8 +95,9 @@ def made(name: str, **settings: Any) -> DecodingStrategy:
 
 def chosen(name: str, canvas: Canvas, logits: Tensor, step: Step, **settings: Any) -> tuple[Proposal, Transfer]:
     strategy = made(name, **settings)
-    proposal = proposed(strategy, canvas, logits, step)
-    return proposal, strategy.select(proposal, canvas, step, strategy.init(len(canvas.rows)))
+    state = strategy.init(len(canvas.rows))
+    proposal = proposed(strategy, canvas, logits, step, state)
+    return proposal, strategy.select(proposal, canvas, step, state)
 
 
 def of_row(row: int, canvas: Canvas, logits: Tensor, step: Step) -> tuple[Canvas, Tensor, Step]:
@@ -109,22 +133,6 @@ def test_the_same_question_gets_the_same_answer_and_nothing_it_was_given_changes
     assert all(torch.equal(old, new) for old, new in zip(before, given, strict=True))
 
 
-class NoWaiting(TorchDispatchMode):
-    """Refuses what makes the host wait for a GPU: numbers asked for, and results whose size depends on values."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        by_booleans = name.startswith("index") and any(
-            isinstance(index, Tensor) and index.dtype == torch.bool
-            for arg in args
-            if isinstance(arg, list | tuple)
-            for index in arg
-        )
-        waits = name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2")
-        assert not waits and not by_booleans, f"{name} waits for the device"
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("score", [None, *SCORES])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_device_is_asked_for_no_number(name: str, score: str | None) -> None:
@@ -133,7 +141,7 @@ def test_the_device_is_asked_for_no_number(name: str, score: str | None) -> None
     state = strategy.init(len(canvas.rows))
     for within in (0, 1):
         now = replace(step, withins=(within,) * len(canvas.rows))
-        proposal = proposed(strategy, canvas, logits, now)
+        proposal = proposed(strategy, canvas, logits, now, state)
         with NoWaiting():
             strategy.select(proposal, canvas, now, state)
 
@@ -180,7 +188,7 @@ class Told:
             seeds = tuple(rows[index] for index in active)
             step = Step(within, (0,) * count, (within,) * count, WIDTH, zeros, zeros + 1, seeds)
             logits = torch.stack([self.logits(rows[index], within) for index in active])
-            proposal = proposed(strategy, canvas, logits, step)
+            proposal = proposed(strategy, canvas, logits, step, state)
             transfer = strategy.select(proposal, canvas, step, state)
             after = canvas.apply(transfer.write_BL, proposal.predicted_BL, transfer.remask_BL, MASK)
             tokens[active], masked[active] = after.tokens_BL, after.is_masked_BL
@@ -218,7 +226,7 @@ def test_nothing_passes_from_one_request_to_the_next_nor_from_one_that_was_broke
     assert told.run(strategy, state, [0, 1, 2, 3], [3, 2, 1, 0]) == told.fresh([0, 1, 2, 3])
     canvas, logits, step = scene(0, rows=4)
     step = replace(step, withins=(0, 0, 0, 0))
-    strategy.select(proposed(strategy, canvas, logits, step), canvas, step, state)
+    strategy.select(proposed(strategy, canvas, logits, step, state), canvas, step, state)
     assert told.run(strategy, state, [0, 1, 2, 3], [0, 1, 2, 3]) == told.fresh([0, 1, 2, 3])
 
 
@@ -292,7 +300,7 @@ def test_ties_go_to_the_earlier_position(name: str) -> None:
 def test_exactly_the_threshold_is_enough() -> None:
     canvas, logits, step = tied(quota=1)
     logits[..., 2:] = -torch.inf  # two tokens of probability one half each
-    for name in ("threshold", "llada2", "adaptive", "slow_fast", "local_leap", "revoke", "edit"):
+    for name in ("threshold", "llada2", "adaptive", "slow_fast", "local_leap", "hierarchical", "revoke", "edit"):
         _, transfer = chosen(name, canvas, logits, step, threshold=0.5)
         # revoke never writes more than its share at once
         assert transfer.write_BL[0].sum() == (5 if name == "revoke" else 6)

@@ -50,6 +50,7 @@ def unchecked() -> Iterator[None]:
         ({"attention": "causal"}, 'attention is "causal"; it can be auto, bidirectional, block_causal'),
         ({"strategy": "confidense"}, 'Did you mean "confidence"?'),
         ({"cache": "non"}, 'Did you mean "none"?'),
+        ({"cache": "aut"}, 'cache "aut" is not one of auto, block, '),
         ({"noise_schedule": "cosin"}, 'Did you mean "cosine"?'),
         ({"suppress_tokens": [1, -1]}, "suppress_tokens has -1; it is a list of token ids"),
         ({"guidance_keep": ["a"]}, "guidance_keep has 'a'"),

@@ -90,7 +90,9 @@ def rows(kind: str) -> list[dict[str, str]]:
         return [{"name": name, "what": what, "file": str(config_path(name))} for name, what in CONFIGS.items()] + [
             {"name": "slurm", "what": "sbatch script for one or more nodes", "file": str(SLURM)}
         ]
-    return [_row(REGISTRIES[kind], name) for name in REGISTRIES[kind].names()]
+    registry = REGISTRIES[kind]
+    standing_in = [{"name": name, "what": f"stands for {what}"} for name, what in registry.standing_in.items()]
+    return standing_in + [_row(registry, name) for name in registry.names()]
 
 
 def _row(registry: Registry, name: str) -> dict[str, str]:

@@ -50,6 +50,7 @@ class Chooser:
         self._schedule = NOISE_SCHEDULES.get(options.noise_schedule)()
         self._quotas: dict[int, Tensor] = {}
         self.reads_filled = bool(getattr(self._strategy, "reads_filled", False))
+        self._adjusted = getattr(self._strategy, "adjusted", None)
         self.verifies = bool(getattr(self._strategy, "verifies", False))
         self.forgets = self._state is None
 
@@ -113,6 +114,10 @@ class Chooser:
             logits_nV, hidden_mV = logits_nV[:asked], logits_nV[asked:]
         if options.min_new_tokens and self.stop_token_ids:
             logits_nV = self._without_early_stops(rows, firsts, wanted_BW, logits_nV)
+        if self._adjusted is not None:
+            logits_nV = logits_nV.to(torch.float64 if options.precise_sampling else torch.float32, copy=True)
+            logits_nV[:, list(self._never)] = -torch.inf
+            logits_nV = self._adjusted(logits_nV, wanted_BW, window, step, self._state)
         uniform_n = None
         if options.temperature > 0:
             uniform_n = step.uniforms_BL(Purpose.SAMPLE, wanted_BW.shape[1])[wanted_BW]

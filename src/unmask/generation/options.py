@@ -28,6 +28,10 @@ NUMBERS: dict[str, tuple[float, float | None]] = {
     "kl_threshold": (0.0, None),
     "span_threshold": (0.0, 1.0),
     "leap_threshold": (0.0, 1.0),
+    "run_threshold": (0.0, 1.0),
+    "credit_weight": (0.0, None),
+    "credit_power": (0.0, None),
+    "credit_decay": (0.0, 1.0),
     "verify_threshold": (0.0, 1.0),
     "edit_threshold": (0.0, 1.0),
 }
@@ -105,8 +109,8 @@ class GenerationOptions:
     (Dream's alg_temp)."""
 
     threshold: float | None = None
-    """How probable a token must be to be committed; null: the strategy's own value (threshold, adaptive, klass,
-    slow_fast, local_leap 0.9; llada2 0.95; revoke 0.6; edit 0.5)."""
+    """How probable a token must be to be committed; null: the strategy's own value (threshold, adaptive, credit,
+    hierarchical, klass, slow_fast, local_leap 0.9; llada2 0.95; revoke 0.6; edit 0.5)."""
 
     threshold_decay: float = 0.3
     """Strategy adaptive: share by which the threshold falls while the block fills."""
@@ -135,6 +139,18 @@ class GenerationOptions:
 
     leap_radius: int = 4
     """Strategy local_leap: tokens on either side of a sure one that are near it."""
+
+    run_threshold: float = 0.4
+    """Strategy hierarchical: how probable the best token of a run of masks must be."""
+
+    credit_weight: float = 0.7
+    """Strategy credit: how much of log(1 + credit) is added to a token's logit (the paper's alpha)."""
+
+    credit_power: float = 0.2
+    """Strategy credit: the best token of each step earns its probability to this power (gamma)."""
+
+    credit_decay: float = 0.8
+    """Strategy credit: share of the credit that is left one step later (beta)."""
 
     verify_threshold: float = 0.9
     """Strategy revoke: a written token goes back to mask when it is less probable than this, seen from all others."""
@@ -246,7 +262,7 @@ class GenerationOptions:
         for name in ("suppress_tokens", "begin_suppress_tokens", "guidance_keep"):
             object.__setattr__(self, name, _token_ids(name, getattr(self, name)))
         for table, name in ((STRATEGIES, self.strategy), (CACHES, self.cache), (NOISE_SCHEDULES, self.noise_schedule)):
-            if name not in table.names() and not (table is CACHES and name == "auto"):
+            if name not in table.names() and name not in table.standing_in:
                 table.get(name)
 
     @classmethod

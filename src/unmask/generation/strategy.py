@@ -83,7 +83,9 @@ class DecodingStrategy(Protocol):
     """Chooses which positions to commit; at least one in each row that has a pending position.
 
     A class may say `reads_filled = True`: it is shown a proposal for the filled positions of the block, too, as long as
-    they were not given; or `verifies = True`: it is told how probable each of those tokens is when it is hidden.
+    they were not given; or `verifies = True`: it is told how probable each of those tokens is when it is hidden. It may
+    have a method `adjusted(logits_nV, pending_BL, canvas, step, state)`, asked before `select`: it gives logits that
+    the proposal is made from, instead of the model's (in which what is never proposed is at -inf).
     """
 
     def __init__(self, options: GenerationOptions) -> None:

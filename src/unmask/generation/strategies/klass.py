@@ -15,7 +15,7 @@ from torch import Tensor
 from unmask.generation.canvas import Canvas
 from unmask.generation.options import GenerationOptions
 from unmask.generation.proposal import Proposal
-from unmask.generation.strategies.memory import Memory, row_numbers
+from unmask.generation.strategies.memory import Memory, pending_places
 from unmask.generation.strategies.scored import Scored
 from unmask.generation.strategy import Step
 
@@ -44,7 +44,7 @@ class Klass(Scored):
 
     def _stable_steps(self, proposal: Proposal, canvas: Canvas, step: Step, state: Memory) -> Int[Tensor, "B L"]:
         """For how many steps each pending prediction has been stable; this step's predictions are kept."""
-        index_n, row_n, offset_n = pending_places(proposal, canvas, step)
+        index_n, row_n, offset_n = pending_places(proposal.pending_BL, len(proposal.logits_nV), canvas, step)
         now_nV = proposal.logits_nV.log_softmax(-1)
         before_RWV = state.room("prediction", now_nV[:, None].expand(-1, step.block_size, -1))
         steps_RW = state.room("steps", index_n[:, None].expand(-1, step.block_size))
@@ -60,14 +60,3 @@ def divergence(log_p_nV: Float[Tensor, "n V"], log_q_nV: Float[Tensor, "n V"]) -
     """KL(p || q) in nats of each row; a token without probability in p adds nothing."""
     p_nV = log_p_nV.exp()
     return torch.where(p_nV > 0, p_nV * (log_p_nV - log_q_nV), 0.0).sum(-1)
-
-
-def pending_places(
-    proposal: Proposal, canvas: Canvas, step: Step
-) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """Of the n pending positions in row-major order: index into B x L, the row's number, the place in its block."""
-    length = proposal.pending_BL.shape[1]
-    # A stable sort brings them to the front without asking the device how many there are.
-    index_n = (~proposal.pending_BL).flatten().argsort(stable=True)[: proposal.logits_nV.shape[0]]
-    index_B = index_n // length
-    return index_n, row_numbers(canvas)[index_B], index_n % length - step.first_B[index_B]

@@ -7,7 +7,7 @@ from one block, or one request, to the next.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from unmask.generation.canvas import Canvas
@@ -42,3 +42,14 @@ class Memory:
 def row_numbers(canvas: Canvas) -> Int[Tensor, " B"]:
     """`canvas.rows` as int64 on the device."""
     return canvas.column(canvas.rows)
+
+
+def pending_places(
+    pending_BL: Bool[Tensor, "B L"], count: int, canvas: Canvas, step: Step
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Of n pending positions in row-major order: index into B x L, the row's number, the place in its block."""
+    length = pending_BL.shape[1]
+    # A stable sort brings them to the front without asking the device how many there are.
+    index_n = (~pending_BL).flatten().argsort(stable=True)[:count]
+    index_B = index_n // length
+    return index_n, row_numbers(canvas)[index_B], index_n % length - step.first_B[index_B]
