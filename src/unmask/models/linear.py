@@ -37,7 +37,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        # under an adapter the weight is frozen, and nobody asks for its input again
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], None)
 
     @staticmethod
