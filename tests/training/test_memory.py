@@ -52,13 +52,13 @@ def allocated() -> Iterator[list[int]]:
     found += [most, held]
 
 
-def really(folder: Path, lora: LoraSettings | None, what: Pass, every: int) -> list[int]:
+def really(folder: Path, lora: LoraSettings | None, what: Pass, recompute: str | None) -> list[int]:
     model = load_model(folder, from_scratch=True)
     if lora is not None:
         attach_lora(model, lora)
     model.train()
-    if every:
-        model.gradient_checkpointing_enable(every=every)
+    if recompute is not None:
+        model.gradient_checkpointing_enable(strategy=recompute)
     tokens = torch.zeros(what.rows, what.length, dtype=torch.int64)
     at, targets = torch.arange(what.predicted), torch.zeros(what.predicted, dtype=torch.int64)
     attention = AttentionSpec(document_BL=torch.zeros_like(tokens)) if what.hidden else None
@@ -71,26 +71,40 @@ def really(folder: Path, lora: LoraSettings | None, what: Pass, every: int) -> l
 
 
 @pytest.mark.parametrize(
-    ("what", "lora", "every"),
+    ("what", "lora", "recompute"),
     [
-        (Pass(ROWS, LENGTH, PREDICTED), None, 0),
-        (Pass(ROWS, LENGTH, PREDICTED), None, 1),
-        (Pass(ROWS, LENGTH, PREDICTED, bf16=True), None, 2),
-        (Pass(ROWS, LENGTH, PREDICTED, bf16=True), LoraSettings(r=4), 0),
-        (Pass(ROWS, LENGTH, PREDICTED), LoraSettings(r=4), 1),
-        (Pass(ROWS, LENGTH, PREDICTED, hidden=True), None, 0),
-        (Pass(12, LENGTH, 700), None, 0),  # more than the head computes at once
+        (Pass(ROWS, LENGTH, PREDICTED), None, None),
+        (Pass(ROWS, LENGTH, PREDICTED), None, "whole_layer"),
+        (Pass(ROWS, LENGTH, PREDICTED, bf16=True), None, "one_in_two"),
+        (Pass(ROWS, LENGTH, PREDICTED, bf16=True), LoraSettings(r=4), None),
+        (Pass(ROWS, LENGTH, PREDICTED), LoraSettings(r=4), "whole_layer"),
+        (Pass(ROWS, LENGTH, PREDICTED, hidden=True), None, None),
+        (Pass(ROWS, LENGTH, PREDICTED), None, "fine_grained"),
+        (Pass(ROWS, LENGTH, PREDICTED, bf16=True), None, "selective"),
+        (Pass(ROWS, LENGTH, PREDICTED), LoraSettings(r=4), "selective"),
+        (Pass(12, LENGTH, 700), None, None),  # more than the head computes at once
     ],
-    ids=["plain", "recomputed", "bf16-every-second", "bf16-adapter", "adapter-recomputed", "hidden", "many-logits"],
+    ids=[
+        "plain",
+        "recomputed",
+        "bf16-every-second",
+        "bf16-adapter",
+        "adapter-recomputed",
+        "hidden",
+        "halves",
+        "products",
+        "adapter-products",
+        "many-logits",
+    ],
 )
 def test_a_rehearsal_takes_what_the_allocator_took(
-    folder: Path, facts: Facts, what: Pass, lora: LoraSettings | None, every: int
+    folder: Path, facts: Facts, what: Pass, lora: LoraSettings | None, recompute: str | None
 ) -> None:
     with imagined(facts, torch.float32, lora) as model:
-        if every:
-            model.gradient_checkpointing_enable(every=every)
+        if recompute is not None:
+            model.gradient_checkpointing_enable(strategy=recompute)
         peaks = rehearse(model, what)
-    most, gradients = really(folder, lora, what, every)
+    most, gradients = really(folder, lora, what, recompute)
     assert peaks.together == pytest.approx(most, rel=TOLERANCE)
     assert peaks.gradients == gradients
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from unmask.cli.config import Parsed
 from unmask.errors import ConfigError
+from unmask.training.arguments import CheckpointingStrategy
 
 # of graphics cards, GiB; a twentieth and one GiB are left to the driver and to what lies between blocks
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192)
@@ -35,8 +36,8 @@ class MemoryArguments:
     """Optimizer, by transformers' name."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass."""
-    checkpointing_strategy: Literal["whole_layer", "one_in_two", "one_in_three", "one_in_four"] = "whole_layer"
-    """Which layers do."""
+    checkpointing_strategy: CheckpointingStrategy = "whole_layer"
+    """Which of them, as in `sft`."""
     lora: bool = False
     """Train an adapter instead of all weights."""
     r: int = 32

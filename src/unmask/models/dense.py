@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from unmask.models.kv_cache import KVCache
 from unmask.models.layers import (
@@ -25,6 +24,7 @@ from unmask.models.layers import (
     prepare_attention,
 )
 from unmask.models.linear import Linear
+from unmask.models.recompute import run_layer, run_part
 from unmask.types import AttentionSpec
 
 Initialisation = Literal["mitchell", "normal", "full_megatron", "fan_in", "kaiming_normal", "flat"]
@@ -138,6 +138,7 @@ class Layer(nn.Module):
 
     def __init__(self, shape: DenseShape, layer: int, mlp: nn.Module) -> None:
         super().__init__()
+        self.recompute: str | None = None
         self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
         self.attention = Attention(shape, layer)
         self.mlp_norm = RMSNorm(shape.width, shape.norm_eps)
@@ -153,8 +154,22 @@ class Layer(nn.Module):
         rows: slice | None = None,
     ) -> Tensor:
         """`rows`: the only columns whose result is wanted."""
+        x_BLD = run_part(self, self.recompute, self._attend, x_BLD, rotation, how, cache, eager, rows)
+        return run_part(self, self.recompute, self._feed_forward, x_BLD)
+
+    def _attend(
+        self,
+        x_BLD: Tensor,
+        rotation: Rotation,
+        how: PreparedAttention,
+        cache: KVCache | None,
+        eager: bool,
+        rows: slice | None,
+    ) -> Tensor:
         seen = self.attention(self.attention_norm(x_BLD), rotation, how, cache, eager, rows)
-        x_BLD = (x_BLD if rows is None else x_BLD[:, rows]) + seen
+        return (x_BLD if rows is None else x_BLD[:, rows]) + seen
+
+    def _feed_forward(self, x_BLD: Tensor) -> Tensor:
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
 
@@ -164,7 +179,7 @@ class DenseTrunk(nn.Module):
     def __init__(self, shape: DenseShape) -> None:
         super().__init__()
         self.shape = shape
-        self.recompute_every = 0
+        self.recompute: str | None = None
         self.eager_attention = False
         self.embed = nn.Embedding(shape.vocab_size, shape.width)
         self.layers = nn.ModuleList(Layer(shape, index, self.mlp_of(index)) for index in range(shape.layers))
@@ -202,7 +217,7 @@ class DenseTrunk(nn.Module):
             x_BLD = x_BLD * self.shape.embedding_scale
         whole = self.layers if wanted is None or not how.can_part else self.layers[:-1]
         for index, layer in enumerate(whole):
-            x_BLD = self._run(layer, index, x_BLD, rotation, how, cache)
+            x_BLD = run_layer(layer, self.recompute, index, x_BLD, rotation, how, cache, self.eager_attention)
         if len(whole) < len(self.layers):
             x_BLD = self.layers[-1](x_BLD, rotation, how, cache, self.eager_attention, wanted)
         elif wanted is not None:
@@ -211,20 +226,12 @@ class DenseTrunk(nn.Module):
             cache.advance(rows)
         return self.norm(x_BLD)
 
-    def _run(
-        self,
-        layer: nn.Module,
-        index: int,
-        x_BLD: Tensor,
-        rotation: Rotation,
-        how: PreparedAttention,
-        cache: KVCache | None,
-    ) -> Tensor:
-        """One layer, its activations recomputed in the backward pass where that was asked for."""
-        recompute = self.training and self.recompute_every > 0 and index % self.recompute_every == 0
-        if recompute and torch.is_grad_enabled():
-            return checkpoint(layer, x_BLD, rotation, how, cache, self.eager_attention, use_reentrant=False)
-        return layer(x_BLD, rotation, how, cache, self.eager_attention)
+    def recompute_activations(self, strategy: str | None) -> None:
+        """Compute activations again in the backward pass, by one of `recompute.STRATEGIES`; None: keep all."""
+        self.recompute = strategy
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.recompute = strategy
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """Empty storage for `batch` rows of at most `capacity` positions, in the model's type and on its device."""

@@ -232,8 +232,8 @@ class DiffusionModel(PreTrainedModel):
 
     @property
     def can_branch(self) -> bool:
-        """Whether rows may hold several states of a block; not where a token is predicted by the column before it."""
-        return not self.family.shift
+        """Whether rows may hold several states of a block."""
+        return True
 
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         """Empty storage for keys and values of so many batch rows and columns."""
@@ -255,14 +255,16 @@ class DiffusionModel(PreTrainedModel):
         """Replace the head."""
         self.head = new_embeddings
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, *, every: int = 1) -> None:
-        """Recompute the activations of every `every`-th layer in the backward pass."""
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Any = None, *, strategy: str = "whole_layer"
+    ) -> None:
+        """Compute activations again in the backward pass, by one of `recompute.STRATEGIES`."""
         del gradient_checkpointing_kwargs
-        self.trunk.recompute_every = every
+        self.trunk.recompute_activations(strategy)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep all activations."""
-        self.trunk.recompute_every = 0
+        self.trunk.recompute_activations(None)
 
     def save_pretrained(self, save_directory: Any, *, max_shard_size: str = "5GB", **others: Any) -> None:  # type: ignore[override]
         """Write the checkpoint in the family's own layout: `checkpoints.save_model`.

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from unmask.errors import ConfigError
 
+CheckpointingStrategy = Literal["whole_layer", "one_in_two", "one_in_three", "one_in_four", "fine_grained", "selective"]
+
 
 @dataclass(frozen=True)
 class ModelArguments:
@@ -140,8 +142,10 @@ class RunArguments:
     """Show the settings, the first batch and the size of the model; train nothing, write nothing."""
     fresh: bool = False
     """Move an earlier run in the output folder aside and start anew."""
-    checkpointing_strategy: Literal["whole_layer", "one_in_two", "one_in_three", "one_in_four"] = "whole_layer"
-    """Which layers recompute their activations when gradient_checkpointing is on."""
+    checkpointing_strategy: CheckpointingStrategy = "whole_layer"
+    """What gradient_checkpointing computes again: every layer, each second, third or fourth; fine_grained: every layer,
+    attention and MLP one after the other, for the least memory; selective: all but products and attention, for the
+    least time."""
     report: bool = True
     """Keep a page of the run in OUTPUT_DIR/report.html: curves, samples, settings, memory."""
     sample_prompts: tuple[str, ...] | None = None

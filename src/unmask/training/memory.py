@@ -33,7 +33,7 @@ class Question:
     Attributes:
         facts: of the model. dtype: weights are held in. lora: an adapter, the rest frozen. bits: of a quantised base.
         rows, length: of one forward. hidden: some positions do not see others (padding, packing).
-        bf16: mixed precision. recompute_every: 0, or each how many layers are recomputed in the backward pass.
+        bf16: mixed precision. recompute: one of `recompute.STRATEGIES`; None: all activations are kept.
         optim: transformers' name. accumulation: forwards of an update.
         copies: noisy ones of each row. streams: those that a row is fed as; 0: copies are rows of their own.
     """
@@ -46,7 +46,7 @@ class Question:
     length: int = 1024
     hidden: bool = False
     bf16: bool = False
-    recompute_every: int = 0
+    recompute: str | None = None
     optim: str = "adamw_torch_fused"
     accumulation: int = 1
     copies: int = 1
@@ -133,8 +133,8 @@ def _measure(question: Question, *, cast: bool) -> tuple[_Counted, Peaks]:
     what = Pass(rows, streams * length, predicted, question.hidden and not question.streams, bf16)
     whole = torch.bfloat16 if cast else None
     with imagined(question.facts, question.dtype, question.lora, whole=whole) as model:
-        if question.recompute_every:
-            model.gradient_checkpointing_enable(every=question.recompute_every)
+        if question.recompute is not None:
+            model.gradient_checkpointing_enable(strategy=question.recompute)
         return _count(model, question, cast), rehearse(model, what)
 
 

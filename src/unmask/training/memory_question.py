@@ -11,8 +11,6 @@ from unmask.training.arguments import Settings
 from unmask.training.ingredients import lora_settings
 from unmask.training.memory import Estimate, Question, estimate
 
-EVERY = ("whole_layer", "one_in_two", "one_in_three", "one_in_four")
-
 
 def question_of(settings: Settings, verb: str, facts: Facts, *, bf16: bool | None = None) -> Question:
     """What a run asks of one device.
@@ -36,7 +34,7 @@ def question_of(settings: Settings, verb: str, facts: Facts, *, bf16: bool | Non
         length=settings.data.max_length,
         hidden=verb == "sft" and (settings.data.packing or settings.data.padding == "none"),
         bf16=bf16,
-        recompute_every=1 + EVERY.index(settings.run.checkpointing_strategy) if get("gradient_checkpointing") else 0,
+        recompute=settings.run.checkpointing_strategy if get("gradient_checkpointing") else None,
         optim=str(get("optim") or "adamw_torch_fused"),
         accumulation=get("gradient_accumulation_steps", 1),
         **_copies(settings),

@@ -42,7 +42,7 @@ from unmask.training.ingredients import (
 )
 from unmask.training.library import check_optimizer, library_arguments
 from unmask.training.loading import LoaderOptions, Noiser, VisitedStream, eval_loader, stream_loader, train_loader
-from unmask.training.memory_question import EVERY, estimate_of
+from unmask.training.memory_question import estimate_of
 from unmask.training.plan import Order, RandomLength, Shares, row_lengths
 from unmask.training.report import REPORT, Report, ReportOptions
 from unmask.training.report_facts import Facts, Material, facts_of, shown_memory
@@ -244,7 +244,7 @@ def _evaluation_objective(objective: Any) -> Any:
 
 def _recompute(model: DiffusionModel, settings: Settings) -> None:
     if settings.trainer.get("gradient_checkpointing"):
-        model.gradient_checkpointing_enable(every=1 + EVERY.index(settings.run.checkpointing_strategy))
+        model.gradient_checkpointing_enable(strategy=settings.run.checkpointing_strategy)
 
 
 def _save(model: DiffusionModel, parts: Ingredients, target: Path, tensors: dict[str, Any] | None) -> None:
