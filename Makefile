@@ -3,6 +3,7 @@
 #   make demo [ARGS="--seed 1"]   teach the small base that ships about tables, offline, on a CPU
 #   make test [ARGS="-k cache"]   the test suite, without the large matrices
 #   make test-all                 the whole of it
+#   make reliability              kills, full disks, signals: every promise whole, with its figure (up to 45 minutes)
 #   make test-gpu                 what needs a CUDA device; skipped where there is none
 #   make docs                     the pages as a site in site/, built and read without a network
 #   make lint                     ruff, pyright, import-linter
@@ -23,7 +24,7 @@ STAMP := $(VENV)/.set-up-$(EXTRAS)
 # One thread for each test process: more of them fight for the same cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup
 
-.PHONY: demo test test-all test-gpu docs lint setup clean
+.PHONY: demo test test-all reliability test-gpu docs lint setup clean
 .DEFAULT_GOAL := setup
 
 demo: $(STAMP)
@@ -34,6 +35,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	@$(PYTEST) $(ARGS)
+
+reliability: $(STAMP)
+	@UNMASK_RELIABILITY=whole $(PYTEST) -p no:timeout tests/reliability $(ARGS)
 
 test-gpu: $(STAMP)
 	@$(BIN)/python -m pytest -q -m gpu $(ARGS)
