@@ -4,7 +4,7 @@ import torch
 
 from tests.generation.toys import Contextual
 from unmask.generation.canvas import continuation
-from unmask.generation.guidance import hide_given, mix
+from unmask.generation.guidance import hidden_BL, mix
 from unmask.generation.loop import generate
 from unmask.generation.options import GenerationOptions
 
@@ -13,7 +13,7 @@ MASK = 15
 
 def test_the_unconditional_half_sees_no_prompt_except_what_is_kept() -> None:
     canvas = continuation([[1, 2, 3], [2]], 2, MASK, "cpu")
-    hidden = hide_given(canvas, MASK, keep=(2,))
+    hidden = canvas.tokens_BL.masked_fill(hidden_BL(canvas, keep=(2,)), MASK)
     assert hidden[0].tolist() == [MASK, 2, MASK, MASK, MASK]
     assert hidden[1, :3].tolist() == [2, MASK, MASK]
 

@@ -21,8 +21,14 @@ MASK, STOP = 15, 3
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
-    return build(tmp_path_factory.mktemp("model"), FAMILIES.get("llada")).double()
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DiffusionModel]:
+    """A model whose row i predicts token i, and one whose row i predicts token i + 1."""
+    return {name: build(tmp_path_factory.mktemp(name), FAMILIES.get(name)).double() for name in ("llada", "dream")}
+
+
+@pytest.fixture(scope="module")
+def model(models: dict[str, DiffusionModel]) -> DiffusionModel:
+    return models["llada"]
 
 
 def decode(model: Any, prompts: list[list[int]], **settings: Any) -> list[Completion]:
@@ -44,14 +50,17 @@ def case(draw: random.Random) -> tuple[list[list[int]], dict[str, Any]]:
         "attention": "block_causal" if is_blockwise else "bidirectional",
         "cache": draw.choice(["none", "block"]) if is_blockwise else "none",
         "min_new_tokens": draw.choice([0, 3]),
+        "guidance_scale": draw.choice([0.0, 0.0, 1.5]),
+        "guidance_keep": draw.choice([(), (5, 6)]),
     }
     return prompts, settings
 
 
 @pytest.mark.parametrize("number", [*range(60), *(pytest.param(n, marks=pytest.mark.long) for n in range(60, 200))])
-def test_the_same_is_written_whatever_is_guessed(model: DiffusionModel, number: int) -> None:
+def test_the_same_is_written_whatever_is_guessed(models: dict[str, DiffusionModel], number: int) -> None:
     draw = random.Random(number)
     prompts, settings = case(draw)
+    model = models[draw.choice(["llada", "dream"])]
     plain = decode(model, prompts, **settings)
     ahead = decode(model, prompts, speculate=draw.choice([1, 2, 5]), **settings)
     for ours, theirs in zip(ahead, plain, strict=True):
@@ -90,10 +99,21 @@ def test_storing_a_block_apart_is_counted_apart(model: DiffusionModel) -> None:
     ("settings", "phrase"),
     [
         ({"strategy": "klass"}, 'strategy "klass" takes tokens back or remembers'),
-        ({"guidance_scale": 1.0}, "do not go together"),
         ({"cache": "dual"}, 'which cache "dual" is not'),
     ],
 )
 def test_what_does_not_go_together_is_said(model: DiffusionModel, settings: dict[str, Any], phrase: str) -> None:
     with pytest.raises(ConfigError, match=phrase):
         decode(model, [[5]], speculate=2, **settings)
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+def test_forwards_are_saved_with_the_exact_cache_in_every_family(
+    models: dict[str, DiffusionModel], name: str, guidance: float
+) -> None:
+    settings = {"max_new_tokens": 24, "block_size": 8, "steps": 24, "early_stop": False, "attention": "block_causal"}
+    settings |= {"cache": "block", "guidance_scale": guidance}
+    (plain,), (ahead,) = (decode(models[name], [[5, 6, 7]], speculate=guesses, **settings) for guesses in (0, 4))
+    assert ahead.token_ids == plain.token_ids
+    assert ahead.stats.forwards.total < plain.stats.forwards.total

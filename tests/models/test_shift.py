@@ -36,6 +36,14 @@ def test_in_two_streams_a_block_starts_from_the_clean_token_before_it():
     assert columns(list(range(8)), batch=1, length=8, attention=spec) == [0, 0, 5, 2, 4, 4, 5, 6]
 
 
+def test_each_state_of_a_block_starts_from_the_column_before_the_block():
+    """Columns 0 and 1 are seen by all; a block of two stands at 2, two more states of it at 4 and 6."""
+    branches = AttentionSpec("branches", block_BL=torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3]]))
+    assert columns(list(range(8)), batch=1, length=8, attention=branches) == [0, 0, 1, 2, 1, 4, 1, 6]
+    at_start = AttentionSpec("branches", block_BL=torch.tensor([[0, 1, 1, 2, 2], [1, 1, 0, 2, 2]]))
+    assert columns([3, 4, 8, 9], batch=2, length=5, attention=at_start) == [0, 3, 8, 8]
+
+
 @torch.no_grad()
 def test_two_streams_predict_what_decoding_block_after_block_does(tmp_path):
     model, x0_BL, mask = build(tmp_path, FAMILIES.get("dream")), tokens(2, 8), 63

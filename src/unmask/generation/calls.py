@@ -76,15 +76,16 @@ def copied(call: Call, firsts: Sequence[int], drafts: Sequence[Canvas], at: Sequ
     )
 
 
-def guided(call: Call, without_BL: Int[Tensor, "B L"]) -> Call:
+def guided(call: Call, hidden_BL: Bool[Tensor, "B L"], mask_token_id: int) -> Call:
     """With the same rows once more, their given text hidden; what stands beside the tokens is as before."""
-    rows, beside_BL = len(call.tokens_BL), call.tokens_BL[:, without_BL.shape[1] :]
+    copies, beside = len(call.tokens_BL) // len(hidden_BL), call.tokens_BL.shape[1] - hidden_BL.shape[1]
+    rows, is_hidden_BL = len(call.tokens_BL), pad(hidden_BL.repeat(copies, 1), (0, beside))
     positions_BL = call.positions_BL
     if positions_BL is not None and len(positions_BL) > 1:
         positions_BL = positions_BL.repeat(2, 1)
     return replace(
         call,
-        tokens_BL=torch.cat([call.tokens_BL, torch.cat([without_BL, beside_BL], 1)]),
+        tokens_BL=torch.cat([call.tokens_BL, call.tokens_BL.masked_fill(is_hidden_BL, mask_token_id)]),
         attention=stacked(call.attention, rows, copies=2),
         at_n=torch.cat([call.at_n, call.at_n + call.tokens_BL.numel()]),
         positions_BL=positions_BL,

@@ -18,7 +18,7 @@ from unmask.errors import ConfigError, ModelError
 from unmask.generation.caching import CachePlan
 from unmask.generation.calls import Call, copied, guided, shadowed
 from unmask.generation.canvas import Canvas, on_host
-from unmask.generation.guidance import hide_given, mix
+from unmask.generation.guidance import hidden_BL, mix
 from unmask.generation.options import GenerationOptions
 from unmask.types import AttentionSpec, Denoiser
 
@@ -110,11 +110,11 @@ class Feeder:
             call = replace(call, positions_BL=columns.index)
         if question.drafts:
             at = [self._at(replace(question, wanted_BW=draft.is_masked_BL), columns) for draft in question.drafts]
-            return copied(call, question.firsts, question.drafts, at)
+            call = copied(call, question.firsts, question.drafts, at)
         if question.hidden_BW is not None:
             call = shadowed(call, live.column(question.firsts), question.hidden_BW, self.mask_token_id)
         if self.is_guided:
-            call = guided(call, hide_given(fed, self.mask_token_id, tuple(self.options.guidance_keep)))
+            call = guided(call, hidden_BL(fed, tuple(self.options.guidance_keep)), self.mask_token_id)
         return call
 
     def _unchanged(self, question: Question, columns: _Columns, tokens_BL: Int[Tensor, "B L"]) -> Bool[Tensor, "b L"]:
@@ -155,7 +155,11 @@ class Feeder:
             at.append(row_n * columns.width + number * width + place_n)
         cache = self._placed(question, columns, keys)
         tokens_BL = torch.cat([state.tokens_BL for state in states], 1)
-        return Call(tokens_BL, spec, torch.cat(at), cache, (first_B1 + place_W).repeat(1, len(states)))
+        call = Call(tokens_BL, spec, torch.cat(at), cache, (first_B1 + place_W).repeat(1, len(states)))
+        if not self.is_guided:
+            return call
+        keep = tuple(self.options.guidance_keep)
+        return guided(call, torch.cat([hidden_BL(state, keep) for state in states], 1), self.mask_token_id)
 
     def keep(self, rows: Sequence[int], of: int) -> None:
         """Forget all but these of `of` rows."""

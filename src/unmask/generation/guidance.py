@@ -8,18 +8,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unmask.generation.canvas import Canvas
 from unmask.types import AttentionSpec
 
 
-def hide_given(canvas: Canvas, mask_token_id: int, keep: tuple[int, ...]) -> Int[Tensor, "B L"]:
-    """The tokens with every given position masked, except those whose id is in `keep`."""
+def hidden_BL(canvas: Canvas, keep: tuple[int, ...]) -> Bool[Tensor, "B L"]:
+    """What the unconditional half does not see: given positions, except those whose id is in `keep`."""
     tokens_BL = canvas.tokens_BL
     is_kept_BL = torch.isin(tokens_BL, torch.tensor(keep, dtype=torch.int64, device=tokens_BL.device))
-    return tokens_BL.masked_fill(canvas.given_BL & ~is_kept_BL, mask_token_id)
+    return canvas.given_BL & ~is_kept_BL
 
 
 def stacked(attention: AttentionSpec | None, rows: int, *, copies: int) -> AttentionSpec | None:

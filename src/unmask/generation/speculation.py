@@ -98,7 +98,7 @@ def speculation_for(chooser: Chooser, feeder: Feeder, filler_id: int, options: G
     """The speculation that was asked for, if any.
 
     Raises:
-        ConfigError: it does not go with the strategy, the cache or guidance.
+        ConfigError: it does not go with the strategy or the cache.
     """
     if options.speculate == 0:
         return None
@@ -107,8 +107,6 @@ def speculation_for(chooser: Chooser, feeder: Feeder, filler_id: int, options: G
             f'speculate is {options.speculate}, but strategy "{options.strategy}" takes tokens back or remembers '
             "earlier steps. Speculate with another strategy, or set speculate 0."
         )
-    if options.guidance_scale > 0:
-        raise ConfigError("speculate and guidance_scale do not go together. Set one of them to 0.")
     if options.cache not in ("none", "auto", "block"):
         raise ConfigError(
             f'speculate needs what a state sees to be exact, which cache "{options.cache}" is not: cache none or block.'

@@ -79,8 +79,10 @@ class DiffusionModel(PreTrainedModel):
         family: its facts. facts: what its own `config.json` says.
         mask_token_id: the checkpoint's; None where it has no mask token.
         is_aligned: in an autoregressive family too, row i predicts token i: see `Aligned`.
+        can_branch: rows may hold several states of a block.
     """
 
+    can_branch = True
     config_class = ShellConfig
     base_model_prefix = "trunk"
     supports_gradient_checkpointing = True
@@ -229,11 +231,6 @@ class DiffusionModel(PreTrainedModel):
 
     def _chunk_nll(self, hidden_nD: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(self._logits(hidden_nD).float(), targets, reduction="none")
-
-    @property
-    def can_branch(self) -> bool:
-        """Whether rows may hold several states of a block."""
-        return True
 
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         """Empty storage for keys and values of so many batch rows and columns."""
