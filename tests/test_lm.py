@@ -160,6 +160,17 @@ def test_log_likelihood_is_the_estimator_s(lm: DiffusionLM) -> None:
     assert lm.log_likelihood([{"role": "user", "content": "x"}], "cd", samples=2) < 0
 
 
+def test_many_log_likelihoods_are_each_one_s(lm: DiffusionLM) -> None:
+    pairs = [("ab", " cd"), ("ab", " c"), ("", "abcdefghij"), ([{"role": "user", "content": "x"}], "cd")]
+    found = lm.log_likelihoods(pairs, samples=8, seed=3, batch_size=5)
+    for (prompt, target), estimate in zip(pairs, found, strict=True):
+        assert estimate.mean == pytest.approx(lm.log_likelihood(prompt, target, samples=8, seed=3), rel=1e-4)
+    assert found[1].stderr == 0 < found[2].stderr  # " c" is two tokens: 3 masks
+    assert lm.log_likelihoods(pairs[:1], samples=8, guidance_scale=1.0)[0].mean != found[0].mean
+    with pytest.raises(ConfigError, match="pair 1 has 301 tokens.*reads at most 256. Shorten the prompt"):
+        lm.log_likelihoods([("a", "b"), ("a", "b" * 300)])
+
+
 def test_what_is_saved_loads_as_the_same(lm: DiffusionLM, tmp_path: Path) -> None:
     lm.save(tmp_path / "copy")
     again = load(tmp_path / "copy", device="cpu")

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import unmask
 from tests import tiny
-from unmask.errors import ConfigError, ModelError
+from unmask.errors import ConfigError
 from unmask.models.checkpoints import load_model, save_model
 from unmask.registry import FAMILIES
 from unmask.training.arguments import Settings
@@ -81,8 +81,7 @@ def test_diffusion_and_autoregression_are_not_mixed_up(baseline: Path, settings:
     assert lm.generate("a", max_new_tokens=2)[0].stats.forwards.total == 2
     with pytest.raises(ConfigError, match="this model is autoregressive.*unmask convert"):
         lm.infill("a [MASK] c")
-    with pytest.raises(ModelError, match="unmask convert"):
-        lm.log_likelihood("a", "b")
+    assert lm.log_likelihood("a", "b") < 0
 
 
 def test_a_dry_run_shows_what_is_learned(baseline: Path, settings: Callable[..., Settings]) -> None:

@@ -9,7 +9,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from unmask.data.blanks import Blanked
@@ -26,6 +25,7 @@ from unmask.lm.filling import Filler
 from unmask.lm.infilling import BlankRow, between, ids_row, read_text
 from unmask.lm.many import BATCH_SIZE, Asked, asked_rows, finished_rows
 from unmask.lm.prompts import Prompt, encode, several
+from unmask.lm.scoring import estimates, pair_ids
 from unmask.lm.streaming import Generation, Part, TextStream, evaluating
 from unmask.models.adapters import has_adapter, save_adapter
 from unmask.models.card import saved_card, write_card
@@ -33,7 +33,7 @@ from unmask.models.checkpoints import save_model
 from unmask.models.families import ModelFamily
 from unmask.models.shell import Aligned, DiffusionModel
 from unmask.models.tokenizers import mask_token_id, stop_token_ids
-from unmask.objectives.estimators import log_likelihood
+from unmask.objectives.target_masks import LikelihoodEstimate
 from unmask.types import Denoiser
 
 Blanks = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
@@ -247,23 +247,43 @@ class DiffusionLM:
     def log_likelihood(
         self, prompt: Prompt, target: str | Sequence[int], *, samples: int = 128, seed: int = 0
     ) -> float:
-        """Estimate log p(target | prompt) in nats: a lower bound, by `samples` masked copies of the target.
+        """Estimate log p(target | prompt) in nats: of a diffusion model a lower bound, by `samples` masked copies.
 
-        A text prompt and a text target are encoded together, as one text; spaces at the end of the prompt count as the
-        target's. See `unmask.objectives.estimators` for the estimator and its standard error.
+        As `log_likelihoods` of one pair, without its standard error.
         """
-        prompt_ids, target_ids = self._split(prompt, target)
-        device = self.model.device
-        with evaluating(self.model):
-            estimate = log_likelihood(
-                self.model,
-                torch.tensor(prompt_ids, dtype=torch.int64, device=device),
-                torch.tensor(target_ids, dtype=torch.int64, device=device),
-                mask_token_id=self._mask_token_id,
-                samples=samples,
-                seed=seed,
-            )
-        return estimate.mean
+        return self.log_likelihoods([(prompt, target)], samples=samples, seed=seed)[0].mean
+
+    def log_likelihoods(
+        self,
+        pairs: Sequence[tuple[Prompt, str | Sequence[int]]],
+        *,
+        samples: int = 128,
+        seed: int = 0,
+        batch_size: int = 32,
+        guidance_scale: float = 0.0,
+    ) -> list[LikelihoodEstimate]:
+        """Estimate log p(target | prompt) of each pair, in nats, with standard errors.
+
+        Of a diffusion model it is a lower bound: exact where a target (of a block-causal model: each block) has no
+        more than `samples` masks, which are 2 ** n - 1 of n tokens. Of an autoregressive one it is exact, by one
+        forward; where it is given no prompt, the token that begins a text stands before the target.
+
+        Args:
+            pairs: prompts as `generate` takes them, and targets, texts or ids. Two texts are encoded together, as one;
+                spaces at the end of the prompt count as the target's.
+            samples: masked copies of each target, at most.
+            seed: of the masks; all targets of one length get the same.
+            batch_size: copies per forward, whosever they are; changes no result beyond rounding; nor do other pairs.
+            guidance_scale: classifier-free guidance of every prediction, as LLaDA's evaluation has it; 0 is none. With
+                it the results are scores.
+
+        Raises:
+            ConfigError: a setting is out of range, a prompt or target is none, or both are longer than the model reads.
+        """
+        split = [pair_ids(prompt, target, self.tokenizer) for prompt, target in pairs]
+        settings = {"samples": samples, "seed": seed, "batch_size": batch_size, "guidance_scale": guidance_scale}
+        done = dict(estimates(self.model, self.tokenizer, split, **settings))
+        return [done[number] for number in range(len(split))]
 
     def save(self, folder: str | os.PathLike[str], *, max_shard_size: str = "5GB") -> None:
         """Write the model, or its adapter, the tokenizer and a model card in the family's own layout.
@@ -288,14 +308,6 @@ class DiffusionLM:
     @property
     def _mask_token_id(self) -> int:
         return mask_token_id(self.tokenizer, self.model)
-
-    def _split(self, prompt: Prompt, target: str | Sequence[int]) -> tuple[list[int], list[int]]:
-        if not isinstance(target, str):
-            return self.encode(prompt), self.encode(target)
-        if not isinstance(prompt, str):
-            return self.encode(prompt), list(self.tokenizer(target, add_special_tokens=False)["input_ids"])
-        whole, start = self.encode(prompt + target), len(self.encode(prompt.rstrip(" ")))
-        return whole[:start], whole[start:]
 
     def _chosen(self, options: GenerationOptions | None, settings: dict[str, Any]) -> GenerationOptions:
         """The options asked for, as the model was made for where they do not say."""

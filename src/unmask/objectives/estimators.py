@@ -1,4 +1,4 @@
-"""How likely a denoiser finds a target after a prompt, by Monte Carlo over masks.
+"""How likely a denoiser finds targets after their prompts, by Monte Carlo over masks, many at once.
 
 Each estimate is of the evidence lower bound of log p(target | prompt), which is the log-likelihood itself for a
 denoiser whose conditionals are those of one joint distribution. Tokenizers are unknown here.
@@ -7,54 +7,36 @@ denoiser whose conditionals are those of one joint distribution. Tokenizers are 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
-from unmask.diffusion.keys import Purpose, uniforms
-from unmask.diffusion.noising import absorb, exact_count_mask
-from unmask.diffusion.schedules import Linear
-from unmask.diffusion.timesteps import exact_counts, low_discrepancy
-from unmask.diffusion.weights import elbo_weight
+from unmask.diffusion.noising import absorb
 from unmask.errors import ConfigError, did_you_mean
+from unmask.objectives.asking import Guidance, Questions, logits_at, masked_nll_sums
+from unmask.objectives.target_masks import LikelihoodEstimate, TargetMasks, target_masks
 from unmask.types import Denoiser
 
+__all__ = [
+    "METHODS",
+    "Guidance",
+    "LikelihoodEstimate",
+    "LikelihoodEstimator",
+    "Pair",
+    "bound_error",
+    "causal_log_likelihoods",
+    "log_likelihood",
+    "masked_nll_sums",
+]
+
 METHODS = ("exact_count", "bernoulli")
-
-
-@dataclass(frozen=True)
-class LikelihoodEstimate:
-    """A Monte Carlo estimate of a log-likelihood.
-
-    Attributes:
-        mean: the estimate, nats.
-        stderr: its standard error, nats, from differences of samples with neighbouring noise levels; nan for one
-            sample.
-        samples: noised copies that were scored.
-    """
-
-    mean: float
-    stderr: float
-    samples: int
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance: logits = unconditional + (scale + 1) (conditional - unconditional).
-
-    Attributes:
-        scale: 0 is no guidance.
-        prompt_BL: bool; positions that are masked to get the unconditional logits.
-        mask_token_id: what they are replaced by.
-    """
-
-    scale: float
-    prompt_BL: Tensor
-    mask_token_id: int
+Pair = tuple[Sequence[int], Sequence[int]]
+# forwards' worth of rows that are gathered, so that equal rows meet and rows of one length come together
+_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -63,13 +45,15 @@ class LikelihoodEstimator:
 
     Attributes:
         mask_token_id: the checkpoint's mask token.
-        samples: noised copies to score.
+        samples: noised copies to score, at most: where a target has no more masks than that (2 ** n - 1 of n tokens),
+            each is scored once, and the bound is exact.
         seed: fixes the noise; all targets of one length get the same, so that comparing them is less noisy.
         batch_size: copies per forward; the estimate does not depend on it.
         guidance_scale: classifier-free guidance; 0 is none. With it the result is a score, no likelihood.
         method: "exact_count" masks k of n tokens, k spread evenly over 1..n, and weighs by n / k (LLaDA's estimator,
             stratified over all samples). "bernoulli" masks each token with probability t, t of low discrepancy over
             (0, 1), and weighs by 1 / t. Both are unbiased for the bound; the first has less variance.
+        enumerates: False: draw masks even where all could be scored.
 
     Raises:
         ConfigError: a value is out of range, or `method` is unknown.
@@ -83,6 +67,7 @@ class LikelihoodEstimator:
     batch_size: int = 32
     guidance_scale: float = 0.0
     method: str = "exact_count"
+    enumerates: bool = True
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -94,21 +79,56 @@ class LikelihoodEstimator:
             if value < 1:
                 raise ConfigError(f"{name} of a likelihood estimate is {value}; it must be at least 1.")
 
-    @torch.no_grad()
     def __call__(
         self, denoiser: Denoiser, prompt_ids: Int[Tensor, " P"], target_ids: Int[Tensor, " n"]
     ) -> LikelihoodEstimate:
         """Estimate log p(target | prompt); see `log_likelihood`."""
-        if len(target_ids) == 0:
-            return LikelihoodEstimate(0.0, 0.0, self.samples)
-        is_masked_SL, weight_S, level_S = self._noise(len(prompt_ids), len(target_ids))
-        x0_L = torch.cat([prompt_ids, target_ids])
-        starts = range(0, self.samples, self.batch_size)
-        chunks = (is_masked_SL[start : start + self.batch_size] for start in starts)
-        sums = [self._sums(denoiser, x0_L, len(prompt_ids), chunk) for chunk in chunks]
-        values_S = -weight_S * torch.cat(sums)
-        error = _stratified_error(values_S[level_S.argsort(stable=True)])
-        return LikelihoodEstimate(float(values_S.mean()), error, self.samples)
+        pair = [int(token) for token in prompt_ids], [int(token) for token in target_ids]
+        return dict(self.many(denoiser, [pair], device=target_ids.device))[0]
+
+    def many(
+        self, denoiser: Denoiser, pairs: Sequence[Pair], *, device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[int, LikelihoodEstimate]]:
+        """Estimate log p(target | prompt) of many pairs, `batch_size` noised copies at a time, whosever they are.
+
+        Copies that are equal are fed once: the choices after one question are, where all of a choice is masked.
+
+        Args:
+            denoiser: without dropout, if results are to repeat.
+            pairs: ids of prompt and target, either may be empty.
+            device: the denoiser's.
+
+        Yields:
+            Index of the pair and its estimate, each once, the longest first; up to rounding the same as alone.
+        """
+        for window in windows(pairs, self.masks_of, self.batch_size):
+            questions = Questions(
+                self.batch_size, device, guidance_scale=self.guidance_scale, mask_token_id=self.mask_token_id
+            )
+            first = {index: self._ask(questions, *pairs[index]) for index in window}
+            sums = questions.answers(denoiser)
+            for index, slot in first.items():
+                masks = self.masks_of(pairs[index])
+                if masks is None:
+                    yield index, LikelihoodEstimate(0.0, 0.0, self.samples)
+                else:
+                    yield index, masks.estimate(sums[slot : slot + len(masks.is_masked_Un)])
+
+    def masks_of(self, pair: Pair) -> TargetMasks | None:
+        """The masks of a target; None: it is empty."""
+        if len(pair[1]) == 0:
+            return None
+        return target_masks(
+            len(pair[1]), samples=self.samples, seed=self.seed, method=self.method, enumerates=self.enumerates
+        )
+
+    def _ask(self, questions: Questions, prompt: Sequence[int], target: Sequence[int]) -> int:
+        masks, x0_L = self.masks_of((prompt, target)), torch.tensor([*prompt, *target], dtype=torch.int64)
+        first, start = questions.slots, len(prompt)
+        for is_masked_n in () if masks is None else masks.is_masked_Un:
+            at = start + is_masked_n.nonzero()[:, 0]
+            questions.ask(x0_L.index_fill(0, at, self.mask_token_id), at, x0_L[at], prompt=start)
+        return first
 
     @torch.no_grad()
     def is_greedy(self, denoiser: Denoiser, prompt_ids: Int[Tensor, " P"], target_ids: Int[Tensor, " n"]) -> bool:
@@ -122,7 +142,7 @@ class LikelihoodEstimator:
         for _ in range(length):
             tokens_BL = absorb(x0_BL, is_masked_BL, self.mask_token_id)
             places = is_masked_BL[0].nonzero()[:, 0]
-            logits = _logits(denoiser, tokens_BL, places, self._guidance(tokens_BL, prompt))
+            logits = logits_at(denoiser, tokens_BL, places, guidance=self._guidance(tokens_BL, prompt))
             confidence, predicted = logits.float().softmax(-1).max(-1)
             best = confidence.argmax()
             if int(predicted[best]) != int(x0_BL[0, places[best]]):
@@ -130,32 +150,64 @@ class LikelihoodEstimator:
             is_masked_BL[0, places[best]] = False
         return True
 
-    def _noise(self, prompt: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
-        numbers = [uniforms(length, seed=self.seed, purpose=Purpose.SCORE, key=(s, 0, 0)) for s in range(self.samples)]
-        numbers_Sn = torch.stack(numbers)
-        if self.method == "exact_count":
-            first = uniforms(1, seed=self.seed, purpose=Purpose.SCORE, key=(0, 1, 0)).item()
-            level_S = exact_counts(self.samples, length, start=1 + int(first * length))
-            chosen_Sn = exact_count_mask(level_S, torch.ones_like(numbers_Sn, dtype=torch.bool), numbers_Sn)
-            weight_S = length / level_S.double()
-        else:
-            level_S = low_discrepancy(torch.arange(self.samples), seed=self.seed, epsilon=0.0).double()
-            chosen_Sn = numbers_Sn < level_S[:, None]
-            weight_S = elbo_weight(Linear(), level_S)
-        return F.pad(chosen_Sn, (prompt, 0)), weight_S, level_S
-
-    def _sums(self, denoiser: Denoiser, x0_L: Tensor, prompt: int, is_masked_BL: Tensor) -> Tensor:
-        x0_BL = x0_L.expand(is_masked_BL.shape)
-        perturbed_BL = absorb(x0_BL, is_masked_BL.to(x0_L.device), self.mask_token_id)
-        return masked_nll_sums(
-            denoiser, perturbed_BL, x0_BL, is_masked_BL, guidance=self._guidance(perturbed_BL, prompt)
-        )
-
     def _guidance(self, tokens_BL: Tensor, prompt: int) -> Guidance | None:
         if self.guidance_scale == 0:
             return None
         prompt_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device) < prompt
         return Guidance(self.guidance_scale, prompt_L.expand(tokens_BL.shape), self.mask_token_id)
+
+
+def windows(
+    pairs: Sequence[Pair], masks_of: Callable[[Pair], TargetMasks | None], batch_size: int
+) -> Iterator[list[int]]:
+    """Indices of pairs, some forwards' worth at a time, the longest first; those of one prompt come together."""
+    window: list[int] = []
+    rows = 0
+    for index in by_length(pairs):
+        masks = masks_of(pairs[index])
+        window.append(index)
+        rows += 0 if masks is None else len(masks.is_masked_Un)
+        if rows >= _AHEAD * batch_size:
+            yield window
+            window, rows = [], 0
+    yield window
+
+
+def by_length(pairs: Sequence[Pair]) -> list[int]:
+    """Indices of pairs, the longest first, of equal ones those with the same prompt together."""
+    return sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]) - len(pairs[i][1]), list(pairs[i][0])))
+
+
+def causal_log_likelihoods(
+    denoiser: Denoiser, pairs: Sequence[Pair], *, batch_size: int = 32, device: torch.device | str = "cpu"
+) -> Iterator[tuple[int, LikelihoodEstimate]]:
+    """log p(target | prompt) under a network whose row i predicts token i + 1: exact, by one forward.
+
+    Args:
+        denoiser: its rows see what is before them.
+        pairs: ids of prompt and target; a prompt holds at least one token.
+        batch_size: rows per forward.
+        device: the denoiser's.
+
+    Yields:
+        As `LikelihoodEstimator.many`, with a standard error of 0.
+
+    Raises:
+        ValueError: a prompt is empty.
+    """
+    order = by_length(pairs)
+    for start in range(0, len(order), _AHEAD * batch_size):
+        window = order[start : start + _AHEAD * batch_size]
+        questions = Questions(batch_size, device, is_causal=True)
+        for prompt, target in (pairs[index] for index in window):
+            if len(prompt) == 0:
+                raise ValueError("nothing predicts the first token; a prompt needs at least one")
+            at = torch.arange(len(prompt) - 1, len(prompt) + len(target) - 1)
+            ids = torch.tensor([*prompt, *target[:-1]], dtype=torch.int64)
+            questions.ask(ids, at, torch.tensor(list(target), dtype=torch.int64))
+        sums = questions.answers(denoiser)
+        for index, nll in zip(window, sums, strict=True):
+            yield index, LikelihoodEstimate(-float(nll), 0.0, 1)
 
 
 def log_likelihood(
@@ -173,55 +225,6 @@ def log_likelihood(
         ConfigError: see `LikelihoodEstimator`.
     """
     return LikelihoodEstimator(**settings)(denoiser, prompt_ids, target_ids)
-
-
-def masked_nll_sums(
-    denoiser: Denoiser,
-    perturbed_BL: Int[Tensor, "B L"],
-    x0_BL: Int[Tensor, "B L"],
-    is_masked_BL: Bool[Tensor, "B L"],
-    *,
-    guidance: Guidance | None = None,
-) -> Float64[Tensor, " B"]:
-    """Sum the negative log-likelihood of the clean tokens over the masked positions of each row.
-
-    Args:
-        denoiser: its head runs at the masked positions only.
-        perturbed_BL: int64; the noised tokens.
-        x0_BL: int64; the clean tokens.
-        is_masked_BL: bool; positions to sum over, best on the CPU (anywhere else, finding them waits for the device).
-        guidance: classifier-free guidance.
-
-    Returns:
-        float64 `[B]`, nats, on the CPU.
-    """
-    places = is_masked_BL.reshape(-1).nonzero()[:, 0].cpu()
-    sums_B = torch.zeros(len(is_masked_BL), dtype=torch.float64)
-    if len(places) == 0:
-        return sums_B
-    flat = places.to(x0_BL.device)
-    nll = _masked_nll(denoiser, perturbed_BL, flat, x0_BL.reshape(-1)[flat], guidance)
-    return sums_B.index_add(0, places // is_masked_BL.shape[1], nll.double().cpu())
-
-
-def _masked_nll(
-    denoiser: Denoiser, tokens_BL: Tensor, flat: Tensor, targets: Tensor, guidance: Guidance | None
-) -> Float[Tensor, " n"]:
-    if guidance is not None:
-        return F.cross_entropy(_logits(denoiser, tokens_BL, flat, guidance).float(), targets, reduction="none")
-    nll = denoiser(tokens_BL, logits_at=flat, targets=targets).nll
-    assert nll is not None, "a denoiser given targets returns their negative log-likelihood"
-    return nll
-
-
-def _logits(denoiser: Denoiser, tokens_BL: Tensor, flat: Tensor, guidance: Guidance | None) -> Float[Tensor, "n V"]:
-    given = denoiser(tokens_BL, logits_at=flat).logits
-    assert given is not None, "a denoiser given no targets returns logits"
-    if guidance is None:
-        return given
-    bare = denoiser(absorb(tokens_BL, guidance.prompt_BL, guidance.mask_token_id), logits_at=flat).logits
-    assert bare is not None, "a denoiser given no targets returns logits"
-    return bare + (guidance.scale + 1) * (given - bare)
 
 
 def bound_error(
@@ -256,11 +259,3 @@ def bound_error(
         squares = nll_n[by_row].view(rows, samples).diff(dim=1).square()
         variances.append(squares.mean(1).sum() / 2 / samples)
     return float(torch.stack(variances).min().sqrt() * samples / tokens_n.sum())
-
-
-def _stratified_error(values_S: Tensor) -> float:
-    # Samples are sorted by noise level: differences of neighbours hold the spread that stratification has not removed
-    # (Wolter 2007, "Introduction to variance estimation", systematic sampling).
-    if len(values_S) < 2:
-        return math.nan
-    return float(values_S.diff().square().mean() / 2 / len(values_S)) ** 0.5

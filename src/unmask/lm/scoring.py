@@ -1,0 +1,89 @@
+"""Log-likelihoods of answers: pairs of prompt and target as ids, and the estimator that the model's kind asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from unmask.errors import ConfigError
+from unmask.lm.prompts import Prompt, encode
+from unmask.lm.streaming import evaluating
+from unmask.models.shell import DiffusionModel
+from unmask.models.tokenizers import mask_token_id
+from unmask.objectives.blockwise import BlockwiseEstimator
+from unmask.objectives.estimators import LikelihoodEstimate, LikelihoodEstimator, Pair, causal_log_likelihoods
+
+Target = str | Sequence[int]
+
+
+def pair_ids(prompt: Prompt, target: Target, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The ids of a prompt and of what follows it.
+
+    Two texts are encoded as one; spaces at the end of the prompt count as the target's.
+
+    Raises:
+        ConfigError, DataError: as `encode`.
+    """
+    if not isinstance(target, str):
+        return encode(prompt, tokenizer), encode(target, tokenizer)
+    if not isinstance(prompt, str):
+        return encode(prompt, tokenizer), list(tokenizer(target, add_special_tokens=False)["input_ids"])
+    whole, start = encode(prompt + target, tokenizer), len(encode(prompt.rstrip(" "), tokenizer))
+    return whole[:start], whole[start:]
+
+
+def estimates(
+    model: DiffusionModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    *,
+    samples: int,
+    seed: int,
+    batch_size: int,
+    guidance_scale: float = 0.0,
+) -> Iterator[tuple[int, LikelihoodEstimate]]:
+    """Index and estimate of each pair, as they are finished: see `DiffusionLM.log_likelihoods`."""
+    for number, (prompt, target) in enumerate(pairs):
+        _check_length(number, len(prompt) + len(target), model.facts.shape.max_length)
+    with evaluating(model):
+        if model.facts.attention == "causal":
+            if guidance_scale:
+                raise ConfigError("guidance_scale is for diffusion models; this one is autoregressive, with no masks.")
+            first = [_beginning(tokenizer)]
+            whole = [(prompt or first, target) for prompt, target in pairs]
+            yield from causal_log_likelihoods(model, whole, batch_size=batch_size, device=model.device)
+        else:
+            how: LikelihoodEstimator | BlockwiseEstimator = LikelihoodEstimator(
+                mask_token_id(tokenizer, model), samples, seed, batch_size, guidance_scale=guidance_scale
+            )
+            if model.facts.attention == "block_causal":
+                how = BlockwiseEstimator(how, _block_size(model), halves=model.family.shift)
+            yield from how.many(model, pairs, device=model.device)
+
+
+def _block_size(model: DiffusionModel) -> int:
+    if model.facts.block_size is None:
+        raise ConfigError(
+            "this model writes blocks from left to right, but does not say how long they are. Add block_size to its "
+            "config.json."
+        )
+    return model.facts.block_size
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What stands before a text, so that its first token is predicted too."""
+    token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if not isinstance(token, int):
+        raise ConfigError(
+            "this tokenizer has no token that begins or ends a text. Give a prompt of at least one token."
+        )
+    return token
+
+
+def _check_length(number: int, length: int, limit: int) -> None:
+    if length > limit:
+        raise ConfigError(
+            f"pair {number} has {length:,} tokens, prompt and target together; this model reads at most {limit:,}. "
+            "Shorten the prompt."
+        )

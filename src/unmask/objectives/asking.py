@@ -1,0 +1,190 @@
+"""Asking a denoiser for the cross-entropy of tokens, in many rows at once and in no row twice.
+
+Knows neither masks nor estimates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from unmask.diffusion.noising import absorb
+from unmask.types import AttentionSpec, Denoiser
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance: logits = unconditional + (scale + 1) (conditional - unconditional).
+
+    Attributes:
+        scale: 0 is no guidance.
+        prompt_BL: bool; positions that are masked to get the unconditional logits.
+        mask_token_id: what they are replaced by.
+    """
+
+    scale: float
+    prompt_BL: Tensor
+    mask_token_id: int
+
+
+def masked_nll_sums(
+    denoiser: Denoiser,
+    perturbed_BL: Int[Tensor, "B L"],
+    x0_BL: Int[Tensor, "B L"],
+    is_masked_BL: Bool[Tensor, "B L"],
+    *,
+    guidance: Guidance | None = None,
+) -> Float64[Tensor, " B"]:
+    """Sum the negative log-likelihood of the clean tokens over the masked positions of each row.
+
+    Args:
+        denoiser: its head runs at the masked positions only.
+        perturbed_BL: int64; the noised tokens.
+        x0_BL: int64; the clean tokens.
+        is_masked_BL: bool; positions to sum over, best on the CPU (anywhere else, finding them waits for the device).
+        guidance: classifier-free guidance.
+
+    Returns:
+        float64 `[B]`, nats, on the CPU.
+    """
+    places = is_masked_BL.reshape(-1).nonzero()[:, 0].cpu()
+    sums_B = torch.zeros(len(is_masked_BL), dtype=torch.float64)
+    if len(places) == 0:
+        return sums_B
+    flat = places.to(x0_BL.device)
+    nll = nll_at(denoiser, perturbed_BL, flat, x0_BL.reshape(-1)[flat], guidance=guidance)
+    return sums_B.index_add(0, places // is_masked_BL.shape[1], nll.double().cpu())
+
+
+def nll_at(
+    denoiser: Denoiser,
+    tokens_BL: Int[Tensor, "B L"],
+    flat: Int[Tensor, " n"],
+    targets: Int[Tensor, " n"],
+    *,
+    attention: AttentionSpec | None = None,
+    guidance: Guidance | None = None,
+) -> Float[Tensor, " n"]:
+    """Negative log-likelihood of `targets` at flat positions, nats, float32."""
+    if guidance is not None:
+        return cross_entropy(logits_at(denoiser, tokens_BL, flat, attention=attention, guidance=guidance), targets)
+    nll = denoiser(tokens_BL, logits_at=flat, targets=targets, attention=attention).nll
+    assert nll is not None, "a denoiser given targets returns their negative log-likelihood"
+    return nll
+
+
+def logits_at(
+    denoiser: Denoiser,
+    tokens_BL: Int[Tensor, "B L"],
+    flat: Int[Tensor, " n"],
+    *,
+    attention: AttentionSpec | None = None,
+    guidance: Guidance | None = None,
+) -> Float[Tensor, "n V"]:
+    """Logits at flat positions, guided if so asked."""
+    given = denoiser(tokens_BL, logits_at=flat, attention=attention).logits
+    assert given is not None, "a denoiser given no targets returns logits"
+    if guidance is None:
+        return given
+    without_BL = absorb(tokens_BL, guidance.prompt_BL, guidance.mask_token_id)
+    bare = denoiser(without_BL, logits_at=flat, attention=attention).logits
+    assert bare is not None, "a denoiser given no targets returns logits"
+    return guided(given, bare, guidance.scale)
+
+
+def guided(given: Float[Tensor, "n V"], bare: Float[Tensor, "n V"], scale: float) -> Float[Tensor, "n V"]:
+    """Logits with guidance, out of those with the prompt and those without it."""
+    return bare + (scale + 1) * (given - bare)
+
+
+def cross_entropy(logits: Float[Tensor, "n V"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Of each row, nats, in float32."""
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row to be fed; and at which columns which targets are asked for, adding up in which slot."""
+
+    ids: Int[Tensor, " L"]
+    prompt: int
+    asked: list[tuple[Tensor, Tensor, int]]
+
+
+@dataclass
+class Questions:
+    """Rows to be fed, equal ones once, and the sums of cross-entropies that are asked for at them.
+
+    Attributes:
+        batch_size: rows per forward.
+        device: where the denoiser is.
+        is_causal: rows see nothing behind a position, so that padding there needs no hiding.
+        guidance_scale, mask_token_id: of classifier-free guidance; 0 is none.
+    """
+
+    batch_size: int
+    device: torch.device | str = "cpu"
+    is_causal: bool = False
+    guidance_scale: float = 0.0
+    mask_token_id: int = 0
+    rows: dict[tuple[int, bytes], _Row] = field(default_factory=dict[tuple[int, bytes], _Row])
+    slots: int = 0
+
+    def ask(self, ids: Int[Tensor, " L"], at: Int[Tensor, " n"], targets: Int[Tensor, " n"], *, prompt: int = 0) -> int:
+        """Ask for the sum of the negative log-likelihoods of `targets` at the columns `at` of a row.
+
+        Args:
+            ids: int64 `[L]`, on the CPU, as all.
+            at: int64 `[n]` columns. targets: int64 `[n]`.
+            prompt: how many of the first columns guidance hides.
+
+        Returns:
+            The slot of the answer.
+        """
+        key = prompt if self.guidance_scale else 0, ids.numpy().tobytes()
+        row = self.rows.setdefault(key, _Row(ids, prompt, []))
+        row.asked.append((at, targets, self.slots))
+        self.slots += 1
+        return self.slots - 1
+
+    @torch.no_grad()
+    def answers(self, denoiser: Denoiser) -> Float64[Tensor, " slots"]:
+        """The sums of all slots, nats, on the CPU; the next questions start anew."""
+        nll, slot = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
+        for chunk in self._chunks():
+            asked = [(row, *question) for row, line in enumerate(chunk) for question in line.asked]
+            width = max(len(line.ids) for line in chunk)
+            flat = torch.cat([row * width + at for row, at, _, _ in asked])
+            if len(flat):
+                nll.append(self._nll(denoiser, chunk, width, flat, torch.cat([targets for _, _, targets, _ in asked])))
+                slot += [torch.full(at.shape, number) for _, at, _, number in asked]
+        sums = torch.zeros(self.slots, dtype=torch.float64)
+        sums.index_add_(0, torch.cat(slot), torch.cat([part.cpu().double() for part in nll]))
+        self.rows, self.slots = {}, 0
+        return sums
+
+    def _chunks(self) -> Iterator[list[_Row]]:
+        # rows of one length together: nothing is padded, or little
+        rows = sorted(self.rows.values(), key=lambda row: len(row.ids), reverse=True)
+        for start in range(0, len(rows), self.batch_size):
+            yield rows[start : start + self.batch_size]
+
+    def _nll(self, denoiser: Denoiser, chunk: list[_Row], width: int, flat: Tensor, targets: Tensor) -> Tensor:
+        tokens_BL = torch.zeros(len(chunk), width, dtype=torch.int64)
+        length_B1 = torch.tensor([[len(row.ids)] for row in chunk])
+        for tokens_L, row in zip(tokens_BL, chunk, strict=True):
+            tokens_L[: len(row.ids)] = row.ids
+        column_L, guidance, attention = torch.arange(width), None, None
+        if not self.is_causal and int(length_B1.min()) < width:
+            document_BL = (column_L < length_B1).long() - 1
+            attention = AttentionSpec(document_BL=document_BL.to(self.device), packed=False)
+        if self.guidance_scale:
+            prompt_BL = column_L < torch.tensor([[row.prompt] for row in chunk])
+            guidance = Guidance(self.guidance_scale, prompt_BL.to(self.device), self.mask_token_id)
+        tokens_BL, flat, targets = (ids.to(self.device) for ids in (tokens_BL, flat, targets))
+        return nll_at(denoiser, tokens_BL, flat, targets, attention=attention, guidance=guidance)

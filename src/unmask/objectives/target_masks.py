@@ -1,0 +1,131 @@
+"""Which masks a target is scored under, and its likelihood from the cross-entropies under them.
+
+Numbers only: no denoiser, no rows, no prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from unmask.diffusion.keys import Purpose, uniforms
+from unmask.diffusion.noising import exact_count_mask
+from unmask.diffusion.schedules import Linear
+from unmask.diffusion.timesteps import exact_counts, low_discrepancy
+from unmask.diffusion.weights import elbo_weight
+
+# beyond 2 ** 20 masks nobody asks for so many samples
+_LONGEST_ENUMERATED = 20
+
+
+@dataclass(frozen=True)
+class LikelihoodEstimate:
+    """An estimate of a log-likelihood.
+
+    Attributes:
+        mean: the estimate, nats.
+        stderr: its standard error, nats, from differences of samples with neighbouring noise levels; 0 where nothing
+            was drawn; nan for one sample.
+        samples: noised copies that it is a mean over.
+        is_greedy: whether greedy decoding gives the target; None: not known.
+    """
+
+    mean: float
+    stderr: float
+    samples: int
+    is_greedy: bool | None = None
+
+
+@dataclass(frozen=True)
+class TargetMasks:
+    """The masks of a target of n tokens, each once, and how they count.
+
+    Attributes:
+        is_masked_Un: bool; U different masks.
+        mask_S: int64; the mask of each of the S samples.
+        share_S: float64; what a sample's sum of cross-entropies is multiplied by, so that the bound is the sum over S.
+        level_S: float64; what sorts samples by their noise.
+        is_exact: every mask that there is counts by its probability.
+    """
+
+    is_masked_Un: Bool[Tensor, "U n"]
+    mask_S: Int64[Tensor, " S"]
+    share_S: Float64[Tensor, " S"]
+    level_S: Float64[Tensor, " S"]
+    is_exact: bool
+
+    def estimate(self, sums_U: Float64[Tensor, " U"]) -> LikelihoodEstimate:
+        """The log-likelihood, given the sums of cross-entropies over the masked positions of each mask, in nats."""
+        samples = len(self.mask_S)
+        values_S = -self.share_S * sums_U[self.mask_S]
+        error = 0.0 if self.is_exact else stratified_error(values_S[self.level_S.argsort(stable=True)] * samples)
+        return LikelihoodEstimate(float(values_S.sum()), error, samples)
+
+
+def total(parts: list[LikelihoodEstimate]) -> LikelihoodEstimate:
+    """The estimate of a sum of log-likelihoods whose noise is independent."""
+    error = math.sqrt(sum(part.stderr**2 for part in parts))
+    return LikelihoodEstimate(sum(part.mean for part in parts), error, max((part.samples for part in parts), default=0))
+
+
+@lru_cache(maxsize=256)
+def target_masks(
+    length: int, *, samples: int, seed: int, method: str = "exact_count", enumerates: bool = True, block: int = 0
+) -> TargetMasks:
+    """The masks of a target of `length` tokens; the same for all targets of that length.
+
+    Args:
+        length: at least 1.
+        samples: how many copies may be scored. Where there are no more masks than that, all of them are.
+        seed: of the noise.
+        method: see `LikelihoodEstimator`.
+        enumerates: False: draw, however few masks there are.
+        block: which block of its target this is; its noise is independent of the others'.
+    """
+    if method == "exact_count" and enumerates and length <= _LONGEST_ENUMERATED and 2**length - 1 <= samples:
+        return _all_masks(length)
+    numbers = [uniforms(length, seed=seed, purpose=Purpose.SCORE, key=(s, 0, block)) for s in range(samples)]
+    numbers_Sn = torch.stack(numbers)
+    if method == "exact_count":
+        first = uniforms(1, seed=seed, purpose=Purpose.SCORE, key=(0, 1, block)).item()
+        level_S = exact_counts(samples, length, start=1 + int(first * length))
+        chosen_Sn = exact_count_mask(level_S, torch.ones_like(numbers_Sn, dtype=torch.bool), numbers_Sn)
+        weight_S = length / level_S.double()
+    else:
+        level_S = low_discrepancy(torch.arange(samples), seed=seed, epsilon=0.0).double()
+        chosen_Sn = numbers_Sn < level_S[:, None]
+        weight_S = elbo_weight(Linear(), level_S)
+    is_masked_Un, mask_S = np.unique(chosen_Sn.numpy(), axis=0, return_inverse=True)
+    return TargetMasks(
+        torch.tensor(is_masked_Un),
+        torch.tensor(mask_S.reshape(-1)),
+        weight_S.double() / samples,
+        level_S.double(),
+        is_exact=False,
+    )
+
+
+def _all_masks(length: int) -> TargetMasks:
+    """Every mask but the empty one: each count k has the same probability, and all masks of k tokens have."""
+    number_U = torch.arange(1, 2**length)
+    is_masked_Un = (number_U[:, None] >> torch.arange(length)) % 2 == 1
+    level_U = is_masked_Un.sum(1)
+    share_U = torch.tensor([1 / (k * math.comb(length, k)) for k in map(int, level_U)], dtype=torch.float64)
+    return TargetMasks(is_masked_Un, number_U - 1, share_U, level_U.double(), is_exact=True)
+
+
+def stratified_error(values_S: Float64[Tensor, " S"]) -> float:
+    """Standard error of the mean of samples that are sorted by noise level; nan for a single one.
+
+    Differences of neighbours hold the spread that stratification has not removed (Wolter 2007, "Introduction to
+    variance estimation", systematic sampling).
+    """
+    if len(values_S) < 2:
+        return math.nan
+    return float(values_S.diff().square().mean() / 2 / len(values_S)) ** 0.5
