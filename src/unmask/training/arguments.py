@@ -142,6 +142,8 @@ class RunArguments:
     """Show the settings, the first batch and the size of the model; train nothing, write nothing."""
     fresh: bool = False
     """Move an earlier run in the output folder aside and start anew."""
+    allow_change: str | None = None
+    """Go on with a run although these of its settings have changed, joined by commas (learning_rate, data, ...)."""
     checkpointing_strategy: CheckpointingStrategy = "whole_layer"
     """What gradient_checkpointing computes again: every layer, each second, third or fourth; fine_grained: every layer,
     attention and MLP one after the other, for the least memory; selective: all but products and attention, for the

@@ -14,7 +14,7 @@ from unmask.training.defaults import verb_defaults
 from unmask.training.fields import trainer_fields
 
 # how one looked at a run is no part of it
-_NOT_REPEATED = ("dry_run", "fresh", "resume_from_checkpoint")
+_NOT_REPEATED = ("dry_run", "fresh", "allow_change", "resume_from_checkpoint")
 
 
 def command_of(settings: Settings, verb: str, *, ranks: int = 1) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,10 @@ from unmask.models.checkpoints import FINISHED
 from unmask.training import checkpointing, safekeeping
 from unmask.training.arguments import Settings
 from unmask.training.callbacks import METRICS, reports
+from unmask.training.ingredients import Ingredients
+from unmask.training.recipe import completed, differences, material_of, recipe_of, refuse
 
 RECIPE = "recipe.json"
-# settings that decide what is learned; a run may only be resumed with the same ones
-_LEARNED_BY = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "optim",
-    "max_grad_norm",
-    "seed",
-)
-_ONLY_SPEED = ("attn_implementation", "num_proc", "overwrite_cache", "skip_bad_rows")
 
 
 @dataclass(frozen=True)
@@ -58,10 +45,11 @@ def inspect(output_dir: Path, settings: Settings, verb: str) -> Standing:
     named = _named_checkpoint(settings)
     found = safekeeping.checkpoints(output_dir)
     finished = (output_dir / FINISHED).is_dir()
+    said: tuple[str, ...] = ()
     if (found or finished) and not settings.run.fresh:
-        _refuse_another(output_dir, settings, verb)
+        said = _refuse_another(output_dir, settings, verb)
     if named is not None:
-        return Standing(resume_from=named, notes=(f"resuming from {named}",))
+        return Standing(resume_from=named, notes=(*said, f"resuming from {named}"))
     if settings.run.fresh or not (found or finished):
         return Standing()
     if finished and (not found or _read(output_dir).get("finished") == _length(settings)):
@@ -72,7 +60,7 @@ def inspect(output_dir: Path, settings: Settings, verb: str) -> Standing:
             f"{output_dir} cannot be resumed from: {'; '.join(kept.passed_over)}. Use --fresh to begin anew; what is "
             "there is moved aside."
         )
-    return Standing(resume_from=kept.newest, notes=(*kept.passed_over, f"resuming from {kept.newest}"))
+    return Standing(resume_from=kept.newest, notes=(*said, *kept.passed_over, f"resuming from {kept.newest}"))
 
 
 def _named_checkpoint(settings: Settings) -> Path | None:
@@ -101,30 +89,30 @@ def _length(settings: Settings) -> dict[str, Any]:
     return {name: settings.trainer[name] for name in ("max_steps", "num_train_epochs") if name in settings.trainer}
 
 
-def recipe(settings: Settings, verb: str) -> dict[str, Any]:
-    """The settings that decide what is learned."""
-    ours = {**asdict(settings.model), **asdict(settings.data), **asdict(settings.objective), "verb": verb}
-    library = {name: settings.trainer[name] for name in _LEARNED_BY if name in settings.trainer}
-    plain = {name: value for name, value in {**ours, **library}.items() if name not in _ONLY_SPEED}
-    return json.loads(json.dumps(plain, default=str))
-
-
-def _refuse_another(output_dir: Path, settings: Settings, verb: str) -> None:
-    old, new = _read(output_dir).get("recipe"), recipe(settings, verb)
+def _refuse_another(output_dir: Path, settings: Settings, verb: str) -> tuple[str, ...]:
+    old = _read(output_dir).get("recipe")
     if old is None:
         raise ConfigError(f"{output_dir} holds a model that is no run of ours. Use another output_dir, or --fresh.")
-    # an option that came after that run was not used by it: it stood at what is now its default
-    old = {**recipe(Settings(), verb), **old}
-    changed = [f"{name} {old.get(name)} -> {new.get(name)}" for name in sorted({*old, *new})
-               if old.get(name) != new.get(name)]  # fmt: skip
-    if changed:
-        raise ConfigError(
-            f"{output_dir} holds a different run ({', '.join(changed)}). "
-            "Use --fresh to move it aside, or another output_dir."
-        )
+    changed = differences(completed(old, verb), recipe_of(settings, verb))
+    return refuse(changed, settings.run.allow_change, str(output_dir))
 
 
-def claim(output_dir: Path, settings: Settings, verb: str, *, fresh: bool, first: bool) -> None:
+def check_material(output_dir: Path, settings: Settings, parts: Ingredients) -> tuple[str, ...]:
+    """Compare what the data and the tokenizer came to with what they came to before; lines for the user.
+
+    Raises:
+        ConfigError: they have changed, and that is not allowed.
+    """
+    old, new = _read(output_dir).get("material", {}), material_of(parts)
+    if settings.run.fresh or not old:
+        return ()
+    # a stream has no rows to look at
+    both = old.keys() & new.keys()
+    changed = differences({name: old[name] for name in both}, {name: new[name] for name in both})
+    return refuse(changed, settings.run.allow_change, str(output_dir))
+
+
+def claim(output_dir: Path, settings: Settings, verb: str, parts: Ingredients, *, first: bool) -> None:
     """Make the folder this run's: move an earlier one aside where asked to, write the recipe. First process only.
 
     Raises:
@@ -133,11 +121,12 @@ def claim(output_dir: Path, settings: Settings, verb: str, *, fresh: bool, first
     if not first:
         return
     try:
-        if fresh and output_dir.is_dir() and any(output_dir.iterdir()):
+        if settings.run.fresh and output_dir.is_dir() and any(output_dir.iterdir()):
             output_dir.rename(_aside(output_dir))
         output_dir.mkdir(parents=True, exist_ok=True)
         safekeeping.settle(output_dir)
-        _write(output_dir, {**_read(output_dir), "recipe": recipe(settings, verb)})
+        told = {"recipe": recipe_of(settings, verb), "material": material_of(parts)}
+        _write(output_dir, {**_read(output_dir), **told})
     except OSError as error:
         raise ResourceError(
             f"cannot write to output_dir {output_dir}: {os.strerror(error.errno or 0)}. Choose another output_dir."

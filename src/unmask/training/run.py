@@ -96,7 +96,8 @@ def train(settings: Settings, *, verb: str, console: Console | None = None) -> R
         console.print(f"{output_dir} holds this run, finished. Use --fresh to train anew.", highlight=False)
         return RunResult(output_dir / FINISHED, *folder.reported(output_dir), seconds=0.0)
     parts = gather(settings, verb)
-    for note in (*said, *parts.splits.notes, *standing.notes, start_note(parts)):
+    changed = folder.check_material(output_dir, settings, parts)
+    for note in (*said, *parts.splits.notes, *standing.notes, *changed, start_note(parts)):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     return _run(settings, verb, parts, standing.resume_from, console)
 
@@ -127,7 +128,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
         write_run_card(target, material, facts, Reached(trainer.state.global_step, metrics.history))
 
     # the first thing written: every mistake in the settings has been found by now
-    folder.claim(output_dir, settings, verb, fresh=settings.run.fresh, first=_first_process())
+    folder.claim(output_dir, settings, verb, parts, first=_first_process())
     trainer = DiffusionTrainer(
         model,
         args,
