@@ -159,6 +159,9 @@ class RunArguments:
     """Most tokens written after each prompt of the report, two by each forward; fewer where answers are short."""
     eval_nll_samples: int = 1
     """Noisy copies of each evaluation row; twice as many take twice as long and give a smaller standard error."""
+    peak_tflops: float | None = None
+    """What one device could compute, 10^12 operations per second, for the metric mfu; default: by the name of the GPU,
+    on a CPU measured."""
     logging_dir: str | None = None
     """Folder of TensorBoard's files; default: OUTPUT_DIR/logs."""
 

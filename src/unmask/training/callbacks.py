@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from unmask.training.meter import brief
 from unmask.training.trainer import epochs_done
 
 METRICS = "metrics.jsonl"
@@ -121,7 +122,7 @@ def write_beside(file: Path, text: str) -> None:
 
 
 class ProgressLine(TrainerCallback):
-    """One line: step, loss, bound, tokens per second, time left. Rewritten in place on a terminal."""
+    """One line: step, loss, bound, what `meter.brief` says, time left. Rewritten in place on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -172,7 +173,7 @@ class ProgressLine(TrainerCallback):
         return (
             f"step {state.global_step:,}/{state.max_steps:,}  loss {logs['loss']:.4f}  "
             f"bound {logs.get('nll', float('nan')):.4f} nats/token  "
-            f"{logs['tokens_per_second']:,.0f} tokens/s  {_clock(left)} left"
+            f"{brief(logs)}  {_clock(left)} left"
         )
 
 

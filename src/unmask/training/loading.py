@@ -20,17 +20,19 @@ from unmask.training.plan import (
     evaluation_batches,
     row_lengths,
 )
+from unmask.training.work import Work, work_of
 from unmask.types import Batch, map_tensors
 
 
 @dataclass(frozen=True)
 class NoisedBatch:
-    """A batch with its noise and its share of the update's denominator."""
+    """A batch with its noise, its share of the update's denominator, and what there is to compute."""
 
     batch: Batch
     noise: Any
     count: float
     tokens: int
+    work: Work = Work()
 
     def to(self, device: torch.device | str) -> NoisedBatch:
         """The same on `device`; nothing waits."""
@@ -51,7 +53,8 @@ class Noiser:
     def __call__(self, rows: Sequence[tuple[Visit, Any]]) -> NoisedBatch:
         batch = self.collate(rows)
         tokens = int((batch.sample_BL >= 0).sum())
-        return NoisedBatch(batch, self.objective.noise(batch), self.objective.count(batch), tokens)
+        noise = self.objective.noise(batch)
+        return NoisedBatch(batch, noise, self.objective.count(batch), tokens, work_of(batch, noise))
 
 
 class VisitedRows(Dataset[tuple[Visit, Any]]):

@@ -141,6 +141,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
             load_weights=lambda target: _load(model, target),
             samples_per_epoch=rows,
             tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+            peak_tflops=settings.run.peak_tflops,
         ),
         [Epochs(shares.update, rows), metrics, ProgressLine(console), *shown, *eased],
     )
@@ -177,7 +178,7 @@ def _report(material: Material, facts: Facts, metrics: MetricsFile, console: Con
 def _telling(report: Report | None, trainer: DiffusionTrainer) -> Iterator[None]:
     """Let the report know what the trainer alone knows: where its clock stands, and why it stopped."""
     if report is not None:
-        report.paused = trainer.tally.pause
+        report.paused = trainer.meter.clock.pause
     try:
         yield
     except BaseException as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,11 @@ from unmask.models.shell import DiffusionModel
 from unmask.objectives.estimators import bound_error
 from unmask.training import checkpointing, safekeeping
 from unmask.training.loading import NoisedBatch
+from unmask.training.meter import Meter
+from unmask.training.peak import peak_of
 from unmask.training.saving import Saver, every_random_state, size_of
-from unmask.types import LossSums
+from unmask.training.tally import Tally, exact
+from unmask.training.work import cost_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class RunParts:
         load_weights: fill the model from such a folder.
         samples_per_epoch: rows of the training set; None for a stream.
         tell: says a line to the user.
+        peak_tflops: what the device could do, 10^12 operations per second; None: as `peak_of` knows.
     """
 
     objective: Any
@@ -57,54 +61,7 @@ class RunParts:
     load_weights: Callable[[Path], None]
     samples_per_epoch: int | None
     tell: Callable[[str], None] = print
-
-
-@dataclass
-class Tally:
-    """Sums of what was trained on since the last report; tensors stay on the device until then."""
-
-    sums: dict[str, list[Tensor]] = field(default_factory=dict)
-    tokens: int = 0
-    since: float = field(default_factory=time.perf_counter)
-
-    def add(self, sums: LossSums, tokens: int) -> None:
-        """Count one forward."""
-        self.tokens += tokens
-        for name, (total, count) in sums.metrics.items():
-            held = self.sums.setdefault(name, [torch.zeros_like(total), torch.zeros_like(count)])
-            held[0] += total
-            held[1] += count
-
-    def report(self, device: torch.device) -> dict[str, float]:
-        """Means over all ranks, and tokens per second of all ranks; begins anew."""
-        names = sorted(self.sums)
-        where = _exact(device)
-        values = [value.to(where, torch.float64) for name in names for value in self.sums[name]]
-        total = torch.stack([*values, torch.tensor(float(self.tokens), dtype=torch.float64, device=where)])
-        if dist.is_initialized():
-            dist.all_reduce(total)
-        seconds = max(time.perf_counter() - self.since, 1e-9)
-        figures = total.tolist()
-        means = {name: figures[2 * i] / max(figures[2 * i + 1], 1.0) for i, name in enumerate(names)}
-        self.sums, self.tokens, self.since = {}, 0, time.perf_counter()
-        return {**means, "tokens_per_second": figures[-1] / seconds}
-
-    def pause(self, seconds: float) -> None:
-        """Leave out time that was not spent on training."""
-        self.since += seconds
-
-    def is_finite(self, device: torch.device) -> bool:
-        """Whether all sums so far are numbers, on every rank."""
-        sums = [held[0].to(device, torch.float32) for held in self.sums.values()]
-        total = torch.stack(sums).sum() if sums else torch.zeros((), device=device)
-        if dist.is_initialized():
-            dist.all_reduce(total)
-        return bool(total.isfinite())
-
-
-def _exact(device: torch.device) -> torch.device:
-    """Where float64 exists: not on Apple's GPUs."""
-    return torch.device("cpu") if device.type == "mps" else device
+    peak_tflops: float | None = None
 
 
 class DiffusionTrainer(Trainer):
@@ -122,6 +79,8 @@ class DiffusionTrainer(Trainer):
         args._n_gpu = min(args.n_gpu, 1)  # one process uses one GPU
         self.parts = parts
         self.tally = Tally()
+        peak = peak_of(args.device, _computed_in(args, model), parts.peak_tflops)
+        self.meter = Meter(args.device, cost_of(model), peak)
         self.saver = Saver(parts.tell, args.device)
         # the rows come from `parts`; the library only wants to see that there are some
         placeholder: Any = [None]
@@ -130,7 +89,7 @@ class DiffusionTrainer(Trainer):
             args=args,
             train_dataset=placeholder,
             eval_dataset=placeholder if parts.eval_loader else None,
-            callbacks=callbacks,
+            callbacks=[self.meter, *callbacks],
         )
         self.model_accepts_loss_kwargs = True  # the same promise as above, for older versions
 
@@ -149,6 +108,7 @@ class DiffusionTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The forwards of one update and the denominator of its loss, summed over all ranks."""
+        self.meter.clock.enter("data")
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         count = torch.full((), sum(batch.count for batch in batches), dtype=torch.float32, device=device)
         if dist.is_initialized():
@@ -160,26 +120,34 @@ class DiffusionTrainer(Trainer):
 
     # --- one forward
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Forward and backward; then the clock goes on with what the library does next."""
+        loss = super().training_step(*args, **kwargs)
+        self.meter.clock.enter("optimizer" if self.accelerator.sync_gradients else "data")
+        return loss
+
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """This rank's share of the update's mean loss; the wrappers average over ranks, hence the factor."""
         del return_outputs
+        self.meter.clock.enter("forward")
         sums = self.parts.objective(model, inputs.batch, inputs.noise)
-        self.tally.add(sums, inputs.tokens)
+        self.tally.add(sums)
+        self.meter.count(inputs.tokens, inputs.work)
+        self.meter.clock.enter("backward")
         return sums.loss * (self.args.world_size / num_items_in_batch)
 
     def floating_point_ops(self, inputs: NoisedBatch) -> int:
-        """6 per weight and token, the embedding left out: the usual estimate."""
-        weights = self.model.num_parameters(exclude_embeddings=True)
-        return 6 * weights * inputs.tokens
+        """By the shapes of network and batch: see `work.py`."""
+        return int(self.meter.cost.of(inputs.work))
 
     # --- reports
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             self.refuse_broken()
-            logs = {**logs, **self.tally.report(self.args.device)}
+            logs = {**logs, **self.tally.report(self.args.device), **self.meter.report()}
         super().log(logs, start_time)
 
     def refuse_broken(self) -> None:
@@ -219,7 +187,7 @@ class DiffusionTrainer(Trainer):
             means |= self._error_over_ranks(scored)
         means = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         # the time of evaluating is not the training's
-        self.tally.pause(time.perf_counter() - started)
+        self.meter.clock.pause(time.perf_counter() - started)
         return EvalLoopOutput(None, None, means, num_samples=samples * self.args.world_size)  # type: ignore[arg-type]
 
     def _evaluate_forward(self, item: NoisedBatch, total: dict[str, Tensor], scored: list[Tensor]) -> None:
@@ -233,14 +201,14 @@ class DiffusionTrainer(Trainer):
 
     def _mean_over_ranks(self, total: dict[str, Tensor]) -> dict[str, float]:
         names = sorted(total)
-        pairs = torch.stack([total[name] for name in names]).to(_exact(self.args.device))
+        pairs = torch.stack([total[name] for name in names]).to(exact(self.args.device))
         if dist.is_initialized():
             dist.all_reduce(pairs)
         return {name: float(pairs[i, 0] / pairs[i, 1].clamp(min=1)) for i, name in enumerate(names)}
 
     def _error_over_ranks(self, scored: list[Tensor]) -> dict[str, float]:
         """The standard error of the bound that evaluation's noise leaves, from every rank's samples."""
-        own = torch.cat(scored, dim=1).to(_exact(self.args.device))
+        own = torch.cat(scored, dim=1).to(exact(self.args.device))
         every = [torch.empty_like(own) for _ in range(dist.get_world_size())] if dist.is_initialized() else [own]
         if dist.is_initialized():
             dist.all_gather(every, own)
@@ -319,6 +287,12 @@ class DiffusionTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             checkpointing.load_random_states(Path(checkpoint), self.args.process_index)
+
+
+def _computed_in(args: TrainingArguments, model: DiffusionModel) -> torch.dtype:
+    """The type of most products."""
+    mixed = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    return mixed or model.trunk.embed.weight.dtype
 
 
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -1,0 +1,88 @@
+"""How fast a device could compute: what utilisation is a share of."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from unmask.models.linear import linear
+
+# Vendors' data sheets, dense products, 10^12 operations per second: bfloat16, float32 as TF32, float32 itself.
+# The first name that is a part of the device's own counts.
+_CARDS: tuple[tuple[str, float, float, float], ...] = (
+    ("GB200", 2500.0, 1250.0, 80.0),
+    ("B200", 2250.0, 1100.0, 75.0),
+    ("H200 NVL", 835.0, 417.0, 60.0),
+    ("H200", 989.0, 494.0, 67.0),
+    ("H100 NVL", 835.0, 417.0, 60.0),
+    ("H100 PCIe", 756.0, 378.0, 51.0),
+    ("GH200", 989.0, 494.0, 67.0),
+    ("H100", 989.0, 494.0, 67.0),
+    ("H800", 989.0, 494.0, 67.0),
+    ("H20", 148.0, 74.0, 44.0),
+    ("A100", 312.0, 156.0, 19.5),
+    ("A800", 312.0, 156.0, 19.5),
+    ("A40", 149.7, 74.8, 37.4),
+    ("A30", 165.0, 82.0, 10.3),
+    ("RTX A6000", 154.8, 77.4, 38.7),
+    ("L40S", 362.0, 183.0, 91.6),
+    ("L40", 181.0, 90.5, 90.5),
+    ("L4", 121.0, 60.0, 30.3),
+    ("RTX 4090", 165.2, 82.6, 82.6),
+    ("RTX 3090", 71.0, 35.6, 35.6),
+    ("MI300X", 1307.0, 654.0, 163.0),
+)
+_SIDE, _TRIALS = 1024, 3
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Operations per second of one device, and where the number is from. None: nobody knows."""
+
+    operations: float | None
+    source: str
+
+
+def peak_of(device: torch.device, dtype: torch.dtype, told: float | None = None) -> Peak:
+    """What a device could do in a type.
+
+    Args:
+        told: 10^12 operations per second, by the user, who is believed.
+    """
+    if told is not None:
+        return Peak(told * 1e12, f"{told:g} TFLOP/s, as told by peak_tflops")
+    kind = str(dtype).removeprefix("torch.")
+    if device.type == "cpu":
+        rate = _measured(dtype)
+        return Peak(rate, f"{rate / 1e12:.3g} TFLOP/s, measured by a product of {kind} matrices")
+    if device.type != "cuda":
+        return Peak(None, f"no peak is known of {device.type}; give peak_tflops")
+    name = torch.cuda.get_device_name(device)
+    listed = of_card(name, dtype, tf32=torch.get_float32_matmul_precision() != "highest")
+    if listed is None:
+        return Peak(None, f"no peak is known of {name} in {kind}; give peak_tflops")
+    return Peak(listed * 1e12, f"{listed:g} TFLOP/s, {name} in {kind} by its data sheet")
+
+
+def of_card(name: str, dtype: torch.dtype, *, tf32: bool = False) -> float | None:
+    """A GPU's peak by the name it gives itself, 10^12 operations per second; None: not in the table."""
+    row = next((row for row in _CARDS if row[0] in name), None)
+    if row is None or dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return None
+    return row[1] if dtype != torch.float32 else row[2] if tf32 else row[3]
+
+
+@cache
+def _measured(dtype: torch.dtype) -> float:
+    """The best of a few products on as many threads as PyTorch uses; some tens of milliseconds, once a process."""
+    one, other = (torch.ones(_SIDE, _SIDE, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    with torch.no_grad():
+        for _ in range(1 + _TRIALS):
+            began = time.perf_counter()
+            linear(one, other)
+            best = min(best, time.perf_counter() - began)
+    return 2 * _SIDE**3 / best
