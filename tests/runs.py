@@ -11,6 +11,7 @@ import pytest
 
 from tests import tiny
 from unmask.training.arguments import DataArguments, ModelArguments, ObjectiveArguments, RunArguments, Settings
+from unmask.training.grouped import GroupedOrder
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +61,18 @@ def settings(checkpoint: Path, conversations: Path, tmp_path: Path) -> Callable[
         return Settings(*parts, trainer)
 
     return make
+
+
+@pytest.fixture
+def rows_apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From when it is called, packed documents have the same plan, times and ends, but each a row of its own."""
+
+    def lay_apart() -> None:
+        groups = GroupedOrder.groups
+        monkeypatch.setattr(
+            GroupedOrder,
+            "groups",
+            lambda plan, update: [[replace(visit, bin=None) for visit in row] for row in groups(plan, update)],
+        )
+
+    return lay_apart

@@ -111,12 +111,14 @@ class SampleKeys:
         row_S: int64; row of the dataset; the mask is a function of (epoch, row, view).
         epoch_S: int64.
         view: which of several noisy views of the same sample this is.
+        update_S: int64; update of the run that the sample belongs to; None: the first.
     """
 
     visit_S: Tensor
     row_S: Tensor
     epoch_S: Tensor
     view: int = 0
+    update_S: Tensor | None = None
 
 
 @dataclass(frozen=True)

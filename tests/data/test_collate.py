@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
-
-from unmask.data.collate import Collator, Visit, padded_alone
+from unmask.data.collate import Collator, Visit
 
 EOS, PAD = 9, 8
 ROWS = [
@@ -14,11 +11,10 @@ ROWS = [
 ]
 
 
-def visits(padded: int = 5, **changes: int) -> list:
-    lengths = [changes.get("first", 3), changes.get("second", 5)]
+def visits(padded: int = 5, *, first: int = 3, bins: tuple = (None, None)) -> list:
     return [
-        (Visit(10 + i, 20 + i, 2, length, padded), row)
-        for i, (length, row) in enumerate(zip(lengths, ROWS, strict=True))
+        (Visit(10 + i, 20 + i, 2, length, padded, bin=number), row)
+        for i, (length, row, number) in enumerate(zip((first, 5), ROWS, bins, strict=True))
     ]
 
 
@@ -57,8 +53,8 @@ def test_max_length_padding_is_learned_to_the_end() -> None:
     assert batch.may_noise_BL.sum(1).tolist() == [5, 4]
 
 
-def test_packing_lays_rows_end_to_end_as_documents() -> None:
-    batch = collate(padding="none", packing=True)(visits())
+def test_samples_of_a_bin_are_laid_end_to_end_as_documents() -> None:
+    batch = collate(padding="none")(visits(bins=(7, 7)))
     assert batch.x0_BL.tolist() == [[1, 2, 3, 4, 5, 6, 7, 1]]
     assert batch.sample_BL.tolist() == [[0, 0, 0, 1, 1, 1, 1, 1]]
     assert batch.positions_BL is not None
@@ -68,9 +64,28 @@ def test_packing_lays_rows_end_to_end_as_documents() -> None:
     assert batch.keys.row_S.tolist() == [20, 21]
 
 
-def test_packed_eos_padding_does_not_depend_on_the_other_rows() -> None:
-    batch = collate(padding="eos", packing=True)(visits(padded=7))
-    assert torch.bincount(batch.sample_BL[0]).tolist() == [padded_alone(3), padded_alone(5)]
+def test_packed_rows_have_their_learned_padding_inside_and_one_width() -> None:
+    one, two = visits(padded=6, bins=(7, 7))
+    batch = collate(padding="eos", width=20)([one, two, (Visit(12, 22, 2, 2, 4, bin=8), {"input_ids": [3, 3]})])
+    assert batch.x0_BL.tolist() == [
+        [1, 2, 3, EOS, EOS, EOS, 4, 5, 6, 7, 1, EOS, *[PAD] * 8],
+        [3, 3, EOS, EOS, *[PAD] * 16],
+    ]
+    assert batch.sample_BL.tolist() == [[*[0] * 6, *[1] * 6, *[-1] * 8], [*[2] * 4, *[-1] * 16]]
+    assert batch.may_noise_BL.sum(1).tolist() == [2 + 3 + 3 + 1, 4]
+    assert batch.attention is not None
+    assert batch.attention.document_BL is not None
+    assert batch.attention.document_BL[0].tolist() == [*[0] * 6, *[1] * 6, *[-1] * 8]
+
+
+def test_packed_rows_of_several_documents_keep_them_apart() -> None:
+    row = {"input_ids": [1, 2, 3], "document": [0, 0, 1]}
+    batch = collate(padding="none")([(Visit(i, i, 0, 3, 3, bin=0), row) for i in range(2)])
+    assert batch.attention is not None
+    assert batch.attention.document_BL is not None
+    assert batch.attention.document_BL.tolist() == [[0, 0, 1, 2, 2, 3]]
+    assert batch.positions_BL is not None
+    assert batch.positions_BL.tolist() == [[0, 1, 0, 0, 1, 0]]
 
 
 def test_documents_of_a_packed_corpus_get_positions_of_their_own() -> None:
@@ -100,8 +115,3 @@ def test_keys_are_the_visits() -> None:
     assert batch.keys.visit_S.tolist() == [10, 11]
     assert batch.keys.row_S.tolist() == [20, 21]
     assert batch.keys.epoch_S.tolist() == [2, 2]
-
-
-@pytest.mark.parametrize(("length", "end"), [(1, 32), (32, 32), (33, 64)])
-def test_padding_of_a_row_alone(length: int, end: int) -> None:
-    assert padded_alone(length) == end

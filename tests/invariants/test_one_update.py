@@ -58,15 +58,68 @@ def test_accumulation_changes_nothing(
             assert ours["nll"] == pytest.approx(theirs["nll"], rel=1e-5)
 
 
-@pytest.mark.parametrize("padding", ["none", "block"])
+PACKED = {
+    "eos": {"padding": "eos", "packed_eos": 9, "loss_normalization": "sequence"},
+    "none": {"padding": "none", "loss_normalization": "token"},
+    "block": {"padding": "block", "block_size": 16, "loss_normalization": "batch", "learning_rate": 0.001},
+}
+
+
+@pytest.mark.parametrize("padding", PACKED)
 def test_packed_rows_equal_padded_ones(
-    settings: Callable[..., Settings], tmp_path: Path, checkpoint: Path, padding: str
+    settings: Callable[..., Settings],
+    tmp_path: Path,
+    checkpoint: Path,
+    conversations: Path,
+    rows_apart: Callable[[], None],
+    padding: str,
 ) -> None:
-    common = {"padding": padding, "block_size": 16, "max_steps": 2, **DESCENT}
-    padded = train(settings(output_dir=str(tmp_path / "padded"), **common), verb="sft")
-    packed = train(settings(output_dir=str(tmp_path / "packed"), packing=True, **common), verb="sft")
+    tested = {"dataset_args": f"{conversations}[test:9]", "eval_strategy": "steps", "eval_steps": 1}
+    common = {**DESCENT, **PACKED[padding], "max_steps": 2, "packing": True, **tested}
+    packed = train(settings(output_dir=str(tmp_path / "packed"), per_device_train_batch_size=3, **common), verb="sft")
+    rows_apart()
+    padded = train(settings(output_dir=str(tmp_path / "padded"), per_device_train_batch_size=3, **common), verb="sft")
     assert moved(checkpoint, packed.folder) > 1e-3
     assert largest_difference(padded.folder, packed.folder) < 2e-6
+    for name in ("loss", "nll", "eval_nll", "eval_loss"):
+        ours, theirs = ([line[name] for line in run.history if name in line] for run in (packed, padded))
+        assert ours == pytest.approx(theirs, rel=1e-5), name
+
+
+def test_evaluation_is_the_same_packed_and_not(
+    settings: Callable[..., Settings], tmp_path: Path, conversations: Path
+) -> None:
+    tested = {"dataset_args": f"{conversations}[test:15]", "eval_strategy": "steps", "eval_on_start": True}
+    told = [
+        train(settings(output_dir=str(tmp_path / f"{packing}"), packing=packing, max_steps=1, **tested), verb="sft")
+        for packing in (False, True)
+    ]
+    first, second = (run.history[0] for run in told)
+    for name in ("eval_nll", "eval_loss", "eval_nll_stderr", "eval_unscaled_loss"):
+        assert first[name] == pytest.approx(second[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize("how", [{"packing": True}, {"tokens_per_batch": 200}], ids=["packed", "by-tokens"])
+def test_grouped_rows_are_shared_out_without_a_trace(
+    settings: Callable[..., Settings], tmp_path: Path, checkpoint: Path, how: dict
+) -> None:
+    common = {**how, "max_steps": 2, **DESCENT}
+    sizes = [(1, 4)] if "tokens_per_batch" in how else [(4, 1), (2, 2), (1, 4)]
+    runs = [
+        train(
+            settings(
+                output_dir=str(tmp_path / f"{micro}-{workers}"),
+                per_device_train_batch_size=micro,
+                gradient_accumulation_steps=accumulation,
+                dataloader_num_workers=workers,
+                **common,
+            ),
+            verb="sft",
+        ).folder
+        for (micro, accumulation), workers in [*((size, 0) for size in sizes), (sizes[-1], 2)]
+    ]
+    assert moved(checkpoint, runs[0]) > 1e-3
+    assert max(largest_difference(runs[0], other) for other in runs[1:]) < 2e-6
 
 
 @pytest.mark.parametrize("sampling", ["random", "group_by_length"])

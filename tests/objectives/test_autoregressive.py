@@ -26,8 +26,8 @@ def batch_of(lengths: list[int], *, prompt: int = 2, packing: bool = False, padd
     for index, length in enumerate(lengths):
         ids = torch.randint(0, 60, (length,), generator=generator).tolist()
         record = {"input_ids": ids, "may_noise": [position >= prompt for position in range(length)]}
-        rows.append((Visit(index, index, 0, length, max(lengths)), record))
-    return Collator(eos_token_id=61, pad_token_id=62, padding=padding, packing=packing)(rows)  # type: ignore[arg-type]
+        rows.append((Visit(index, index, 0, length, max(lengths), bin=0 if packing else None), record))
+    return Collator(eos_token_id=61, pad_token_id=62, padding=padding)(rows)  # type: ignore[arg-type]
 
 
 def packed_documents() -> Batch:

@@ -17,7 +17,7 @@ from unmask.objectives.autoregressive import Autoregressive
 from unmask.objectives.block import BlockDiffusion
 from unmask.objectives.masked import MaskedDiffusion, MaskedNoise
 from unmask.registry import FAMILIES, NOISE_SCHEDULES
-from unmask.types import Batch, LossSums
+from unmask.types import Batch, LossSums, SampleKeys
 
 MASK = 63
 LENGTHS = [9, 14, 5]
@@ -29,13 +29,14 @@ SHAPE = (
 
 
 def batch_of(lengths: list[int], *, prompt: int = 2, packing: bool = False, first: int = 0) -> Batch:
-    """Rows numbered from `first`, each of ids that its number decides."""
+    """Rows numbered from `first`, each of ids that its number decides, and of the update of that number."""
     rows = []
     for index, length in enumerate(lengths, first):
         ids = torch.randint(0, 60, (length,), generator=torch.Generator().manual_seed(index)).tolist()
         record = {"input_ids": ids, "may_noise": [position >= prompt for position in range(length)]}
-        rows.append((Visit(index, index, 0, length, max(lengths)), record))
-    return Collator(eos_token_id=61, pad_token_id=62, padding="none", packing=packing)(rows)
+        bin_ = 0 if packing else None
+        rows.append((Visit(index, index, 0, length, max(lengths), bin=bin_, update=index), record))
+    return Collator(eos_token_id=61, pad_token_id=62, padding="none")(rows)
 
 
 def packed_documents(sizes: list[int]) -> Batch:
@@ -244,9 +245,11 @@ def test_nothing_to_learn_costs_nothing(model):
 
 
 def test_a_curriculum_decides_the_size_by_the_update():
-    objective = BlockDiffusion(MASK, block_size=32, curriculum=((1, 2), (4, 1)), samples_per_update=8)
-    assert objective.sizes(torch.tensor([0, 15, 16, 23, 24, 10**6])).tolist() == [1, 1, 4, 4, 32, 32]
-    batch = batch_of([12, 12], prompt=0, first=15)
+    objective = BlockDiffusion(MASK, block_size=32, curriculum=((1, 2), (4, 1)))
+    some = torch.arange(5)
+    keys = SampleKeys(some, some, some, update_S=torch.tensor([0, 1, 2, 3, 10**6]))
+    assert objective.sizes(keys).tolist() == [1, 1, 4, 32, 32]
+    batch = batch_of([12, 12], prompt=0, first=1)
     blocks = objective.groups(batch)
     assert blocks.block_BL.tolist() == [list(range(12)), [0] * 4 + [1] * 4 + [2] * 4]
 

@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from unmask.training.plan import Order, RandomLength, Shares, VisitSampler, evaluation_batches
+from unmask.training.grouped import evaluation_batches
+from unmask.training.plan import Order, RandomLength, Shares, VisitSampler
 
 LENGTHS = np.array([5, 9, 3, 12, 7, 4, 8, 6, 10, 11])
 

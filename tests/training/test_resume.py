@@ -24,8 +24,10 @@ STEADY = {"lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps
         {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "dataloader_num_workers": 2},
         {"lora": True, "r": 4, "lora_dropout": 0.2},
         {"train_sampling_strategy": "group_by_length", "random_length_ratio": 0.5},
+        {"packing": True, "per_device_train_batch_size": 2, "dataloader_num_workers": 1},
+        {"tokens_per_batch": 300},
     ],
-    ids=["plain", "accumulation-workers", "adapter-dropout", "grouped-cropped"],
+    ids=["plain", "accumulation-workers", "adapter-dropout", "grouped-cropped", "packed", "by-tokens"],
 )
 def test_resumed_run_is_bit_identical(settings: Callable[..., Settings], tmp_path: Path, more: dict) -> None:
     alone = train(settings(output_dir=str(tmp_path / "alone"), max_steps=6, **STEADY, **more), verb="sft")
@@ -41,8 +43,12 @@ def test_resumed_run_is_bit_identical(settings: Callable[..., Settings], tmp_pat
     assert told == [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in resumed.history]
 
 
-def test_streamed_run_resumes_bit_identical(settings: Callable[..., Settings], tmp_path: Path, texts: Path) -> None:
+@pytest.mark.parametrize("packing", [False, True])
+def test_streamed_run_resumes_bit_identical(
+    settings: Callable[..., Settings], tmp_path: Path, texts: Path, packing: bool
+) -> None:
     more = {**STEADY, "streaming": True, "dataset_args": str(texts), "max_length": 32, "random_length_ratio": 0.2}
+    more |= {"packing": packing}
     alone = train(settings(output_dir=str(tmp_path / "alone"), max_steps=6, **more), verb="pretrain")
     target = str(tmp_path / "stopped")
     train(settings(output_dir=target, max_steps=2, **more), verb="pretrain")

@@ -22,7 +22,10 @@ DOES = (
     "unmask prepare tables --help: make conversations of corpora of tables."
 )
 # Settings of a run that say nothing about what the tokens are.
-_OF_THE_RUN = ("eval_dataset_args", "streaming", "random_length_ratio", "padding", "block_size", "packing")
+_OF_THE_RUN = (
+    *("eval_dataset_args", "streaming", "random_length_ratio"),
+    *("padding", "block_size", "packing", "packed_eos", "tokens_per_batch"),
+)
 _HERE = {"overwrite_cache": "Make the folder anew, also in the place of other data that was prepared there."}
 _ONLY_FOR = {
     "sft": ("truncation", "mask_prompt_loss", "train_turns"),

@@ -35,6 +35,8 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max_length": (">= 1", lambda value: value >= 1),
     "num_proc": (">= 1", lambda value: value >= 1),
     "block_size": (">= 1", lambda value: value >= 1),
+    "packed_eos": (">= 0", lambda value: value >= 0),
+    "tokens_per_batch": (">= 1", lambda value: value >= 1),
     "random_length_ratio": ("in [0, 1]", lambda value: 0 <= value <= 1),
     "r": (">= 1", lambda value: value >= 1),
     "lora_alpha": ("> 0", lambda value: value > 0),
@@ -64,7 +66,7 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 ONLY_FOR = {
-    "sft": ("truncation", "mask_prompt_loss", "train_turns", "padding", "packing"),
+    "sft": ("truncation", "mask_prompt_loss", "train_turns", "padding", "packed_eos"),
     "pretrain": ("text_field", "insert_eos", "drop_tail", "random_length_ratio"),
 }
 MASKED_ONLY = (
@@ -113,6 +115,7 @@ def check(parsed: Parsed, verb: str) -> Parsed:
         _learning_rate_schedule,
         _adapter,
         _blocks,
+        _rows,
         _noise,
         _precision,
         _evaluation,
@@ -247,6 +250,31 @@ def _blocks(parsed: Parsed) -> None:
         below = length // block * block
         nearest = f"{below} or {below + block}" if below else str(block)
         raise ConfigError(f"max_length ({length}) must be a multiple of block_size ({block}). Nearest: {nearest}.")
+
+
+def _rows(parsed: Parsed) -> None:
+    """How samples share rows, and rows forwards."""
+    packed, by_tokens = parsed["packing"], parsed["tokens_per_batch"] is not None
+    if packed and by_tokens:
+        raise ConfigError(
+            "packing and tokens_per_batch exclude each other: packed rows are all as long as max_length, and "
+            "per_device_train_batch_size counts them. Give one of them."
+        )
+    if "packed_eos" in parsed and not (packed and parsed["padding"] == "eos"):
+        raise ConfigError(
+            f"{parsed.label('packed_eos')} is set but rows are not packed with padding eos; it would be ignored. Add "
+            "--packing true, or leave it out."
+        )
+    if by_tokens and "per_device_train_batch_size" in parsed:
+        raise ConfigError(
+            f"{parsed.label('tokens_per_batch')}: tokens decide how many rows a forward has, so "
+            "per_device_train_batch_size would be ignored. Give one of them."
+        )
+    if by_tokens and parsed["streaming"]:
+        raise ConfigError(
+            f"{parsed.label('tokens_per_batch')} puts rows of similar length together, which a stream does not know "
+            "beforehand. Leave streaming out, or use --packing true."
+        )
 
 
 def _precision(parsed: Parsed) -> None:

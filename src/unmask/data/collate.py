@@ -1,7 +1,8 @@
-"""Tokenised rows -> a `Batch`: the padding policies, positions and attention of rows of unequal length.
+"""Tokenised rows -> a `Batch`: the padding policies, packed rows, positions and attention of rows of unequal length.
 
-`eos`         pad with end-of-text tokens that are seen, noised and learned, to the longest row of the whole update
-              (LLaDA's fine-tuning; to the longest of a micro-batch would change the gradient with its size)
+`eos`         pad with end-of-text tokens that are seen, noised and learned, to where the plan of the run says: the
+              longest row of the whole update (LLaDA's fine-tuning; to the longest of a micro-batch would change the
+              gradient with its size), or a number of them that is the row's own (see `ends`)
 `none`        padding is invisible and not learned
 `block`       end-of-text tokens up to the edge of a block are learned, the rest is invisible
 `max_length`  end-of-text tokens up to `max_length` are learned
@@ -13,16 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from unmask.data.ends import Padding, block_end
 from unmask.types import AttentionSpec, Batch, SampleKeys
-
-Padding = Literal["eos", "none", "block", "max_length"]
-# tokens; on average half of it is padding
-_PADDED_TO = 32
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,8 @@ class Visit:
         length: tokens to use of the row; the rest is cut off.
         padded: learned padding reaches up to here (policy `eos`).
         counted: False fills up a rank's last batch: nothing of it is noised or counted.
+        bin: samples of the same bin, one after the other, are laid end to end in one row; None: a row of its own.
+        update: that it belongs to.
     """
 
     number: int
@@ -42,6 +42,8 @@ class Visit:
     length: int
     padded: int
     counted: bool = True
+    bin: int | None = None
+    update: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,7 @@ class Collator:
     Attributes:
         eos_token_id: the padding that is learned. pad_token_id: the padding that is not.
         padding: the policy. block_size: for `block`. max_length: for `max_length`.
-        packing: lay the rows end to end in one, each a document of its own; learned padding then depends on the row
-            alone, and there is no other.
+        width: tokens of packed rows at least, so that all batches have one shape; None: as many as the longest has.
     """
 
     eos_token_id: int
@@ -60,61 +61,66 @@ class Collator:
     padding: Padding = "eos"
     block_size: int = 32
     max_length: int = 1024
-    packing: bool = False
+    width: int | None = None
 
     def __call__(self, rows: Sequence[tuple[Visit, Mapping[str, Any]]]) -> Batch:
         """Collate; each record has `input_ids`, and `may_noise` or `document` (all noisable, several documents)."""
-        learned = [self._learned_length(visit) for visit, _ in rows]
-        width = max(learned)
-        x0_BL = torch.full((len(rows), width), self.pad_token_id, dtype=torch.int64)
-        may_noise_BL = torch.zeros((len(rows), width), dtype=torch.bool)
-        document_BL = torch.full((len(rows), width), -1, dtype=torch.int64)
-        for index, ((visit, record), end) in enumerate(zip(rows, learned, strict=True)):
-            length = visit.length
-            x0_BL[index, :length] = _tensor(record["input_ids"], length)
-            x0_BL[index, length:end] = self.eos_token_id
-            may_noise_BL[index, :length] = _tensor(record["may_noise"], length) if "may_noise" in record else True
-            may_noise_BL[index, length:end] = True
-            document_BL[index, :end] = 0
+        visits = [visit for visit, _ in rows]
+        learned = [self._learned_length(visit) for visit in visits]
+        places = _places(visits, learned)
+        packed = any(visit.bin is not None for visit in visits)
+        longest = max(start + end for (_, start), end in zip(places, learned, strict=True))
+        shape = (places[-1][0] + 1, max(longest, self.width or 0) if packed else longest)
+        x0_BL = torch.full(shape, self.pad_token_id, dtype=torch.int64)
+        may_noise_BL = torch.zeros(shape, dtype=torch.bool)
+        document_BL, sample_BL = torch.full(shape, -1), torch.full(shape, -1)
+        for index, ((visit, record), (row, start), end) in enumerate(zip(rows, places, learned, strict=True)):
+            length, here = visit.length, slice(start, start + end)
+            used, rest = slice(start, start + length), slice(start + length, start + end)
+            x0_BL[row, used] = _tensor(record["input_ids"], length)
+            x0_BL[row, rest] = self.eos_token_id
+            if visit.counted:
+                may_noise_BL[row, used] = _tensor(record["may_noise"], length) if "may_noise" in record else True
+                may_noise_BL[row, rest] = True
+            before = int(document_BL[row, start - 1]) + 1 if start else 0
+            document_BL[row, here] = before
             if "document" in record:
-                document_BL[index, :length] = _tensor(record["document"], length)
-            if not visit.counted:
-                may_noise_BL[index] = False
-        sample_BL = torch.arange(len(rows))[:, None].where(document_BL >= 0, -1)
-        if self.packing:
-            x0_BL, may_noise_BL, sample_BL = (_end_to_end(x, document_BL) for x in (x0_BL, may_noise_BL, sample_BL))
-            document_BL = sample_BL
+                document_BL[row, used] = before + _tensor(record["document"], length)
+            sample_BL[row, here] = index
         attention, positions_BL = _layout(document_BL)
-        return Batch(x0_BL, may_noise_BL, sample_BL, _keys(rows), attention, positions_BL)
+        return Batch(x0_BL, may_noise_BL, sample_BL, _keys(visits), attention, positions_BL)
 
     def _learned_length(self, visit: Visit) -> int:
         """Tokens of a row up to the end of its learned padding."""
         if self.padding == "eos":
-            return padded_alone(visit.length) if self.packing else max(visit.padded, visit.length)
+            return max(visit.padded, visit.length)
         if self.padding == "block":
-            return -(-visit.length // self.block_size) * self.block_size
+            return block_end(visit.length, self.block_size)
         return self.max_length if self.padding == "max_length" else visit.length
 
 
-def padded_alone(length: int) -> int:
-    """Where the learned padding of a row ends if no other row may have a say: packed, in evaluation and in streams."""
-    return -(-length // _PADDED_TO) * _PADDED_TO
-
-
-def _end_to_end(values_BL: Tensor, document_BL: Tensor) -> Tensor:
-    return values_BL[document_BL >= 0].unsqueeze(0)
+def _places(visits: Sequence[Visit], learned: Sequence[int]) -> list[tuple[int, int]]:
+    """Row and first column of each sample."""
+    places: list[tuple[int, int]] = []
+    row, column, bin_before = -1, 0, None
+    for visit, end in zip(visits, learned, strict=True):
+        if visit.bin is None or visit.bin != bin_before:
+            row, column = row + 1, 0
+        places.append((row, column))
+        column, bin_before = column + end, visit.bin
+    return places
 
 
 def _tensor(values: Any, length: int) -> Tensor:
     return torch.as_tensor(values[:length])
 
 
-def _keys(rows: Sequence[tuple[Visit, Mapping[str, Any]]]) -> SampleKeys:
-    visits = [visit for visit, _ in rows]
+def _keys(visits: Sequence[Visit]) -> SampleKeys:
     return SampleKeys(
         visit_S=torch.tensor([visit.number for visit in visits]),
         row_S=torch.tensor([visit.row for visit in visits]),
         epoch_S=torch.tensor([visit.epoch for visit in visits]),
+        update_S=torch.tensor([visit.update for visit in visits]),
     )
 
 

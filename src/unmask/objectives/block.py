@@ -19,7 +19,7 @@ from unmask.diffusion.noising import absorb
 from unmask.errors import ConfigError
 from unmask.objectives.masked import MaskedDiffusion, MaskedNoise, told
 from unmask.objectives.views import Groups, Masking, View, members
-from unmask.types import AttentionSpec, Batch
+from unmask.types import AttentionSpec, Batch, SampleKeys
 
 CLEAN = 1  # among the streams of an `AttentionSpec`
 
@@ -50,7 +50,6 @@ class BlockDiffusion(MaskedDiffusion):
     Attributes:
         block_size: tokens of a block; blocks begin at multiples of it in each document.
         curriculum: (size, updates) pairs: other sizes for the first updates, one after the other.
-        samples_per_update: by which a visit's update is known.
         halves: feed whole rows in both streams, [noisy; clean], in which a token's clean twin stands half a row behind.
         others: see `MaskedDiffusion`; the copies of a sample are further noisy streams beside the same clean one.
 
@@ -61,7 +60,6 @@ class BlockDiffusion(MaskedDiffusion):
     masking: Masking = "exact_count"
     block_size: int = 32
     curriculum: tuple[tuple[int, int], ...] = ()
-    samples_per_update: int = 1
     halves: bool = False
 
     def __post_init__(self) -> None:
@@ -78,10 +76,10 @@ class BlockDiffusion(MaskedDiffusion):
         if min([self.block_size, *(size for size, _ in self.curriculum)]) < 1:
             raise ConfigError("a block holds at least 1 token. Raise block_size, and the sizes of block_curriculum.")
 
-    def sizes(self, visit_S: Int[Tensor, " S"]) -> Int[Tensor, " S"]:
+    def sizes(self, keys: SampleKeys) -> Int[Tensor, " S"]:
         """Tokens per block of each sample, by the update it belongs to."""
-        update_S = visit_S // self.samples_per_update
-        size_S, end = torch.full_like(visit_S, self.block_size), sum(updates for _, updates in self.curriculum)
+        update_S = torch.zeros_like(keys.visit_S) if keys.update_S is None else keys.update_S
+        size_S, end = torch.full_like(update_S, self.block_size), sum(updates for _, updates in self.curriculum)
         for size, updates in reversed(self.curriculum):
             size_S = size_S.masked_fill(update_S < end, size)
             end -= updates
@@ -94,7 +92,7 @@ class BlockDiffusion(MaskedDiffusion):
         if positions_BL is None:
             positions_BL = torch.arange(batch.x0_BL.shape[1]).expand_as(batch.x0_BL)
         block_BL = torch.zeros_like(positions_BL)
-        size_BL = self.sizes(batch.keys.visit_S)[batch.sample_BL.clamp(min=0)]
+        size_BL = self.sizes(batch.keys)[batch.sample_BL.clamp(min=0)]
         for size in sorted({self.block_size, *(size for size, _ in self.curriculum)}):
             block_BL = block_BL.where(size_BL != size, block_ids(positions_BL, size))
         run_BL = _runs(starts_BL | _changes(block_BL))

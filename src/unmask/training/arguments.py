@@ -97,7 +97,14 @@ class DataArguments:
     skip_bad_rows: bool = False
     """Count bad rows and go on, instead of stopping at the first."""
     packing: bool = False
-    """Lay the conversations of a forward end to end, each seeing only itself, so that nothing is padded."""
+    """Fill rows of max_length with whole conversations or documents, each seeing only itself, so that next to nothing
+    is padded; per_device_train_batch_size counts such rows."""
+    packed_eos: int = 64
+    """Most end-of-text tokens learned behind a packed conversation (padding eos), 15 on average; their number varies,
+    so that it does not tell where an answer ends."""
+    tokens_per_batch: int | None = None
+    """Instead of per_device_train_batch_size: forwards of rows of similar length, as many as fit into so many tokens,
+    padding included."""
 
 
 @dataclass(frozen=True)

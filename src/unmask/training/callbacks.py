@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from unmask.training.meter import brief
-from unmask.training.trainer import epochs_done
 
 METRICS = "metrics.jsonl"
 _LEFT_OUT = ("total_flos", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second")
@@ -51,15 +51,14 @@ class Tolerant:
 class Epochs(TrainerCallback):
     """Give `epoch` its meaning: the library sees the whole run as one pass over one long loader."""
 
-    def __init__(self, samples_per_update: int, samples_per_epoch: int | None) -> None:
-        self.samples_per_update = samples_per_update
-        self.samples_per_epoch = samples_per_epoch
+    def __init__(self, epochs_done: Callable[[int], float]) -> None:
+        self.epochs_done = epochs_done
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        before = epochs_done(state.global_step - 1, self.samples_per_update, self.samples_per_epoch)
-        state.epoch = epochs_done(state.global_step, self.samples_per_update, self.samples_per_epoch)
+        before = self.epochs_done(state.global_step - 1)
+        state.epoch = self.epochs_done(state.global_step)
         # at the very end the library itself calls an end of an epoch
         if int(state.epoch) > int(before) and state.global_step < state.max_steps:
             control.should_evaluate |= args.eval_strategy == IntervalStrategy.EPOCH

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from unmask.data.collate import Visit, padded_alone
 from unmask.models.adapters import attach_lora
 from unmask.models.shell import DiffusionModel
 from unmask.training.arguments import Settings
@@ -23,10 +22,11 @@ from unmask.training.ingredients import (
     shares_of,
     start_note,
 )
-from unmask.training.loading import Noiser, VisitedRows
+from unmask.training.loading import Noiser, VisitedRows, VisitedStream
 from unmask.training.memory import readable
 from unmask.training.memory_question import estimate_of
-from unmask.training.plan import Order, Shares, row_lengths
+from unmask.training.ordering import filling_of, packing_of, plan_of, refuse_budget_of_stream
+from unmask.training.plan import Plan, RandomLength
 from unmask.types import Batch
 
 # tokens of a row that are worth reading on a screen
@@ -73,16 +73,18 @@ def describe(settings: Settings, *, verb: str) -> DryRun:
     settings, said = decided(settings)
     parts = gather(settings, verb)
     parameters, trainable = _sizes(settings, parts)
-    test = parts.splits.test
+    test, plan = parts.splits.test, _plan(settings, verb, parts)
+    filling = plan and filling_of(plan)
+    filled = [f"{filling}"] if filling else []
     return DryRun(
         settings={name: part for name, part in asdict(settings).items() if name != "left_open"},
         parameters=parameters,
         trainable=trainable,
         train_rows=_rows(parts.splits.train),
         eval_rows=_rows(test) if test is not None else 0,
-        notes=(*said, *parts.splits.notes, start_note(parts)),
+        notes=(*said, *parts.splits.notes, *filled, start_note(parts)),
         memory=estimate_of(settings, verb, parts.facts).to_dict(),
-        first_batch=tuple(_marked(_first_batch(settings, verb, parts), parts.tokenizer)),
+        first_batch=tuple(_marked(_first_batch(settings, verb, parts, plan), parts.tokenizer)),
     )
 
 
@@ -109,22 +111,22 @@ def _count(rows: int | None) -> str:
     return "a stream" if rows is None else f"{rows:,}"
 
 
-def _first_batch(settings: Settings, verb: str, parts: Ingredients) -> Batch:
+def _plan(settings: Settings, verb: str, parts: Ingredients) -> Plan | None:
+    if isinstance(parts.splits.train, Dataset):
+        return plan_of(settings, verb, parts.splits, shares_of(settings).update)
+    refuse_budget_of_stream(settings)
+    return None
+
+
+def _first_batch(settings: Settings, verb: str, parts: Ingredients, plan: Plan | None) -> Batch:
     mask_token_id, shifted = parts.tokenizer.mask_token_id, parts.facts.family.shift
     objective = objective_of(settings, verb, mask_token_id, shifted=shifted)
     noiser = Noiser(collator_of(settings, verb, parts.tokenizer), objective)
     rows, shares = parts.splits.train, shares_of(settings)
-    if not isinstance(rows, Dataset):
-        return noiser(list(_from_stream(rows, shares))).batch
-    seed = settings.trainer.get("seed", 42)
-    order = Order(row_lengths(rows), seed=seed, update=shares.update, mixture=parts.splits.mixture)
-    return noiser(VisitedRows(rows).__getitems__(order.visits(0)[: shares.micro])).batch
-
-
-def _from_stream(rows: Any, shares: Shares) -> Any:
-    for number, row in zip(range(shares.micro), rows, strict=False):
-        length = len(row["input_ids"])
-        yield Visit(number, number, 0, length, padded_alone(length)), row
+    if plan is None:
+        return noiser(next(iter(VisitedStream(rows, shares, 1, RandomLength(), packing_of(settings, verb))))).batch
+    first = [visit for unit in plan.groups(0)[: shares.micro] for visit in unit]
+    return noiser(VisitedRows(rows).__getitems__(first)).batch
 
 
 def _marked(batch: Batch, tokenizer: Any) -> list[str]:

@@ -206,7 +206,6 @@ def objective_of(settings: Settings, verb: str, mask_token_id: int | None, *, sh
         "complementary": chosen.complementary_masks,
         "block_size": settings.data.block_size,
         "curriculum": block_sizes(chosen.block_curriculum),
-        "samples_per_update": shares_of(settings).update,
         "halves": shifted,
     }
     return objective(**known_to(objective, offered))
@@ -225,7 +224,7 @@ def collator_of(settings: Settings, verb: str, tokenizer: Any) -> Collator:
         padding="none" if verb == "pretrain" else settings.data.padding,
         block_size=settings.data.block_size,
         max_length=settings.data.max_length,
-        packing=settings.data.packing and verb == "sft",
+        width=settings.data.max_length if settings.data.packing else None,
     )
 
 
@@ -275,8 +274,9 @@ def _device(settings: Settings) -> str:
 
 
 def shares_of(settings: Settings) -> Shares:
+    by_tokens = settings.data.tokens_per_batch is not None
     return Shares(
-        micro=settings.trainer.get("per_device_train_batch_size", 8),
+        micro=1 if by_tokens else settings.trainer.get("per_device_train_batch_size", 8),
         accumulation=settings.trainer.get("gradient_accumulation_steps", 1),
         ranks=int(os.environ.get("WORLD_SIZE", "1")),
         rank=int(os.environ.get("RANK", "0")),

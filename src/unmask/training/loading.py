@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from unmask.data.collate import Collator, Visit, padded_alone
-from unmask.training.plan import (
-    Order,
-    RandomLength,
-    Shares,
-    VisitSampler,
-    evaluation_batches,
-    row_lengths,
-)
+from unmask.data.collate import Collator, Visit
+from unmask.data.ends import padded_alone
+from unmask.training.grouped import Grouping, evaluation_batches
+from unmask.training.plan import Plan, RandomLength, Shares, VisitSampler, row_lengths
 from unmask.training.work import Work, work_of
 from unmask.types import Batch, map_tensors
+
+# packed rows that a stream's buffer holds; more would fill rows better, by less than a percent
+_BUFFERED = 64
 
 
 @dataclass(frozen=True)
@@ -82,36 +82,68 @@ class VisitedStream(IterableDataset[list[tuple[Visit, Any]]]):
         shares: of the run.
         forwards: how many of this rank's forwards there are.
         crop: length to use of a row.
+        packing: rows are laid end to end, out of those that a buffer of bounded size holds; None: they are not.
     """
 
-    def __init__(self, rows: Iterable[Any], shares: Shares, forwards: int, crop: RandomLength) -> None:
+    def __init__(
+        self, rows: Iterable[Any], shares: Shares, forwards: int, crop: RandomLength, packing: Grouping | None = None
+    ) -> None:
         self.rows = rows
         self.shares = shares
         self.forwards = forwards
         self.crop = crop
+        self.packing = packing
 
     def __len__(self) -> int:
         return self.forwards
 
     def __iter__(self) -> Iterator[list[tuple[Visit, Any]]]:
-        visits, read = self._visits(), 0
+        units, read = self._units(), 0
         for index in range(self.forwards):
-            numbers = self.shares.numbers(*divmod(index, self.shares.accumulation))
-            seen = list(islice(visits, numbers.stop - read))
+            update, forward = divmod(index, self.shares.accumulation)
+            numbers = self.shares.numbers(update, forward)
+            deque(islice(units, numbers.start - read), maxlen=0)
+            seen = list(islice(units, len(numbers)))
             read = numbers.stop
-            yield [pair for pair in seen if pair[0].number in numbers]
+            yield [(replace(visit, update=update), row) for unit in seen for visit, row in unit]
 
-    def _visits(self) -> Iterator[tuple[Visit, Any]]:
-        number = epoch = 0
+    def _units(self) -> Iterator[list[tuple[Visit, Any]]]:
+        """The stream as samples or packed rows, again and again."""
+        number = unit = epoch = 0
         while True:
             before = number
-            for index, row in enumerate(self.rows):
-                length = self.crop(len(row["input_ids"]), index, epoch)
-                yield Visit(number, index, epoch, length, padded_alone(length)), row
-                number += 1
+            units = ([pair] for pair in self._passed(epoch))
+            for pairs in units if self.packing is None else self._packed(epoch, self.packing):
+                bin_ = None if self.packing is None else unit
+                yield [(replace(visit, number=number + i, bin=bin_), row) for i, (visit, row) in enumerate(pairs)]
+                number, unit = number + len(pairs), unit + 1
             if number == before:
                 return
             epoch += 1
+
+    def _passed(self, epoch: int) -> Iterator[tuple[Visit, Any]]:
+        for index, row in enumerate(self.rows):
+            length = self.crop(len(row["input_ids"]), index, epoch)
+            yield Visit(0, index, epoch, length, padded_alone(length)), row
+
+    def _packed(self, epoch: int, packing: Grouping) -> Iterator[list[tuple[Visit, Any]]]:
+        rows, stretch = iter(self._passed(epoch)), 0
+        while held := _some(rows, packing, epoch):
+            for unit in packing.units(np.array([visit.padded for visit, _ in held]), epoch, stretch):
+                yield [held[place] for place in unit]
+            stretch += 1
+
+
+def _some(rows: Iterator[tuple[Visit, Any]], packing: Grouping, epoch: int) -> list[tuple[Visit, Any]]:
+    """The next rows, as many as are packed together, each with its end."""
+    held, tokens = [], 0
+    for visit, row in rows:
+        end = packing.ends(*(np.array([value]) for value in (visit.length, visit.row, epoch))).item()
+        held.append((replace(visit, padded=end), row))
+        tokens += end
+        if tokens >= _BUFFERED * packing.size:
+            break
+    return held
 
 
 @dataclass(frozen=True)
@@ -141,9 +173,9 @@ def _ignore_signals(_worker: int) -> None:
         signal.signal(name, signal.SIG_IGN)
 
 
-def train_loader(rows: Any, order: Order, shares: Shares, updates: int, noiser: Noiser, how: LoaderOptions) -> Any:
+def train_loader(rows: Any, plan: Plan, shares: Shares, updates: int, noiser: Noiser, how: LoaderOptions) -> Any:
     """Loader over a dataset with random access: one item per forward of this rank, for the whole run."""
-    sampler = VisitSampler(order, shares, updates)
+    sampler = VisitSampler(plan, shares, updates)
     return DataLoader(VisitedRows(rows), batch_sampler=sampler, collate_fn=noiser, **how.keywords())  # type: ignore[arg-type]
 
 
@@ -156,7 +188,9 @@ def stream_loader(stream: VisitedStream, noiser: Noiser, how: LoaderOptions) -> 
     return DataLoader(stream, batch_size=None, collate_fn=noiser, **how.keywords())
 
 
-def eval_loader(rows: Any, shares: Shares, noiser: Noiser, how: LoaderOptions, samples: int = 1) -> Any:
+def eval_loader(
+    rows: Any, shares: Shares, noiser: Noiser, how: LoaderOptions, samples: int = 1, packing: Grouping | None = None
+) -> Any:
     """Loader that visits each row `samples` times; the same number of items on every rank."""
-    batches = evaluation_batches(row_lengths(rows), shares, samples)
+    batches = evaluation_batches(row_lengths(rows), shares, samples, packing)
     return DataLoader(VisitedRows(rows), batch_sampler=batches, collate_fn=noiser, **how.keywords())  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
 """Which row is seen when: a pure function of the rows' lengths, the seed and the sizes of the run.
 
-The run visits samples number 0, 1, 2, ...; update k owns the numbers [k G, (k + 1) G), G being the global batch. Ranks,
-workers and accumulation only share out an update's numbers, so none of them changes what is learned.
+The run visits samples number 0, 1, 2, ...; update k owns the units [k G, (k + 1) G), G being the global batch. A unit
+is a sample, or the samples that share a packed row, or those of a forward (`grouped`). Ranks, workers and accumulation
+only share out an update's units, so none of them changes what is learned.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
 
-from unmask.data.collate import Visit, padded_alone
+from unmask.data.collate import Visit
 from unmask.data.mixture import Mixture
 from unmask.diffusion.keys import Purpose, uniforms
 
@@ -25,10 +27,10 @@ _SORTED_TOGETHER = 50
 
 @dataclass(frozen=True)
 class Shares:
-    """How an update's samples are shared out.
+    """How an update's units are shared out.
 
     Attributes:
-        micro: samples of one forward. accumulation: forwards of one rank. ranks: processes. rank: this one.
+        micro: units of one forward. accumulation: forwards of one rank. ranks: processes. rank: this one.
     """
 
     micro: int
@@ -38,11 +40,11 @@ class Shares:
 
     @property
     def update(self) -> int:
-        """Samples of an update, G."""
+        """Units of an update, G."""
         return self.micro * self.accumulation * self.ranks
 
     def numbers(self, update: int, forward: int) -> range:
-        """The sample numbers of this rank's `forward`-th forward in an update."""
+        """The numbers of the units of this rank's `forward`-th forward in an update."""
         start = update * self.update + (forward * self.ranks + self.rank) * self.micro
         return range(start, start + self.micro)
 
@@ -64,6 +66,22 @@ class RandomLength:
             return length
         chance, share = uniforms(2, seed=self.seed, purpose=Purpose.LENGTH, key=(row, epoch, 0)).tolist()
         return 1 + int(share * length) if chance < self.ratio else length
+
+
+class Plan(Protocol):
+    """What is seen when."""
+
+    def groups(self, update: int) -> list[list[Visit]]:
+        """The units of an update, in order."""
+        ...
+
+    def updates_for(self, epochs: float) -> int:
+        """Updates that see the dataset `epochs` times."""
+        ...
+
+    def epochs_done(self, updates: int) -> float:
+        """How often the dataset was seen after so many updates."""
+        ...
 
 
 class Order:
@@ -105,9 +123,26 @@ class Order:
         placed = [self._place(number) for number in numbers]
         longest = max(length for *_, length in placed)
         return [
-            Visit(number, row, epoch, length, longest)
+            Visit(number, row, epoch, length, longest, update=update)
             for number, (row, epoch, length) in zip(numbers, placed, strict=True)
         ]
+
+    def groups(self, update: int) -> list[list[Visit]]:
+        """The samples of an update, each a unit."""
+        return [[visit] for visit in self.visits(update)]
+
+    def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows of an epoch in order, how often each was seen before, and how much of it is used; int64."""
+        rows, passes = self._permutation(epoch)
+        lengths = self.lengths[rows]
+        if self.crop.ratio > 0:
+            used = (self.crop(*map(int, one)) for one in zip(lengths, rows, passes, strict=True))
+            lengths = np.fromiter(used, np.int64, len(rows))
+        return rows, passes, lengths
+
+    def epochs_done(self, updates: int) -> float:
+        """How often the dataset was seen after so many updates."""
+        return updates * self.update / len(self.lengths)
 
     def updates_for(self, epochs: float) -> int:
         """Updates that see the dataset `epochs` times; the last one is filled up with the rows that come next."""
@@ -153,8 +188,8 @@ class Order:
 class VisitSampler(Sampler[list[Visit]]):
     """This rank's forwards of a whole run, one list of visits each."""
 
-    def __init__(self, order: Order, shares: Shares, updates: int) -> None:
-        self.order = order
+    def __init__(self, plan: Plan, shares: Shares, updates: int) -> None:
+        self.plan = plan
         self.shares = shares
         self.updates = updates
 
@@ -163,29 +198,10 @@ class VisitSampler(Sampler[list[Visit]]):
 
     def __iter__(self) -> Iterator[list[Visit]]:
         for update in range(self.updates):
-            visits = self.order.visits(update)
+            groups, first = self.plan.groups(update), update * self.shares.update
             for forward in range(self.shares.accumulation):
                 numbers = self.shares.numbers(update, forward)
-                first = update * self.order.update
-                yield visits[numbers.start - first : numbers.stop - first]
-
-
-def evaluation_batches(lengths: np.ndarray, shares: Shares, samples: int = 1) -> list[list[Visit]]:
-    """Each row, in order, the same number of batches on every rank: unequal counts would hang sharded models.
-
-    Each of a row's `samples` visits counts as another epoch, so that it gets other noise. What is missing at the end is
-    filled up with row 0, not counted. The result does not depend on the batch size.
-    """
-    rounds = range(math.ceil(len(lengths) * samples / shares.update))
-    return [[_evaluated(number, lengths, samples) for number in shares.numbers(index, 0)] for index in rounds]
-
-
-def _evaluated(number: int, lengths: np.ndarray, samples: int) -> Visit:
-    row, sample = divmod(number, samples)
-    counted = row < len(lengths)
-    row = row if counted else 0
-    length = int(lengths[row])
-    return Visit(number, row, sample, length, padded_alone(length), counted=counted)
+                yield list(chain.from_iterable(groups[numbers.start - first : numbers.stop - first]))
 
 
 def row_lengths(dataset: Any) -> np.ndarray:

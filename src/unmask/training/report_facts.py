@@ -18,6 +18,7 @@ from unmask import __version__
 from unmask.training.arguments import Settings
 from unmask.training.command import command_of
 from unmask.training.defaults import verb_defaults
+from unmask.training.grouped import Filling
 from unmask.training.ingredients import Ingredients, start_note
 from unmask.training.memory import Estimate
 from unmask.training.plan import Shares, row_lengths
@@ -65,7 +66,7 @@ class Material:
 
     Attributes:
         settings, verb, shares, parts: of the run. model: the network, built. updates: of the run.
-        normalization: of the loss.
+        normalization: of the loss. filling: of packed rows, or of forwards by tokens.
     """
 
     settings: Settings
@@ -75,6 +76,7 @@ class Material:
     model: Any
     updates: int
     normalization: str
+    filling: Filling | None = None
 
 
 def facts_of(material: Material) -> Facts:
@@ -126,7 +128,9 @@ def _data(material: Material) -> list[tuple[str, str]]:
     rows.append(("evaluation", _rows(splits.test) if splits.test is not None else "none"))
     rows.append(("longest row allowed", f"{data.max_length:,} tokens"))
     if material.verb == "sft":
-        rows.append(("padding", "packed: none" if data.packing else data.padding))
+        rows.append(("padding", data.padding))
+    if material.filling is not None:
+        rows.append(("rows", str(material.filling)))
     return rows + [("note", note) for note in splits.notes]
 
 
@@ -146,7 +150,7 @@ def _training(material: Material) -> list[tuple[str, str]]:
     batch = f"{shares.micro} × {shares.accumulation} forwards × {shares.ranks} processes"
     return [
         ("updates", f"{material.updates:,}"),
-        ("rows of an update", f"{shares.update:,} ({batch})"),
+        (f"{_unit(material.settings)} of an update", f"{shares.update:,} ({batch})"),
         ("learning rate", f"{get('learning_rate', 5e-5):g}, {_text(get('lr_scheduler_type', 'linear'))}"),
         ("warmup", _warmup(get("warmup_steps", 0))),
         ("optimizer", _text(get("optim") or TrainingArguments.default_optim)),
@@ -154,6 +158,11 @@ def _training(material: Material) -> list[tuple[str, str]]:
         ("loss", f"{objective.objective}, weight {objective.loss_weight}, per {material.normalization}"),
         ("seed", str(get("seed", 42))),
     ]
+
+
+def _unit(settings: Settings) -> str:
+    """What an update is counted in."""
+    return "forwards" if settings.data.tokens_per_batch else "packed rows" if settings.data.packing else "rows"
 
 
 def _warmup(steps: float) -> str:

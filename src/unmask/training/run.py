@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -16,7 +17,7 @@ from rich.console import Console
 from transformers import PrinterCallback
 
 from unmask.diffusion.keys import Purpose
-from unmask.errors import ConfigError, DataError, UnmaskError
+from unmask.errors import ConfigError, UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.models.adapters import has_adapter, read_adapter, save_adapter
 from unmask.models.checkpoints import FINISHED, fill_from_files, official_tensors, save_model
@@ -28,6 +29,7 @@ from unmask.training.card import Reached, write_run_card
 from unmask.training.describe import DryRun as DryRun
 from unmask.training.describe import describe as describe
 from unmask.training.easing import easing_callbacks
+from unmask.training.grouped import Filling
 from unmask.training.ingredients import (
     Ingredients,
     collator_of,
@@ -43,7 +45,8 @@ from unmask.training.ingredients import (
 from unmask.training.library import check_optimizer, library_arguments
 from unmask.training.loading import LoaderOptions, Noiser, VisitedStream, eval_loader, stream_loader, train_loader
 from unmask.training.memory_question import estimate_of
-from unmask.training.plan import Order, RandomLength, Shares, row_lengths
+from unmask.training.ordering import filling_of, packing_of, plan_of, refuse_budget_of_stream
+from unmask.training.plan import RandomLength
 from unmask.training.report import REPORT, Report, ReportOptions
 from unmask.training.report_facts import Facts, Material, facts_of, shown_memory
 from unmask.training.report_samples import sampler_for
@@ -96,7 +99,7 @@ def train(settings: Settings, *, verb: str, console: Console | None = None) -> R
         console.print(f"{output_dir} holds this run, finished. Use --fresh to train anew.", highlight=False)
         return RunResult(output_dir / FINISHED, *folder.reported(output_dir), seconds=0.0)
     parts = gather(settings, verb)
-    changed = folder.check_material(output_dir, settings, parts)
+    changed = folder.check_material(output_dir, settings, parts) if standing.resume_from else ()
     for note in (*said, *parts.splits.notes, *standing.notes, *changed, start_note(parts)):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     return _run(settings, verb, parts, standing.resume_from, console)
@@ -108,15 +111,24 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     objective = objective_of(settings, verb, model.mask_token_id, shifted=parts.facts.family.shift)
     shares = shares_of(settings)
     noiser = Noiser(collator_of(settings, verb, parts.tokenizer), objective)
-    rows, updates, loader = _train_rows(settings, parts, shares, noiser)
+    fed = _train_rows(settings, verb, parts, noiser)
+    if fed.filling is not None:
+        console.print(str(fed.filling), highlight=False, markup=False, soft_wrap=True)
     evaluated = parts.splits.test if settings.trainer.get("eval_strategy", "no") != "no" else None
-    args = library_arguments(settings, updates=updates, evaluate=evaluated is not None)
+    args = library_arguments(settings, updates=fed.updates, evaluate=evaluated is not None)
     check_optimizer(args, model)
     _recompute(model, settings)
     output_dir = Path(str(args.output_dir))
     metrics = MetricsFile(output_dir, console)
     material = Material(
-        settings, verb, shares, parts, model=model, updates=updates, normalization=objective.normalization
+        settings,
+        verb,
+        shares,
+        parts,
+        model=model,
+        updates=fed.updates,
+        normalization=objective.normalization,
+        filling=fed.filling,
     )
     facts = facts_of(material)
     report = _report(material, facts, metrics, console) if settings.run.report else None
@@ -135,15 +147,14 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
         RunParts(
             objective=objective,
             eval_objective=_evaluation_objective(objective),
-            train_loader=loader,
-            eval_loader=_eval_loader(settings, evaluated, noiser) if evaluated is not None else None,
+            train_loader=fed.loader,
+            eval_loader=_eval_loader(settings, verb, evaluated, noiser) if evaluated is not None else None,
             save_weights=save,
             load_weights=lambda target: _load(model, target),
-            samples_per_epoch=rows,
             tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
             peak_tflops=settings.run.peak_tflops,
         ),
-        [Epochs(shares.update, rows), metrics, ProgressLine(console), *shown, *eased],
+        [Epochs(fed.epochs_done), metrics, ProgressLine(console), *shown, *eased],
     )
     trainer.remove_callback(PrinterCallback)
     with _telling(report, trainer):
@@ -204,40 +215,40 @@ def _loader_options(settings: Settings) -> LoaderOptions:
     )
 
 
-def _train_rows(settings: Settings, parts: Ingredients, shares: Shares, noiser: Noiser) -> tuple[int | None, int, Any]:
-    """Rows of an epoch (None for a stream), updates of the run, and what makes its loader."""
-    seed, max_steps = settings.trainer.get("seed", 42), settings.trainer.get("max_steps", -1)
-    crop, how = RandomLength(settings.data.random_length_ratio, seed), _loader_options(settings)
-    rows = parts.splits.train
+class _Fed(NamedTuple):
+    """What a run is fed: epochs after so many updates (0 for a stream), updates, what makes the loader, how full."""
+
+    epochs_done: Callable[[int], float]
+    updates: int
+    loader: Callable[[], Any]
+    filling: Filling | None = None
+
+
+def _train_rows(settings: Settings, verb: str, parts: Ingredients, noiser: Noiser) -> _Fed:
+    get, shares, how = settings.trainer.get, shares_of(settings), _loader_options(settings)
+    rows, max_steps = parts.splits.train, get("max_steps", -1)
     if not isinstance(rows, Dataset):
+        refuse_budget_of_stream(settings)
         if max_steps <= 0:
             raise ConfigError(
                 "a stream has no length, so max_steps must say when to stop. Set it, or streaming: false."
             )
-        stream = VisitedStream(rows, shares, max_steps * shares.accumulation, crop)
-        return None, max_steps, lambda: stream_loader(stream, noiser, how)
-    if len(rows) == 0:
-        raise DataError("the training set is empty. Check dataset_args.")
-    sampling = settings.trainer.get("train_sampling_strategy", "random")
-    order = Order(
-        row_lengths(rows),
-        seed=seed,
-        update=shares.update,
-        shuffle=sampling != "sequential",
-        by_length=sampling == "group_by_length",
-        crop=crop,
-        mixture=parts.splits.mixture,
-    )
-    updates = max_steps if max_steps > 0 else order.updates_for(settings.trainer.get("num_train_epochs", 3.0))
-    return len(rows), updates, lambda: train_loader(rows, order, shares, updates, noiser, how)
+        crop = RandomLength(settings.data.random_length_ratio, get("seed", 42))
+        stream = VisitedStream(rows, shares, max_steps * shares.accumulation, crop, packing_of(settings, verb))
+        return _Fed(lambda updates: 0.0, max_steps, lambda: stream_loader(stream, noiser, how))
+    plan = plan_of(settings, verb, parts.splits, shares.update)
+    updates = max_steps if max_steps > 0 else plan.updates_for(get("num_train_epochs", 3.0))
+    loader = partial(train_loader, rows, plan, shares, updates, noiser, how)
+    return _Fed(plan.epochs_done, updates, loader, filling_of(plan))
 
 
-def _eval_loader(settings: Settings, rows: Any, noiser: Noiser) -> Any:
+def _eval_loader(settings: Settings, verb: str, rows: Any, noiser: Noiser) -> Any:
     micro = settings.trainer.get("per_device_eval_batch_size", 8)
     shares = replace(shares_of(settings), micro=micro, accumulation=1)
     fixed = replace(noiser, objective=_evaluation_objective(noiser.objective))
     samples = settings.run.eval_nll_samples if settings.objective.objective != "autoregressive" else 1
-    return lambda: eval_loader(rows, shares, fixed, _loader_options(settings), samples)
+    packing = packing_of(settings, verb)
+    return lambda: eval_loader(rows, shares, fixed, _loader_options(settings), samples, packing)
 
 
 def _evaluation_objective(objective: Any) -> Any:

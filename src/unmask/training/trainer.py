@@ -48,7 +48,6 @@ class RunParts:
         train_loader, eval_loader: make a loader over the whole run, or over the evaluation rows.
         save_weights: write model or adapter, tokenizer and card into a folder, given gathered tensors.
         load_weights: fill the model from such a folder.
-        samples_per_epoch: rows of the training set; None for a stream.
         tell: says a line to the user.
         peak_tflops: what the device could do, 10^12 operations per second; None: as `peak_of` knows.
     """
@@ -59,7 +58,6 @@ class RunParts:
     eval_loader: Callable[[], Any] | None
     save_weights: Callable[[Path, dict[str, Any] | None], None]
     load_weights: Callable[[Path], None]
-    samples_per_epoch: int | None
     tell: Callable[[str], None] = print
     peak_tflops: float | None = None
 
@@ -280,9 +278,10 @@ class DiffusionTrainer(Trainer):
         if checkpoint is None:
             return
         folder = Path(checkpoint)
-        state = checkpointing.load_optimizer(folder)
-        set_optimizer_state_dict(self.model_wrapped, self._plain_optimizer(), optim_state_dict=state, options=_GATHERED)
-        self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **checkpointing.load_scheduler(folder)})
+        state, optimizer = checkpointing.load_optimizer(folder), self._plain_optimizer()
+        asked = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+        set_optimizer_state_dict(self.model_wrapped, optimizer, optim_state_dict=state, options=_GATHERED)
+        checkpointing.resume_schedule(self.lr_scheduler, optimizer, asked, checkpointing.load_scheduler(folder))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -296,8 +295,3 @@ def _computed_in(args: TrainingArguments, model: DiffusionModel) -> torch.dtype:
 
 
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
-def epochs_done(step: int, samples_per_update: int, samples_per_epoch: int | None) -> float:
-    """Passes over the dataset after `step` updates; 0 for a stream, whose length is not known."""
-    return step * samples_per_update / samples_per_epoch if samples_per_epoch else 0.0
