@@ -24,6 +24,7 @@ from unmask.models.layers import (
     prepare_attention,
 )
 from unmask.models.linear import Linear
+from unmask.models.moved import run_moved
 from unmask.models.recompute import run_layer, run_part
 from unmask.types import AttentionSpec
 
@@ -103,24 +104,34 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        x_BLD: Tensor,
-        rotation: Rotation,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
         how: PreparedAttention,
         cache: KVCache | None,
         eager: bool,
-        rows: slice | None = None,
     ) -> Tensor:
-        """`rows`: the only columns whose result is wanted; the others are still seen."""
-        q, k, v = self._project(x_BLD, rows)
-        of_queries = rotation
-        if rows is not None:
-            of_queries, how = rotation.part(rows), how.part(rows)
-        q = of_queries.apply(self.q_norm(q).transpose(1, 2))
-        k = rotation.apply(self.k_norm(k).transpose(1, 2))
-        v = v.transpose(1, 2)
+        """What the queries see, `[B, H, L, K]`, of what was `asked`; the output projection is still to come."""
         if cache is not None:
-            k, v = cache.write(self.layer, k, v)
-        return self.o_proj(attend(q, k, v, how, eager=eager).transpose(1, 2).flatten(2))
+            keys, values = cache.write(self.layer, keys, values)
+        return attend(queries, keys, values, how, eager=eager)
+
+    def asked(self, x_BLD: Tensor, rotation: Rotation, rows: slice | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each `[B, heads, L, K]`, rotated.
+
+        `rows`: the only columns whose queries are wanted.
+        """
+        q, k, v = self._project(x_BLD, rows)
+        of_queries = rotation if rows is None else rotation.part(rows)
+        q = of_queries.apply(self.q_norm(q).transpose(1, 2))
+        return q, rotation.apply(self.k_norm(k).transpose(1, 2)), v.transpose(1, 2)
+
+    def values(self, x_BLD: Tensor) -> Tensor:
+        """Values alone, `[B, L, G, K]`."""
+        heads = (*x_BLD.shape[:2], -1, self.head_width)
+        if self.fused:
+            return self.qkv_proj(x_BLD).view(heads).split(self.heads, dim=2)[2]
+        return self.v_proj(x_BLD).view(heads)
 
     def _project(self, x_BLD: Tensor, rows: slice | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, of some columns only where `rows` says so, keys and values, each `[B, L, heads, K]`."""
@@ -154,10 +165,13 @@ class Layer(nn.Module):
         rows: slice | None = None,
     ) -> Tensor:
         """`rows`: the only columns whose result is wanted."""
-        x_BLD = run_part(self, self.recompute, self._attend, x_BLD, rotation, how, cache, eager, rows)
-        return run_part(self, self.recompute, self._feed_forward, x_BLD)
+        seen_BHLK = run_part(self, self.recompute, self._look, x_BLD, rotation, how, cache, eager, rows)
+        if rows is not None:
+            # laid out as a whole one is: a compiled part takes it for the same
+            x_BLD = x_BLD[:, rows].clone(memory_format=torch.contiguous_format)
+        return run_part(self, self.recompute, self.answer, x_BLD, seen_BHLK)
 
-    def _attend(
+    def _look(
         self,
         x_BLD: Tensor,
         rotation: Rotation,
@@ -166,10 +180,18 @@ class Layer(nn.Module):
         eager: bool,
         rows: slice | None,
     ) -> Tensor:
-        seen = self.attention(self.attention_norm(x_BLD), rotation, how, cache, eager, rows)
-        return (x_BLD if rows is None else x_BLD[:, rows]) + seen
+        if rows is None:
+            return self.attention(*self.ask(x_BLD, rotation), how, cache, eager)
+        asked = self.attention.asked(self.attention_norm(x_BLD), rotation, rows)
+        return self.attention(*asked, how.part(rows), cache, eager)
 
-    def _feed_forward(self, x_BLD: Tensor) -> Tensor:
+    def ask(self, x_BLD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """What comes before attention; see `Attention.asked`. Together with `answer`, what `compiling` compiles."""
+        return self.attention.asked(self.attention_norm(x_BLD), rotation)
+
+    def answer(self, x_BLD: Tensor, seen_BHLK: Tensor) -> Tensor:
+        """What comes after attention."""
+        x_BLD = x_BLD + self.attention.o_proj(seen_BHLK.transpose(1, 2).flatten(2))
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
 
@@ -181,6 +203,7 @@ class DenseTrunk(nn.Module):
         self.shape = shape
         self.recompute: str | None = None
         self.eager_attention = False
+        self.captures = False
         self.embed = nn.Embedding(shape.vocab_size, shape.width)
         self.layers = nn.ModuleList(Layer(shape, index, self.mlp_of(index)) for index in range(shape.layers))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
@@ -204,6 +227,8 @@ class DenseTrunk(nn.Module):
         `wanted`: columns whose hidden states are asked for, all if None; the last layer computes the others' only as
         far as these see them.
         """
+        if self.captures:  # what the last forward left in a captured graph's buffers is no longer needed
+            torch.compiler.cudagraph_mark_step_begin()
         rows, start = tokens_BL.shape[1], cache.start if cache else 0
         columns_BW = cache.columns_BW if cache else None
         if positions is None:
@@ -217,6 +242,9 @@ class DenseTrunk(nn.Module):
             x_BLD = x_BLD * self.shape.embedding_scale
         whole = self.layers if wanted is None or not how.can_part else self.layers[:-1]
         for index, layer in enumerate(whole):
+            if cache is not None and cache.share is not None:
+                x_BLD = run_moved(layer, index, x_BLD, rotation, how, cache, self.eager_attention)
+                continue
             x_BLD = run_layer(layer, self.recompute, index, x_BLD, rotation, how, cache, self.eager_attention)
         if len(whole) < len(self.layers):
             x_BLD = self.layers[-1](x_BLD, rotation, how, cache, self.eager_attention, wanted)

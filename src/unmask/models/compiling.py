@@ -1,0 +1,84 @@
+"""Layers through torch.compile: what comes before attention and what comes after it, two graphs that all layers share.
+
+Attention stays outside, with its masks and the stored keys and values: each of its forms has a kernel of its own, and
+what is left depends on tensors alone, so that rows of any number and any length need no further graph. Knows the two
+parts of a layer (`dense.Layer`) and no configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from types import FunctionType
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from unmask.errors import ConfigError, ResourceError, did_you_mean
+from unmask.models.dense import DenseTrunk, Layer
+from unmask.models.quantized import quantization_of
+
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+_CAPTURING = ("reduce-overhead", "max-autotune")
+
+
+def compile_layers(model: Any, *, backend: str | None = None, mode: str | None = None) -> None:
+    """Compile a `DiffusionModel`, in place; what it computes is the same up to rounding.
+
+    To be called when all adapters are on. The first forwards take longer, up to a minute.
+
+    Args:
+        backend: of torch.compile; None: inductor.
+        mode: of torch.compile, one of `MODES`.
+
+    Raises:
+        ConfigError: the model is quantised, or there is no such backend or mode.
+        ResourceError: there is no compiler of C++, which inductor needs on a CPU.
+    """
+    backend = "inductor" if backend is None else backend
+    check(model, backend, mode)
+    compiled = partial(torch.compile, dynamic=True, backend=backend, mode=mode)
+    trunk: DenseTrunk = model.trunk
+    # a kind of MLP has a pair of its own: one pair for all would be told apart by its guards, in every call
+    pairs: dict[type[nn.Module], tuple[Callable[..., Any], ...]] = {}
+    for layer in trunk.layers:
+        assert isinstance(layer, Layer)
+        kind = type(layer.mlp)
+        if kind not in pairs:
+            pairs[kind] = tuple(compiled(_own(part)) for part in (Layer.ask, Layer.answer))
+        layer.ask, layer.answer = (partial(part, layer) for part in pairs[kind])
+    trunk.captures = mode in _CAPTURING and backend == "inductor"
+
+
+def check(model: Any, backend: str, mode: str | None = None) -> None:
+    """Refuse what cannot be compiled: see `compile_layers`."""
+    if kind := quantization_of(model):
+        raise ConfigError(
+            f"a model held in {kind} cannot be compiled: its products are calls into bitsandbytes. Leave out compiling "
+            "or quantisation."
+        )
+    known = torch.compiler.list_backends(exclude_tags=())
+    for name, what, allowed in (("backend", backend, known), ("mode", mode or "default", MODES)):
+        if what not in allowed:
+            raise ConfigError(
+                f'torch.compile has no {name} "{what}"; there are {", ".join(allowed)}.{did_you_mean(what, allowed)}'
+            )
+    if backend == "inductor" and model.device.type == "cpu" and not _has_compiler():
+        raise ResourceError(
+            "compiling for a CPU needs a compiler of C++, and there is none here. Install g++ (or name yours in CXX), "
+            "or leave out compiling."
+        )
+
+
+def _has_compiler() -> bool:
+    named = os.environ.get("CXX")
+    return any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "c++", "cl"]))
+
+
+def _own(part: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of a function with code of its own: graphs, and how many there may be, are counted by code."""
+    function = cast("FunctionType", part)
+    return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
