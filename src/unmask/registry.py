@@ -125,6 +125,7 @@ CACHES = Registry(
         "dual": "unmask.generation.caching.windowed:DualCache",
         "vicinity": "unmask.generation.caching.windowed:VicinityCache",
         "interval": "unmask.generation.caching.windowed:IntervalCache",
+        "verify": "unmask.generation.caching.verify:VerifyCache",
     },
     standing_in={"auto": "block where blocks see nothing behind them, which is exact; none for all other models"},
 )

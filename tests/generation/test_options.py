@@ -92,5 +92,5 @@ def test_every_knob_of_a_strategy_is_an_option_and_every_such_option_is_some_str
     options = {entry.name for entry in fields(GenerationOptions)}
     assert claimed <= options
     of_sampling = {"temperature", "guidance_scale", "top_k"}
-    of_caches = {name for name in WHOLE_NUMBERS if name.startswith("cache_")} | {"speculate"}
+    of_caches = {name for name in (*NUMBERS, *WHOLE_NUMBERS) if name.startswith("cache_")} | {"speculate"}
     assert claimed == {*NUMBERS, *WHOLE_NUMBERS, "reveal", "score", "commit_at_least"} - of_sampling - of_caches

@@ -229,6 +229,7 @@ class Feeder:
             chosen = live.column([row + copy * rows for copy in range(copies) for row in plan.rows])
         where = columns.firsts[0] if index is None else index
         self._cache.place(where, keys, rows=chosen, scratch=int(self.hides_later and not question.drafts))
+        self._cache.share = plan.share
         return self._cache
 
 

@@ -34,6 +34,7 @@ NUMBERS: dict[str, tuple[float, float | None]] = {
     "credit_decay": (0.0, 1.0),
     "verify_threshold": (0.0, 1.0),
     "edit_threshold": (0.0, 1.0),
+    "cache_share": (0.0, 1.0),
 }
 WHOLE_NUMBERS = {
     "speculate": 0,
@@ -48,6 +49,7 @@ WHOLE_NUMBERS = {
     "cache_warmup": 0,
     "cache_delay": 0,
     "cache_horizon": 0,
+    "cache_answer_interval": 1,
 }
 
 
@@ -213,6 +215,13 @@ class GenerationOptions:
 
     cache_horizon: int | None = None
     """Columns behind the active block that exist for the model, besides the last one; null: the cache's own number."""
+
+    cache_answer_interval: int | None = None
+    """Cache verify: steps after which all of the answer is computed anew; null: the cache's own number."""
+
+    cache_share: float = 0.25
+    """Cache verify: share of the answer's columns that each layer computes anew in all other steps: those whose values
+    have moved most."""
 
     cache_fuse: bool = True
     """Cache block: a finished block is stored by the first forward of the next one; false: by a forward of its own."""

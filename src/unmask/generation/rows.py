@@ -65,7 +65,17 @@ class Row:
     def place(self, block_size: int) -> Place:
         """Where it stands, for the cache."""
         first = self.start + self.block * block_size
-        return Place(first, first + block_size, self.end, self.within, self.total, self.since, self.stored, self.drift)
+        return Place(
+            first=first,
+            last=first + block_size,
+            end=self.end,
+            within=self.within,
+            total=self.total,
+            since=self.since,
+            stored=self.stored,
+            drift=self.drift,
+            text=self.text,
+        )
 
     def count(self, kind: ForwardKind, positions: int) -> None:
         """Count a forward."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,6 +42,9 @@ class KVCache:
             share of their length (Euclidean).
         hidden: last hidden states `[B, capacity, D]` of the columns in use, where predictions need those of the column
             before the rows that are fed; None until `remember` is called.
+        share: of the columns fed next, the share that each layer computes anew, 1 being all of them; see `moved.py`.
+            None: all, and nothing is kept for later shares.
+        changes: what each layer last added to the stream, `[layers, B, capacity, D]`; None until a share is asked for.
     """
 
     def __init__(self, *, layers: int, shape_BGLK: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device):
@@ -55,6 +59,8 @@ class KVCache:
         self.watched_BW: Tensor | None = None
         self.moved_B: Tensor | None = None
         self.hidden: Tensor | None = None
+        self.share: float | None = None
+        self.changes: Tensor | None = None
 
     @property
     def capacity(self) -> int:
@@ -139,10 +145,31 @@ class KVCache:
 
     def advance(self, rows: int) -> None:
         """Count the rows of a finished forward as stored; the next one appends."""
-        self.computed = rows
+        self.computed = self.anew(rows)
         if self.columns_BW is None:
             self.length = max(self.length, self.start + rows)
         self.start, self.columns_BW, self.rows, self.watched_BW = self.length, None, None, None
+        self.share = None
+
+    def anew(self, fed: int) -> int:
+        """How many of so many columns fed the next forward computes anew."""
+        # rounded up, except for what is a whole number but for rounding
+        return fed if self.share is None else math.ceil(self.share * fed - 1e-9)
+
+    def places(self, rows: int, fed: int) -> tuple[Tensor, Tensor]:
+        """Batch rows `[b, 1]` and columns `[b, w]` that the next forward writes, int64."""
+        device = self.keys.device
+        row_b = torch.arange(rows, device=device) if self.rows is None else self.rows
+        if self.columns_BW is not None:
+            return row_b[:, None], self.columns_BW
+        return row_b[:, None], torch.arange(self.start, self.start + fed, device=device).expand(rows, -1)
+
+    def changes_of(self, layer: int, like_BLD: Tensor) -> Tensor:
+        """What a layer last added to the stream, `[B, capacity, D]`, to be written to."""
+        if self.changes is None:
+            layers, rows, _, capacity, _ = self.keys.shape
+            self.changes = like_BLD.new_zeros(layers, rows, capacity, like_BLD.shape[-1])
+        return self.changes[layer]
 
     def remember(self, fed: Fed, hidden_BLD: Tensor) -> None:
         """Keep the last hidden states of the columns that were fed."""
@@ -161,6 +188,8 @@ class KVCache:
         self.keys, self.values = self.keys.index_select(1, index), self.values.index_select(1, index)
         if self.hidden is not None:
             self.hidden = self.hidden.index_select(0, index)
+        if self.changes is not None:
+            self.changes = self.changes.index_select(1, index)
 
     def widen(self, capacity: int) -> None:
         """Make room for more columns, keeping what is stored."""
@@ -170,6 +199,8 @@ class KVCache:
         self.keys, self.values = pad(self.keys, (0, 0, 0, more)), pad(self.values, (0, 0, 0, more))
         if self.hidden is not None:
             self.hidden = pad(self.hidden, (0, 0, 0, more))
+        if self.changes is not None:
+            self.changes = pad(self.changes, (0, 0, 0, more))
 
     def overwrite_from(self, column: int) -> None:
         """Let the next forward replace the rows from `column` on, keeping those behind them."""

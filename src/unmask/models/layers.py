@@ -146,6 +146,12 @@ class Rotation:
         """The angles of some of the positions."""
         return Rotation(self.cos[:, :, columns], self.sin[:, :, columns])
 
+    def at_places(self, place_Bm: Tensor) -> Rotation:
+        """The angles of other positions in each row."""
+        place_BmK = place_Bm[:, None, :, None].expand(-1, -1, -1, self.cos.shape[-1])
+        cos, sin = (angle.expand(len(place_Bm), -1, -1, -1).gather(2, place_BmK) for angle in (self.cos, self.sin))
+        return Rotation(cos, sin)
+
     def apply(self, x_BHLK: Tensor) -> Tensor:
         """Rotate in float32 and return the type that came in: low precision here shifts distant positions."""
         width = self.cos.shape[-1]
@@ -179,6 +185,13 @@ class PreparedAttention:
         if self.mask is None or self.mask.shape[2] == 1:
             return self
         return replace(self, mask=self.mask[:, :, queries])
+
+    def at_places(self, place_Bm: Tensor) -> PreparedAttention:
+        """What other queries in each row see, where some can be had alone."""
+        if self.mask is None or self.mask.shape[2] == 1:
+            return self
+        place_BmL = place_Bm[:, None, :, None].expand(-1, -1, -1, self.mask.shape[3])
+        return replace(self, mask=self.mask.expand(len(place_Bm), -1, -1, -1).gather(2, place_BmL))
 
 
 def prepare_attention(

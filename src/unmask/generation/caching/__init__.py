@@ -29,6 +29,7 @@ class Place:
         stored: columns from 0 on whose keys and values are final.
         drift: by what share of their length the values of unchanged tokens have moved since then, step by step, in all;
             None: not measured.
+        text: column where what is written begins.
     """
 
     first: int
@@ -39,6 +40,7 @@ class Place:
     since: int | None
     stored: int
     drift: float | None = None
+    text: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class CachePlan:
         stores: keys and values of what is fed are kept, and what was kept is seen.
         settled: columns from 0 on that are final after this forward, for each row.
         unseen: for each row, columns that nobody sees; empty: none.
+        share: of what is fed, the share that each layer computes anew, where what it is fed has moved most; below 1 it
+            is for columns that were fed with a share before. None: all, and no share will be asked for later.
     """
 
     rows: tuple[int, ...]
@@ -60,6 +64,7 @@ class CachePlan:
     stores: bool = False
     settled: tuple[int, ...] = ()
     unseen: tuple[range, ...] = ()
+    share: float | None = None
 
 
 @runtime_checkable
