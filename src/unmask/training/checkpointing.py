@@ -81,6 +81,26 @@ def load_scheduler(folder: Path) -> dict[str, Any]:
     return json.loads((folder / _SCHEDULER).read_text(encoding="utf-8"))
 
 
+def resume_schedule(
+    scheduler: Any, optimizer: torch.optim.Optimizer, asked: Sequence[Mapping[str, Any]], state: Mapping[str, Any]
+) -> None:
+    """Go on with a schedule where it was, under the rates and decays that are asked for now.
+
+    Args:
+        scheduler, optimizer: of this run, the optimizer's state already loaded.
+        asked: the options of its groups before that. state: from `load_scheduler`.
+    """
+    rates = list(getattr(scheduler, "base_lrs", []))
+    for group, options in zip(optimizer.param_groups, asked, strict=True):
+        group.update({name: value for name, value in options.items() if name != "lr"})
+    scheduler.load_state_dict({**scheduler.state_dict(), **state, **({"base_lrs": rates} if rates else {})})
+    if rates == state.get("base_lrs", rates):
+        return
+    # a rate that was changed counts from the next update on
+    for group, rate, factor in zip(optimizer.param_groups, rates, scheduler.lr_lambdas, strict=True):
+        group["lr"] = rate * factor(scheduler.last_epoch)
+
+
 def _plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(_plain(item) and item is not None for item in value)
