@@ -90,6 +90,7 @@ def resume_schedule(
         scheduler, optimizer: of this run, the optimizer's state already loaded.
         asked: the options of its groups before that. state: from `load_scheduler`.
     """
+    scheduler = getattr(scheduler, "scheduler", scheduler)  # accelerate wraps it
     rates = list(getattr(scheduler, "base_lrs", []))
     for group, options in zip(optimizer.param_groups, asked, strict=True):
         group.update({name: value for name, value in options.items() if name != "lr"})
