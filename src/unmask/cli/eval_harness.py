@@ -1,0 +1,360 @@
+"""`unmask eval --tasks a,b`: tasks of lm-evaluation-harness, with its options and ours. Parsing and printing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from unmask.cli import sampling
+from unmask.cli.config import Parsed, parse
+from unmask.cli.options import OptionTable
+from unmask.cli.yaml_file import Given
+from unmask.errors import ConfigError, ResourceError
+from unmask.generation.options import GenerationOptions
+
+if TYPE_CHECKING:
+    from unmask.evaluation.answering import Answerer
+    from unmask.evaluation.harness import HarnessOptions
+    from unmask.evaluation.harness_tasks import ChosenTasks
+    from unmask.evaluation.sharing import Team
+    from unmask.lm import DiffusionLM
+
+DOES = (
+    "Run tasks of lm-evaluation-harness: generation and likelihood, for every kind of checkpoint and for adapters as "
+    "they are. With --data_dir they read files of your own and need no network. An interrupted evaluation goes on with "
+    "the same command where --output_path is given."
+)
+EXAMPLES = """\
+examples:
+  unmask eval --tasks gsm8k,arc --model_name_or_path runs/sft --data_dir DATA --limit 100 --output_path runs/sft-eval
+  unmask eval --tasks cmmlu --model llada --apply_chat_template --output_path OUT --log_samples \\
+    --model_args "pretrained=DIR,mc_num=1,max_length=1024,steps=256,block_size=64,cfg=0.0"
+  unmask eval --tasks list
+"""
+RESULTS, PAGE = "results.json", "results.md"
+BATCH_SIZE = 16
+# spelled in --model_args and --gen_kwargs, without effect here
+_NOTHING = {"trust_remote_code": "no code of a checkpoint is run", "do_sample": ""}
+_KINDS = {"generate": "texts", "score": "log-likelihoods", "rolling": "texts scored"}
+
+
+@dataclass(frozen=True)
+class EvalHarnessArguments:
+    """What is asked"""
+
+    tasks: list[str] | str | None = None
+    """Tasks, groups and tags of the harness, separated by commas; also arc, ceval, math, humaneval-infilling. `list`
+    prints all names."""
+    num_fewshot: int | None = None
+    """Examples before each question; null: the task's own number."""
+    limit: float | None = None
+    """Ask the first so many questions of each task, or below 1 that share of them."""
+    data_dir: str | None = None
+    """Folder of benchmarks' files, which are read instead of the Hub's; docs/evaluation.md lists them."""
+    include_path: str | None = None
+    """Folder of tasks of your own, as the harness' YAML files."""
+    apply_chat_template: bool = False
+    """Put prompts through the chat template."""
+    fewshot_as_multiturn: bool | None = None
+    """Examples are turns of the conversation; null: yes with the chat template."""
+    system_instruction: str | None = None
+    """A system message before everything."""
+    allow_code_execution: bool = False
+    """Tasks may run the programs that the model writes, in a sandbox; --confirm_run_unsafe_code means the same."""
+    confirm_run_unsafe_code: bool = False
+    """The harness' name of allow_code_execution."""
+
+
+@dataclass(frozen=True)
+class AnsweringArguments:
+    """Who answers, and how"""
+
+    model_name_or_path: str | None = None
+    """Folder or Hub id of a checkpoint or an adapter."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter to put on top."""
+    model: str | None = None
+    """Kind of the checkpoint, llada for example; checked against it where given."""
+    model_args: str | None = None
+    """Options of this command as the harness writes them: pretrained=DIR,mc_num=128,cfg=0.0; a flag of its own wins."""
+    gen_kwargs: str | None = None
+    """Options of generation in the same form: gen_length=256,block_length=32,steps=256; they win over the task's."""
+    samples: int = 128
+    """Masked copies per likelihood of a diffusion model, at most (mc_num)."""
+    is_check_greedy: bool = True
+    """Also ask, for metrics that use it (accuracy of lambada), whether a target is what greedy decoding writes."""
+    max_length: int | None = None
+    """Tokens of prompt and answer together, at most; longer prompts lose their beginning, and it is said how many."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Rows of one forward; auto: 16, or max_batch_size. Changes no answer beyond rounding."""
+    max_batch_size: int | None = None
+    """Rows of one forward, at most."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    dtype: str = "auto"
+    """auto (as stored), float32, bfloat16 or float16."""
+    load_in_4bit: bool = False
+    """Hold the layers' matrices in 4 bits (NF4; needs the extra `quant`)."""
+    load_in_8bit: bool = False
+    """Hold the layers' matrices in 8 bits (needs the extra `quant`)."""
+    compile: bool = False
+    """Put the layers through torch.compile: the first forwards take longer, later ones less time."""
+
+
+@dataclass(frozen=True)
+class EvalOutputArguments:
+    """What comes out"""
+
+    output_path: str | None = None
+    """Folder for results.json, results.md, the answers so far, and the harness' own files."""
+    log_samples: bool = False
+    """Write every question with its answer and scores to output_path."""
+    fresh: bool = False
+    """Ask everything again, though output_path has answers."""
+    json: bool = False
+    """Print the results as one JSON object."""
+
+
+def table() -> OptionTable:
+    """The options of the verb."""
+    own = ("max_length",)
+    how = (
+        "How to generate, where the task does not say or the option is given; steps are max_new_tokens unless given",
+        tuple(option for option in sampling.generation_options() if option.name not in own),
+    )
+    parts = (EvalHarnessArguments, AnsweringArguments, EvalOutputArguments)
+    return OptionTable("eval", DOES, parts, (how,), (("max_new_tokens", None), ("block_size", None), ("steps", None)))
+
+
+def run(argv: list[str]) -> int:
+    """Run `unmask eval --tasks ...`."""
+    parsed = read_arguments(argv)
+    if parsed is None:
+        print(EXAMPLES)
+        return 0
+    _check(parsed)
+    quieten()
+    names = [parsed["tasks"]] if isinstance(parsed["tasks"], str) else list(parsed["tasks"])
+    if names == ["list"]:
+        from unmask.evaluation.harness_tasks import all_names
+
+        print("\n".join(all_names()))
+        return 0
+    return _evaluate(parsed, names)
+
+
+def read_arguments(argv: list[str]) -> Parsed | None:
+    """Parse; what stands in --model_args and --gen_kwargs counts as given where no flag says otherwise.
+
+    Raises:
+        ConfigError: an unknown name or a value of another type, there too.
+    """
+    parsed = sampling.read_arguments(argv, table())
+    if parsed is None:
+        return None
+    given, inner = parsed.given, [_inner(name, parsed[name]) for name in ("gen_kwargs", "model_args")]
+    for told in inner:
+        sampling.say_notes(told)
+        given = told.given | given
+    return replace(parsed, given=given)
+
+
+def _inner(name: str, text: str | None) -> Parsed:
+    """The options in a text such as pretrained=DIR,cfg=0.0, or in a JSON object."""
+    found = _mapping(name, text)
+    notes = [f"note: {key} has no effect ({why})" for key, why in _NOTHING.items() if key in found and why]
+    samples = str(found.get("do_sample", "")).lower()
+    if samples == "false":
+        found["temperature"] = "0"
+    if samples == "true":
+        found.setdefault("temperature", "1")
+    words = [f"--{key}={value}" for key, value in found.items() if key not in (*_NOTHING, "until")]
+    stops = found.get("until") or []
+    try:
+        parsed = parse(words, table()) or Parsed(table())
+    except ConfigError as error:
+        raise ConfigError(f"--{name}: {error}") from None
+    if stops:
+        texts = (stops,) if isinstance(stops, str) else tuple(map(str, stops))
+        parsed = parsed.put("stop", tuple(map(sampling.unescaped, texts)), Given("until", texts))
+    return parsed.noted(*notes)
+
+
+def _mapping(name: str, text: str | None) -> dict[str, Any]:
+    if not text or not text.strip():
+        return {}
+    if text.lstrip().startswith("{"):
+        try:
+            return dict(json.loads(text))
+        except ValueError as error:
+            raise ConfigError(f"--{name} is no JSON object: {error}.") from None
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise ConfigError(f'--{name}: "{key.strip()}" has no value. Write name=value,name=value.')
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _check(parsed: Parsed) -> None:
+    if not parsed["tasks"]:
+        raise ConfigError("--tasks is missing. Name some: --tasks gsm8k,arc_easy; --tasks list prints all.")
+    if find_spec("lm_eval") is None:
+        raise ResourceError('lm-evaluation-harness is not installed. Install it: pip install "unmask[eval]"')
+    for name in ("batch_size", "max_batch_size"):
+        value = parsed[name]
+        if isinstance(value, int) and value < 1:
+            raise ConfigError(f"--{name} is {value}; it must be at least 1.")
+    if parsed["fresh"] and parsed["output_path"] is None:
+        raise ConfigError("--fresh asks again what output_path has answers to; give --output_path.")
+    if parsed["log_samples"] and parsed["output_path"] is None:
+        raise ConfigError("--log_samples writes to output_path; give --output_path.")
+
+
+def quieten() -> None:
+    """No advice of libraries, no bars of theirs: progress is told in lines of our own."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # its errors of metrics are estimated in this process: model and threads do not survive a fork well
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
+    sampling.quieten()
+
+
+def _evaluate(parsed: Parsed, names: list[str]) -> int:
+    from unmask.evaluation.answering import Answerer
+    from unmask.evaluation.requests import Answers
+    from unmask.evaluation.sharing import Team
+
+    settings, options, folder = _settings(parsed), _harness_options(parsed), _folder(parsed)
+    leads = os.environ.get("RANK", "0") == "0"
+    chosen = _chosen(parsed, names) if leads else None
+    lm = _loaded(parsed)
+    team = Team()
+    try:
+        answers = Answers(folder, team.rank, fresh=parsed["fresh"])
+        answerer = Answerer(lm, settings, answers, _teller(team) if leads else None)
+        if chosen is None:
+            team.follow(answerer.answer)
+        else:
+            _report(parsed, chosen, answerer, options, team)
+    finally:
+        team.dismiss()
+    return 0
+
+
+def _settings(parsed: Parsed) -> Any:
+    from unmask.evaluation.answering import AnswerSettings
+
+    own = [entry.name for entry in fields(GenerationOptions) if entry.name not in ("max_length", "seed", "trace")]
+    generation = {name: parsed[name] for name in own if name in parsed}
+    size = parsed["batch_size"] if isinstance(parsed["batch_size"], int) else parsed["max_batch_size"] or BATCH_SIZE
+    return AnswerSettings(
+        generation=generation,
+        samples=parsed["samples"],
+        seed=parsed["seed"],
+        batch_size=min(size, parsed["max_batch_size"] or size),
+        max_length=parsed["max_length"],
+    )
+
+
+def _harness_options(parsed: Parsed) -> HarnessOptions:
+    from unmask.evaluation.harness import HarnessOptions
+
+    told = {entry.name: parsed[entry.name] for entry in fields(HarnessOptions) if entry.name != "seed"}
+    limit = parsed["limit"]
+    told["limit"] = int(limit) if limit is not None and limit >= 1 else limit
+    own_seed = {"seed": parsed["seed"]} if "seed" in parsed else {}
+    return HarnessOptions(**told, **own_seed)
+
+
+def _folder(parsed: Parsed) -> Path | None:
+    if parsed["output_path"] is None:
+        return None
+    folder = Path(parsed["output_path"]).expanduser()
+    if folder.is_file() or folder.suffix == ".json":
+        raise ConfigError(f"--output_path {folder} is to be a folder, which gets several files. Name a folder.")
+    return folder
+
+
+def _chosen(parsed: Parsed, names: list[str]) -> ChosenTasks:
+    from unmask.evaluation.harness_tasks import choose_tasks
+
+    return choose_tasks(
+        names,
+        data_dir=None if parsed["data_dir"] is None else Path(parsed["data_dir"]).expanduser(),
+        include_path=parsed["include_path"],
+        allow_code_execution=parsed["allow_code_execution"] or parsed["confirm_run_unsafe_code"],
+    )
+
+
+def _loaded(parsed: Parsed) -> DiffusionLM:
+    lm = sampling.load_model(parsed)
+    if parsed["model"] not in (None, lm.family.name):
+        raise ConfigError(f'--model is "{parsed["model"]}", but the checkpoint is of the family {lm.family.name}.')
+    return lm
+
+
+def _report(parsed: Parsed, chosen: ChosenTasks, answerer: Answerer, options: HarnessOptions, team: Team) -> None:
+    """Evaluate, write, print."""
+    from unmask.evaluation.harness import document, evaluate_tasks, page
+
+    folder, began = _folder(parsed), time.perf_counter()
+    if not parsed["is_check_greedy"]:
+        chosen = replace(chosen, greedy=frozenset())
+    for line in chosen.notes:
+        print(f"note: {line}", file=sys.stderr)
+    name = parsed["model_name_or_path"]
+    results = evaluate_tasks(answerer, chosen, options, name=name, output_path=folder, team=team)
+    notes = [*chosen.notes, *_notes(answerer)]
+    about = {"name": name, "adapter": parsed["adapter"], "notes": notes}
+    found = document(results, answerer, options, about | {"seconds": round(time.perf_counter() - began, 1)})
+    shown = page(found)
+    if folder is not None:
+        _write(folder / RESULTS, json.dumps(found, indent=2, ensure_ascii=False, default=str) + "\n")
+        _write(folder / PAGE, shown)
+    print(json.dumps(found, ensure_ascii=False, default=str) if parsed["json"] else shown)
+
+
+def _notes(answerer: Answerer) -> list[str]:
+    notes = []
+    if answerer.shortened:
+        notes.append(f"{len(answerer.shortened):,} prompts were too long for the model and lost their beginning")
+    if answerer.ignored:
+        notes.append(f"settings of tasks without meaning here: {', '.join(sorted(answerer.ignored))}")
+    return notes
+
+
+def _teller(team: Team) -> Callable[[str, int, int], None]:
+    """Says how far it is, a line for every tenth, with the time that is left."""
+    began: dict[str, tuple[float, int, int]] = {}
+    whose = f" of this process, 1 of {team.size}" if team.size > 1 else ""
+
+    def tell(kind: str, done: int, total: int) -> None:
+        if kind not in began or done < began[kind][1]:
+            began[kind] = (time.perf_counter(), done, 10 * done // total)
+            if done:
+                print(f"{done:,} of {total:,} {_KINDS[kind]} were there before", file=sys.stderr)
+        start, first, said = began[kind]
+        if 10 * done // total > said:
+            began[kind] = (start, first, 10 * done // total)
+            seconds = time.perf_counter() - start
+            left = seconds / (done - first) * (total - done)
+            print(f"{done:,} of {total:,} {_KINDS[kind]}{whose}, {seconds:.0f} s, {left:.0f} s left", file=sys.stderr)
+
+    return tell
+
+
+def _write(file: Path, text: str) -> None:
+    part = file.with_name(f"{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, "utf-8")
+        os.replace(part, file)
+    except OSError as error:
+        raise ResourceError(f"cannot write {file}: {error.strerror or error}. Choose another --output_path.") from None

@@ -1,0 +1,216 @@
+"""A model that answers requests: texts by generation, log-likelihoods by its estimator. Knows no tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from unmask.errors import ConfigError
+from unmask.evaluation.requests import Answer, Answers, Request
+from unmask.generation.options import GenerationOptions
+from unmask.lm import DiffusionLM
+from unmask.lm.attention import own_blocks
+from unmask.lm.identity import fingerprint
+
+Progress = Callable[[str, int, int], None]
+# of a task that says nothing, as in the harness
+ANSWER_TOKENS = 256
+# requests that are scored between two writes to the file of answers
+_TOGETHER = 64
+# what tasks ask of a generation that is settled otherwise here, or changes nothing
+_WITHOUT_EFFECT = {"do_sample", "temperature", "until", "max_gen_toks", "max_new_tokens", "num_beams", "eos_token_id"}
+_SAMPLING = {"top_p", "top_k"}
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """How requests are answered.
+
+    Attributes:
+        generation: fields of `GenerationOptions` that the user set; they win over the task's.
+        samples, seed: of likelihoods; see `DiffusionLM.log_likelihoods`.
+        batch_size: rows of one forward; changes no answer beyond rounding.
+        max_length: tokens of prompt and answer together, at most; the model's own limit where that is lower.
+    """
+
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    samples: int = 128
+    seed: int = 0
+    batch_size: int = 16
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("batch_size", 1), ("max_length", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
+        GenerationOptions.of(**self.generation)
+
+
+class Answerer:
+    """A model with its settings and the answers that are there already.
+
+    Attributes:
+        shortened: requests whose prompt lost its beginning, for want of room.
+        ignored: settings of tasks that have no meaning here.
+    """
+
+    def __init__(
+        self, lm: DiffusionLM, settings: AnswerSettings, answers: Answers, progress: Progress | None = None
+    ) -> None:
+        self.lm, self.settings, self.answers, self.progress = lm, settings, answers, progress
+        limit = lm.model.facts.shape.max_length
+        self.limit = min(settings.max_length or limit, limit)
+        changing = {**asdict(settings), "batch_size": None}
+        self.stamp = json.dumps([fingerprint(lm), changing], sort_keys=True, default=str)
+        self.shortened: set[str] = set()
+        self.ignored: set[str] = set()
+
+    def key(self, request: Request) -> str:
+        """Of the request's answer by this model with these settings."""
+        return request.key(self.stamp)
+
+    def answer(self, requests: Sequence[Request]) -> dict[str, Answer]:
+        """Answer what has no answer yet; key -> answer of all requests.
+
+        Raises:
+            ConfigError, DataError, ModelError: as `DiffusionLM.generate` and `log_likelihoods`.
+        """
+        wanted = {self.key(request): request for request in requests}
+        left = {key: request for key, request in wanted.items() if key not in self.answers.by_key}
+        for kind, how in (("generate", self._generate), ("score", self._score), ("rolling", self._roll)):
+            own = [(key, request) for key, request in left.items() if request.kind == kind]
+            total = sum(request.kind == kind for request in wanted.values())
+            done = total - len(own)
+            self._tell(kind, done, total)
+            for key, answer in how(own) if own else ():
+                self.answers.add(key, answer)
+                done += 1
+                self._tell(kind, done, total)
+        return {key: self.answers.by_key[key] for key in wanted}
+
+    def _tell(self, kind: str, done: int, total: int) -> None:
+        if self.progress is not None and total:
+            self.progress(kind, done, total)
+
+    def options(self, request: Request) -> GenerationOptions:
+        """How the request's text is generated: as the user said, then the task, then the model."""
+        asked = request.settings
+        self.ignored |= set(asked) - _WITHOUT_EFFECT - _SAMPLING
+        found: dict[str, Any] = {
+            "max_new_tokens": int(asked.get("max_gen_toks") or asked.get("max_new_tokens") or ANSWER_TOKENS),
+            "temperature": _temperature(asked),
+            "stop": tuple(dict.fromkeys(text for text in _texts(asked.get("until")) if text)),
+            **{name: asked[name] for name in _SAMPLING if asked.get(name) and _temperature(asked) > 0},
+            **self.settings.generation,
+        }
+        found["max_new_tokens"] = min(found["max_new_tokens"], self.limit - 1)
+        found.setdefault("steps", found["max_new_tokens"])
+        found["seed"] = self.settings.seed
+        options = GenerationOptions.of(**found)
+        return options if "block_size" in found else own_blocks(options, self.lm.model.facts)
+
+    def _generate(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
+        groups: dict[GenerationOptions, list[tuple[str, Request]]] = {}
+        for key, request in asked:
+            groups.setdefault(self.options(request), []).append((key, request))
+        for options, members in groups.items():
+            prompts = [self._prompt(request, self.limit - options.max_new_tokens) for _, request in members]
+            seeds = [options.seed + request.seed for _, request in members]
+            results = self.lm.generate_many(prompts, options, batch_size=self.settings.batch_size, seeds=seeds)
+            for number, result in results:
+                yield members[number][0], result.text
+
+    def _prompt(self, request: Request, room: int) -> str | list[int]:
+        """The prompt; where it does not fit, the ids of its end."""
+        ids = self._ids(request.prompt, request)
+        if len(ids) > room:
+            self.shortened.add(request.prompt)
+            return ids[-room:]
+        return ids if request.is_chat else request.prompt
+
+    def _ids(self, text: str, request: Request) -> list[int]:
+        """A template has written all special tokens that belong there."""
+        if not request.is_chat:
+            return self.lm.encode(text)
+        return list(self.lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _score(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
+        for chunk in _chunks(asked, _TOGETHER):
+            pairs = [self._pair(request) for _, request in chunk]
+            greedy = self._greedy([pair for pair, (_, request) in zip(pairs, chunk, strict=True) if request.greedy])
+            for (key, request), found in zip(chunk, self._log_likelihoods(pairs), strict=True):
+                yield key, [found, next(greedy) if request.greedy else False]
+
+    def _pair(self, request: Request) -> tuple[list[int], list[int]]:
+        """Prompt and target, encoded as one text; spaces between them are the target's."""
+        kept = request.prompt.rstrip()
+        target = request.prompt[len(kept) :] + request.target
+        whole, start = self._ids(kept + target, request), len(self._ids(kept, request))
+        prompt, ids = whole[:start], whole[start:]
+        if len(whole) > self.limit:
+            self.shortened.add(request.prompt)
+            prompt = prompt[len(whole) - self.limit :]
+        return prompt, ids[-self.limit + 1 :]
+
+    def _log_likelihoods(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+        settings = self.settings
+        found = self.lm.log_likelihoods(
+            pairs,
+            samples=settings.samples,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            guidance_scale=settings.generation.get("guidance_scale", 0.0),
+        )
+        return [estimate.mean for estimate in found]
+
+    def _greedy(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Iterator[bool]:
+        """Of each pair, whether decoding without chance, the surest token first and one per step, writes the target."""
+        verdicts: dict[int, bool] = {}
+        lengths = {len(target) for _, target in pairs}
+        for length in sorted(lengths - {0}):
+            members = [number for number, (_, target) in enumerate(pairs) if len(target) == length]
+            options = GenerationOptions(
+                max_new_tokens=length,
+                block_size=length,
+                steps=length,
+                early_stop=False,
+                guidance_scale=self.settings.generation.get("guidance_scale", 0.0),
+            )
+            options = own_blocks(options, self.lm.model.facts)
+            prompts = [pairs[number][0] for number in members]
+            for place, result in self.lm.generate_many(prompts, options, batch_size=self.settings.batch_size):
+                verdicts[members[place]] = result.token_ids == pairs[members[place]][1]
+        return iter([verdicts.get(number, True) for number in range(len(pairs))])
+
+    def _roll(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
+        for key, request in asked:
+            yield key, sum(self._log_likelihoods(list(self._windows(self._ids(request.prompt, request)))))
+
+    def _windows(self, ids: list[int]) -> Iterator[tuple[list[int], list[int]]]:
+        """Stretches that the model can read, each after the token before it; the first after what begins a text."""
+        first = self.lm.tokenizer.bos_token_id
+        begun = [first] if isinstance(first, int) else []
+        if begun and ids[:1] == begun:
+            ids = ids[1:]
+        size = self.limit - 1
+        for start in range(0, len(ids), size):
+            yield (ids[start - 1 : start] if start else begun), ids[start : start + size]
+
+
+def _temperature(asked: Mapping[str, Any]) -> float:
+    """The harness samples where `do_sample` says so, or where it is silent and the temperature is above 0."""
+    given = asked.get("temperature")
+    if asked.get("do_sample", bool(given)):
+        return 1.0 if given is None else float(given)
+    return 0.0
+
+
+def _texts(value: Any) -> Iterable[str]:
+    return [value] if isinstance(value, str) else value or []
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,126 @@
+"""What an evaluation asks of a model, one request at a time, and the file that keeps the answers while it runs.
+
+Knows neither models nor the harness.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from unmask.errors import ConfigError, ResourceError
+
+Kind = Literal["generate", "score", "rolling"]
+# a generated text; a log-likelihood in nats, and whether the target is what greedy decoding writes; a log-likelihood
+Answer = str | list[float | bool] | float
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question.
+
+    Attributes:
+        kind: generate a text after the prompt, score a target after it, or score the prompt itself (rolling).
+        prompt: the text; with `is_chat` it went through the chat template already.
+        target: the text to score.
+        settings: of the generation, as the task gives them (`until`, `max_gen_toks`, `temperature`, ...).
+        greedy: whether it is also asked if the target is what greedy decoding writes.
+        is_chat: whether the prompt holds the template's own special tokens, so that none are added.
+        number: of the request among those that are equal.
+    """
+
+    kind: Kind
+    prompt: str
+    target: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    greedy: bool = False
+    is_chat: bool = False
+    number: int = 0
+
+    def key(self, stamp: str) -> str:
+        """A hash of the request and of `stamp`, which says everything else that the answer depends on."""
+        told = json.dumps([stamp, asdict(self)], sort_keys=True, default=str)
+        return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+    @property
+    def seed(self) -> int:
+        """A number of its own, so that an answer depends on nothing but its request."""
+        told = json.dumps(asdict(self), sort_keys=True, default=str)
+        return int.from_bytes(hashlib.sha256(told.encode()).digest()[:4], "big")
+
+
+class Answers:
+    """Answers by their request's key, in memory and in a JSONL file of each process, which grows as they come.
+
+    A folder may hold answers of several models and settings: the keys tell them apart. What was being written when a
+    process was killed is dropped.
+
+    Raises:
+        ConfigError: a file holds something else.
+        ResourceError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path | None, rank: int = 0, *, fresh: bool = False) -> None:
+        self.by_key: dict[str, Answer] = {}
+        self.path = None if folder is None else folder / f"answers-{rank}.jsonl"
+        if folder is None or self.path is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if fresh and rank == 0:
+                for old in folder.glob("answers-*.jsonl"):
+                    old.unlink()
+            for old in sorted(folder.glob("answers-*.jsonl")):
+                self.by_key.update(_read(old))
+            _drop_torn_line(self.path)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def add(self, key: str, answer: Answer) -> None:
+        """Keep an answer."""
+        self.by_key[key] = answer
+        if self.path is None:
+            return
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+
+def numbered(requests: Iterable[Request]) -> list[Request]:
+    """Equal requests told apart by their number, so that each is answered by itself."""
+    seen: dict[str, int] = {}
+    found = []
+    for request in requests:
+        key = request.key("")
+        seen[key] = seen.get(key, -1) + 1
+        found.append(request if seen[key] == 0 else Request(**{**vars(request), "number": seen[key]}))
+    return found
+
+
+def _read(path: Path) -> Iterator[tuple[str, Answer]]:
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            found = json.loads(line)
+            yield found["key"], found["answer"]
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{path}:{number} is no answer of an evaluation. Choose another folder.") from None
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut the file behind its last line break."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
+
+
+def _unwritable(path: Path, error: OSError) -> ResourceError:
+    return ResourceError(f"cannot write {path}: {error.strerror or error}. Choose another folder.")

@@ -1,0 +1,134 @@
+"""Answers are the model's, whoever asks with them and however often one has to begin again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import unmask
+from unmask.errors import ConfigError
+from unmask.evaluation.answering import Answerer, AnswerSettings
+from unmask.evaluation.requests import Answers, Request
+from unmask.lm import DiffusionLM
+
+SETTINGS = AnswerSettings({"max_new_tokens": 8}, samples=4, batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def lm(checkpoint: Path) -> DiffusionLM:
+    return unmask.load(checkpoint, device="cpu", dtype="float32")
+
+
+def answered(lm: DiffusionLM, requests: list[Request], settings: AnswerSettings = SETTINGS) -> list[Any]:
+    answerer = Answerer(lm, settings, Answers(None))
+    found = answerer.answer(requests)
+    return [found[answerer.key(request)] for request in requests]
+
+
+def test_texts_are_those_of_generate(lm: DiffusionLM) -> None:
+    prompts = ["red blue", "cat", "a longer prompt than the others"]
+    asked = [Request("generate", prompt, settings={"until": ["q", ""], "max_gen_toks": 4}) for prompt in prompts]
+    expected = [lm.generate(prompt, max_new_tokens=8, steps=8, stop=("q",))[0].text for prompt in prompts]
+    assert answered(lm, asked) == expected
+    assert answered(lm, asked[::-1])[::-1] == expected
+
+
+def test_chance_depends_on_the_request_alone(lm: DiffusionLM) -> None:
+    settings = replace(SETTINGS, generation={"max_new_tokens": 8, "temperature": 2.0})
+    asked = [Request("generate", "red", number=number) for number in range(4)]
+    texts = answered(lm, asked, settings)
+    assert len(set(texts)) == 4
+    assert answered(lm, asked[2:], settings) == texts[2:]
+    assert answered(lm, asked, replace(settings, seed=1)) != texts
+
+
+def test_what_the_user_says_wins_over_the_task_and_the_task_over_defaults(lm: DiffusionLM) -> None:
+    answerer = Answerer(lm, AnswerSettings({"block_size": 16}), Answers(None))
+    asked = {"until": "\n", "max_gen_toks": 24, "do_sample": True, "temperature": 0.5, "top_p": 0.9, "penalty": 2}
+    options = answerer.options(Request("generate", "x", settings=asked))
+    assert (options.max_new_tokens, options.steps, options.block_size) == (24, 24, 16)
+    assert (options.stop, options.temperature, options.top_p) == (("\n",), 0.5, 0.9)
+    assert answerer.ignored == {"penalty"}
+    greedy = answerer.options(Request("generate", "x", settings={"do_sample": False, "temperature": 0.7, "top_p": 0.9}))
+    assert (greedy.temperature, greedy.top_p, greedy.max_new_tokens) == (0.0, None, 255)
+    own = Answerer(lm, AnswerSettings({"max_new_tokens": 6, "temperature": 0.2}), Answers(None))
+    mine = own.options(Request("generate", "x", settings=asked))
+    assert (mine.max_new_tokens, mine.temperature) == (6, 0.2)
+    with pytest.raises(ConfigError, match="samples is 0"):
+        AnswerSettings(samples=0)
+    with pytest.raises(ConfigError, match="steps is -1"):
+        AnswerSettings({"steps": -1})
+
+
+def test_a_target_is_encoded_with_its_prompt_and_takes_the_space_between(lm: DiffusionLM) -> None:
+    for prompt, target in (("one ", "two"), ("one", " two"), ("", "two"), ("  ", "x")):
+        prompt_ids, ids = lm.encode(prompt.rstrip()), lm.encode(prompt + target)
+        (found,) = lm.log_likelihoods([(prompt_ids, ids[len(prompt_ids) :])], samples=4)
+        assert answered(lm, [Request("score", prompt, target)])[0] == [pytest.approx(found.mean), False]
+
+
+def test_greedy_is_what_decoding_the_surest_token_first_writes(lm: DiffusionLM) -> None:
+    """All targets of two bytes are gone through by hand: the surest of the two is taken, then the other one."""
+    prompt = lm.encode("red")
+    mask = lm.model.facts.mask_token_id
+
+    def logits(tail: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            found = lm.model(input_ids=torch.tensor([[*prompt, *tail]])).logits[0, -2:].float()
+        found[:, mask] = -torch.inf
+        return found.softmax(-1)
+
+    first = logits([mask, mask])
+    surest = int(first.max(-1).values.argmax())
+    written = [mask, mask]
+    written[surest] = int(first[surest].argmax())
+    written[1 - surest] = int(logits(written)[1 - surest].argmax())
+    answerer = Answerer(lm, SETTINGS, Answers(None))
+    others = [list(pair) for pair in permutations([20, 21, 22], 2)]
+    verdicts = list(answerer._greedy([(prompt, target) for target in [written, *others, written[:1]]]))
+    assert verdicts[:-1] == [True, *(pair == written for pair in others)]
+    assert not any(verdicts[1:-1])
+
+
+def test_long_prompts_lose_their_beginning_and_are_counted(lm: DiffusionLM) -> None:
+    answerer = Answerer(lm, replace(SETTINGS, max_length=20), Answers(None))
+    long, short = Request("generate", "x" * 40 + "abc"), Request("generate", "x" * 9 + "abc")
+    found = answerer.answer([long, short])
+    assert answerer.shortened == {long.prompt}
+    assert found[answerer.key(long)] == found[answerer.key(short)]
+    prompt, target = answerer._pair(Request("score", "y" * 30, "zz"))
+    assert (len(prompt), lm.tokenizer.decode(target)) == (18, "zz")
+
+
+def test_whole_texts_are_scored_in_stretches(lm: DiffusionLM) -> None:
+    answerer = Answerer(lm, replace(SETTINGS, max_length=9), Answers(None))
+    ids, begin = lm.encode("abcdefghijkl"), lm.tokenizer.bos_token_id
+    assert list(answerer._windows(ids)) == [([begin], ids[:8]), (ids[7:8], ids[8:])]
+    found = lm.log_likelihoods([([begin], ids[:8]), (ids[7:8], ids[8:])], samples=4)
+    answer = answerer.answer([Request("rolling", "abcdefghijkl")])
+    assert list(answer.values()) == [pytest.approx(sum(estimate.mean for estimate in found))]
+
+
+def test_what_is_answered_is_not_asked_again(lm: DiffusionLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [Request("score", "red", word, greedy=True) for word in ("cat", "dog")]
+    asked += [Request("generate", word) for word in ("blue", "red")]
+    whole = answered(lm, asked)
+    told: list[tuple[str, int, int]] = []
+    first = Answerer(lm, SETTINGS, Answers(tmp_path))
+    first.answer(asked[::2])
+    again = Answerer(lm, SETTINGS, Answers(tmp_path), lambda *step: told.append(step))
+    found = again.answer(asked)
+    assert [found[again.key(request)] for request in asked] == whole
+    assert told == [("generate", 1, 2), ("generate", 2, 2), ("score", 1, 2), ("score", 2, 2)]
+    monkeypatch.setattr(lm, "log_likelihoods", None)
+    monkeypatch.setattr(lm, "generate_many", None)
+    last = Answerer(lm, replace(SETTINGS, batch_size=1), Answers(tmp_path))
+    assert [last.answer(asked)[last.key(request)] for request in asked] == whole
+    other = Answerer(lm, replace(SETTINGS, samples=5), Answers(tmp_path))
+    with pytest.raises(TypeError):
+        other.answer(asked)
