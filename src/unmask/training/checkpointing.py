@@ -100,6 +100,7 @@ def resume_schedule(
     # a rate that was changed counts from the next update on
     for group, rate, factor in zip(optimizer.param_groups, rates, scheduler.lr_lambdas, strict=True):
         group["lr"] = rate * factor(scheduler.last_epoch)
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def _plain(value: Any) -> bool:
