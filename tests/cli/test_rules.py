@@ -75,3 +75,22 @@ def test_blocks_are_asked_for_by_name(settings_of: Callable[..., Settings]) -> N
     chosen = settings_of("pretrain", *BLOCK, "--block_size", "4", "--block_curriculum", "1:500,4:500")
     assert (chosen.objective.objective, chosen.data.block_size) == ("block", 4)
     assert chosen.objective.block_curriculum == "1:500,4:500"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("--packing true --tokens_per_batch 4096", "packing and tokens_per_batch exclude each other"),
+        ("--packed_eos 9", "--packed_eos is set but rows are not packed with padding eos"),
+        (
+            "--packing true --padding none --packed_eos 9",
+            "--packed_eos is set but rows are not packed with padding eos",
+        ),
+        ("--packing true --packed_eos -1", "--packed_eos must be >= 0; got -1"),
+        ("--tokens_per_batch 0", "--tokens_per_batch must be >= 1; got 0"),
+        ("--tokens_per_batch 4096 --per_device_train_batch_size 4", "per_device_train_batch_size would be ignored"),
+        ("--tokens_per_batch 4096 --streaming true", "which a stream does not know beforehand"),
+    ],
+)
+def test_rows_and_forwards_are_made_one_way(refusal: Callable[..., str], more: str, told: str) -> None:
+    assert told in refusal("sft", *RUN[:4], "--output_dir", "o", *more.split())

@@ -199,6 +199,21 @@ def test_a_corpus_shorter_than_a_row(write: Write, bpe_tokenizer: Any) -> None:
         _pretrain(bpe_tokenizer, write("b.jsonl", [{"text": ""}]), drop_tail=False)
 
 
+def test_packing_leaves_documents_whole(write: Write, bpe_tokenizer: Any) -> None:
+    texts = ["hello there", "the answer is the answer " * 4, "", "hello"]
+    path = write("a.jsonl", [{"text": text} for text in texts])
+    splits = _pretrain(bpe_tokenizer, path, packing=True, max_length=8)
+    eos = bpe_tokenizer.eos_token_id
+    expected = []
+    for text in filter(None, texts):
+        ids = [*bpe_tokenizer(text, add_special_tokens=False)["input_ids"], eos]
+        expected += [ids[start : start + 8] for start in range(0, len(ids), 8)]
+    assert splits.train["input_ids"][:] == expected
+    assert f"in {len(expected)} pieces of at most 8" in splits.notes[-1]
+    streamed = _pretrain(bpe_tokenizer, path, packing=True, max_length=8, streaming=True).train
+    assert [row["input_ids"] for row in streamed] == expected
+
+
 def test_a_short_test_part_keeps_its_tail(write: Write, bpe_tokenizer: Any) -> None:
     path = write("a.jsonl", [{"text": "hello there " * 20}] * 9)
     splits = _pretrain(bpe_tokenizer, f"{path}[test:1]", max_length=256)

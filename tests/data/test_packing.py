@@ -10,7 +10,15 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.data.packing import TOKEN_FEATURES, from_lists, pack_dataset, pack_documents, pack_texts
+from unmask.data.packing import (
+    TOKEN_FEATURES,
+    from_lists,
+    pack_dataset,
+    pack_documents,
+    pack_texts,
+    whole_dataset,
+    whole_texts,
+)
 
 EOS = 1
 DOCUMENTS = st.lists(st.lists(st.integers(0, 5), max_size=12), max_size=12)
@@ -82,3 +90,31 @@ def test_streamed_rows_equal_those_of_a_table(bpe_tokenizer: Any, drop_tail: boo
     documents = [bpe_tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     streamed = [(row["input_ids"], row["document"]) for row in pack_texts(texts, bpe_tokenizer, **options)]
     assert streamed == one_by_one(documents, 17, bpe_tokenizer.eos_token_id, drop_tail)
+
+
+def by_themselves(documents: list[list[int]], length: int, eos: int | None) -> list[tuple[list[int], list[int]]]:
+    """Every document in pieces."""
+    rows = []
+    for document in documents:
+        ended = document if not document or eos is None or document[-1] == eos else [*document, eos]
+        rows += [ended[start : start + length] for start in range(0, len(ended), length)]
+    return [(row, [0] * len(row)) for row in rows]
+
+
+@settings(max_examples=40, deadline=None)
+@given(DOCUMENTS.filter(any), st.integers(1, 9), st.sampled_from([None, EOS]))
+def test_whole_documents_are_cut_only_where_they_are_too_long(
+    documents: list[list[int]], length: int, eos: int | None
+) -> None:
+    table = Dataset.from_dict({"input_ids": documents}, features=TOKEN_FEATURES)
+    rows = whole_dataset(table, max_length=length, eos_token_id=eos)
+    assert [(row["input_ids"], row["document"]) for row in rows] == by_themselves(documents, length, eos)
+
+
+def test_streamed_whole_documents_equal_those_of_a_table(bpe_tokenizer: Any) -> None:
+    choice = np.random.RandomState(0)
+    texts = ["hello there " * count for count in choice.randint(0, 9, 250)]
+    documents = [bpe_tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    eos = bpe_tokenizer.eos_token_id
+    streamed = whole_texts(texts, bpe_tokenizer, max_length=7, eos_token_id=eos)
+    assert [(row["input_ids"], row["document"]) for row in streamed] == by_themselves(documents, 7, eos)

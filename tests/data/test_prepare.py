@@ -24,7 +24,7 @@ from unmask.data.tokenise import SFT_FEATURES
 from unmask.data.writing import Format
 from unmask.errors import ConfigError, DataError
 from unmask.training.arguments import DataArguments, Settings
-from unmask.training.folder import recipe
+from unmask.training.recipe import recipe_of
 
 Write = Callable[..., Path]
 
@@ -390,4 +390,4 @@ def test_rows_with_our_columns_are_checked(tmp_path: Path, byte_tokenizer: Any, 
 
 def test_tokens_made_anew_are_no_other_run() -> None:
     anew = Settings(data=DataArguments("a.jsonl", overwrite_cache=True))
-    assert recipe(anew, "sft") == recipe(Settings(data=DataArguments("a.jsonl")), "sft")
+    assert recipe_of(anew, "sft") == recipe_of(Settings(data=DataArguments("a.jsonl")), "sft")

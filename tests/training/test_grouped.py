@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from unmask.data.collate import Visit
 from unmask.data.ends import PackedEnds
@@ -191,3 +194,28 @@ def test_a_streams_buffer_is_bounded() -> None:
     stream = VisitedStream(Endless(), Shares(1), 3, RandomLength(), Grouping("row", SIZE, seed=0))  # type: ignore[arg-type]
     assert len(next(iter(stream))) == 8
     assert len(read) == 64 * 8
+
+
+def written_out(rows_: list[dict], tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """Tokens of instructions, inputs and answers, and the dozen that a chat template puts around them."""
+    texts = ["\n".join(str(value) for value in row.values()) for row in rows_]
+    return np.array([len(ids) + 12 for ids in tokenizer(texts)["input_ids"]])
+
+
+@pytest.mark.parametrize("file", ["alpaca_en/alpaca_data.first12000.json", "alpaca_zh/zh-data-part-00.json"])
+def test_real_conversations_fill_more_than_97_percent_of_their_rows(shared: Path, file: str) -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(shared / "data/tokenizers/minimind_6400/tokenizer.json"))
+    lengths = written_out(json.loads((shared / "data" / file).read_text("utf-8"))[::4], tokenizer)
+    for size, padding in [(1024, "eos"), (1024, "none"), (1024, "block"), (2048, "eos"), (2048, "none")]:
+        order = Order(np.minimum(lengths, size), seed=7, update=4)
+        plan = GroupedOrder(order, Grouping("row", size, PackedEnds(padding, max_length=size), seed=7))  # type: ignore[arg-type]
+        packed_rows = [group for update in range(plan.updates_for(1)) for group in plan.groups(update)]
+        whole = [row for row in packed_rows if row[0].epoch == 0]
+        real = sum(visit.padded for row in whole for visit in row)
+        if padding == "none":
+            assert real == np.minimum(lengths, size).sum()
+        assert real / (size * len(whole)) > 0.97
+        told = plan.filling()
+        assert (told.units, told.samples) == (len(whole), len(lengths))
+        assert told.share == pytest.approx(real / (size * len(whole)))
+        assert f"{100 * told.share:.1f} % filled" in str(told)

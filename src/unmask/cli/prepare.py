@@ -24,12 +24,15 @@ DOES = (
 # Settings of a run that say nothing about what the tokens are.
 _OF_THE_RUN = (
     *("eval_dataset_args", "streaming", "random_length_ratio"),
-    *("padding", "block_size", "packing", "packed_eos", "tokens_per_batch"),
+    *("padding", "block_size", "packed_eos", "tokens_per_batch"),
 )
-_HERE = {"overwrite_cache": "Make the folder anew, also in the place of other data that was prepared there."}
+_HERE = {
+    "overwrite_cache": "Make the folder anew, also in the place of other data that was prepared there.",
+    "packing": "Keep the documents of a corpus whole, for a run with --packing true, which lays several into a row.",
+}
 _ONLY_FOR = {
     "sft": ("truncation", "mask_prompt_loss", "train_turns"),
-    "pretrain": ("text_field", "insert_eos", "drop_tail", "overlap"),
+    "pretrain": ("text_field", "insert_eos", "drop_tail", "overlap", "packing"),
 }
 _COMMAND = (
     Option("model_name_or_path", str | None, None, "Folder or Hub id of the model whose tokenizer is used."),

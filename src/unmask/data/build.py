@@ -17,12 +17,12 @@ from datasets import Dataset, IterableDataset, concatenate_datasets
 
 from unmask.data.manifest import check_prepared
 from unmask.data.mixture import Mixture, interleaved
-from unmask.data.packing import ROW_FEATURES, count_tokens, pack_dataset
+from unmask.data.packing import ROW_FEATURES, count_tokens, pack_dataset, pack_texts, whole_dataset, whole_texts
 from unmask.data.scratch import Work, quiet_unless_seen
 from unmask.data.settings import DataSettings, Mode
 from unmask.data.sources import Opened, Reading, Records, read
 from unmask.data.sources.named import Sources, few, open_sources
-from unmask.data.streams import Start, conversation_stream, packed_stream
+from unmask.data.streams import Start, conversation_stream, document_stream
 from unmask.data.token_rows import use_labels, use_rows
 from unmask.data.tokenise import SFT_FEATURES, Encoding, tokenise_conversations, tokenise_documents
 from unmask.errors import ConfigError, DataError
@@ -60,7 +60,7 @@ def build_sft(data: DataSettings, tokenizer: Any) -> Splits:
 
 
 def build_pretrain(data: DataSettings, tokenizer: Any, *, stream_hub_by_default: bool = True) -> Splits:
-    """Documents, tokenised and packed into rows of `max_length`.
+    """Documents, tokenised and packed into rows of `max_length`, or whole where the plan of the run packs them.
 
     Args:
         data: which data, and how. tokenizer: a fast tokenizer with `eos_token_id`.
@@ -172,12 +172,15 @@ class _Documents:
     def __init__(self, data: DataSettings, tokenizer: Any, overlap: int) -> None:
         if data.insert_eos and tokenizer.eos_token_id is None:
             raise ConfigError("insert_eos is true, but the tokenizer has no end-of-text token. Set insert_eos false")
-        self.skip, self.drop_tail, self.tokenizer = data.skip_bad_rows, data.drop_tail, tokenizer
+        self.skip, self.tokenizer = data.skip_bad_rows, tokenizer
         eos = tokenizer.eos_token_id if data.insert_eos else None
-        self.packing = {"max_length": data.max_length, "eos_token_id": eos, "overlap": overlap}
+        self.cutting = {"max_length": data.max_length, "eos_token_id": eos}
+        self.packing = {**self.cutting, "drop_tail": data.drop_tail, "overlap": overlap}
+        self.whole = data.packing
 
     def stream(self, start: Any) -> Iterator[dict[str, Any]]:
-        return packed_stream(start, self.tokenizer, self.skip, self.drop_tail, self.packing)
+        rows_of = partial(whole_texts, **self.cutting) if self.whole else partial(pack_texts, **self.packing)
+        return document_stream(start, self.tokenizer, self.skip, rows_of, self.cutting["max_length"])
 
     def tables(
         self, tables: list[tuple[str, Any]], label: str, work: Work, weights: list[float] | None
@@ -191,23 +194,26 @@ class _Documents:
 
     def _tokenised(self, records: Dataset, label: str, place: str, work: Work) -> tuple[Dataset, list[str]]:
         if "input_ids" in records.column_names:
-            length = self.packing["max_length"]
+            length = self.cutting["max_length"]
             return use_rows(records, self.tokenizer, length, label, place, replace(work, shards=None))
         return tokenise_documents(records, self.tokenizer, label, work)
 
     def _packed(self, documents: Dataset, label: str) -> tuple[Dataset, list[str]]:
         if "document" in documents.column_names:
             return documents, []
-        length, (count, tokens) = self.packing["max_length"], count_tokens(documents)
-        rows = pack_dataset(documents, drop_tail=self.drop_tail, **self.packing)
+        length, (count, tokens) = self.cutting["max_length"], count_tokens(documents)
+        rows = whole_dataset(documents, **self.cutting) if self.whole else pack_dataset(documents, **self.packing)
         if not len(rows) and label == "test" and tokens:
-            rows = pack_dataset(documents, drop_tail=False, **self.packing)
+            rows = pack_dataset(documents, **{**self.packing, "drop_tail": False})
         if not len(rows):
             raise DataError(
                 f"the {label} part holds {tokens:,} tokens in {count:,} documents: not one row of "
                 f"max_length={length:,}. Lower max_length, set drop_tail false, or give more text"
             )
-        return rows, [f"{label}: {count:,} documents, {tokens:,} tokens, packed into {len(rows):,} rows of {length:,}"]
+        became = f"packed into {len(rows):,} rows of {length:,}"
+        if self.whole:
+            became = f"in {len(rows):,} pieces of at most {length:,}"
+        return rows, [f"{label}: {count:,} documents, {tokens:,} tokens, {became}"]
 
 
 def _each(tables: list[tuple[str, Any]], change: Tokenise, label: str, work: Work) -> tuple[list[Dataset], list[str]]:

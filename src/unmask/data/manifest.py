@@ -22,7 +22,7 @@ from unmask.errors import DataError
 
 FILE = "prepared.json"
 _MATTERS: dict[Mode, tuple[str, ...]] = {
-    "pretrain": ("max_length", "text_field", "insert_eos", "drop_tail"),
+    "pretrain": ("max_length", "text_field", "insert_eos", "drop_tail", "packing"),
     "sft": ("max_length", "truncation", "mask_prompt_loss", "train_turns"),
 }
 _ALWAYS = ("skip_bad_rows", "load_preprocessed_data")

@@ -3,6 +3,9 @@
 The corpus is one stream of tokens, cut every `max_length`; a document longer than what is left of a row goes on in the
 next, as that row's document 0. The rows depend on the documents and their order alone: not on how they were batched,
 nor on the number of processes that tokenised them. Random shortening of rows is for `collate`.
+
+Or documents stay whole (`whole`): each is a row, cut only where it is longer than one, and those that share a row are
+found by the plan of the run.
 """
 
 from __future__ import annotations
@@ -40,6 +43,17 @@ def tokenise_texts(texts: list[str], tokenizer: Any) -> list[list[int]]:
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
+def whole_dataset(tokenised: Dataset, *, max_length: int, eos_token_id: int | None) -> Dataset:
+    """`cut_documents` over a dataset with the column `input_ids`, as a dataset with `ROW_FEATURES`."""
+    writer = TableWriter(ROW_FEATURES)
+    for batch in map(_documents, columns_in_batches(tokenised, "input_ids")):
+        pieces = cut_documents(batch, max_length=max_length, eos_token_id=eos_token_id)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(pieces.lengths)]).astype(np.int32))
+        columns = (pieces.ids.astype(np.int32), np.zeros(len(pieces.ids), np.int32))
+        writer.write_columns([pa.ListArray.from_arrays(offsets, pa.array(column)) for column in columns])
+    return writer.finish()
+
+
 def pack_dataset(
     tokenised: Dataset, *, max_length: int, eos_token_id: int | None, drop_tail: bool, overlap: int = 0
 ) -> Dataset:
@@ -63,11 +77,39 @@ def pack_texts(
 ) -> Iterator[dict[str, list[int]]]:
     """`pack_documents` over a stream of texts, one row at a time; the same rows as `pack_dataset` gives."""
     options = {"max_length": max_length, "eos_token_id": eos_token_id, "drop_tail": drop_tail, "overlap": overlap}
-    stream = iter(texts)
-    batches = (from_lists(tokenise_texts(some, tokenizer)) for some in iter(lambda: list(islice(stream, 100)), []))
-    for rows in pack_documents(batches, **options):
+    for rows in pack_documents(_tokenised(texts, tokenizer), **options):
         for ids, document in zip(rows.input_ids.tolist(), rows.document.tolist(), strict=True):
             yield {"input_ids": ids, "document": document}
+
+
+def whole_texts(
+    texts: Iterable[str], tokenizer: Any, *, max_length: int, eos_token_id: int | None
+) -> Iterator[dict[str, list[int]]]:
+    """`cut_documents` over a stream of texts, one row at a time; the same rows as `whole_dataset` gives."""
+    for batch in _tokenised(texts, tokenizer):
+        pieces = cut_documents(batch, max_length=max_length, eos_token_id=eos_token_id)
+        for ids in np.split(pieces.ids, np.cumsum(pieces.lengths)[:-1]):
+            if len(ids):
+                yield {"input_ids": ids.tolist(), "document": [0] * len(ids)}
+
+
+def _tokenised(texts: Iterable[str], tokenizer: Any) -> Iterator[Documents]:
+    stream = iter(texts)
+    return (from_lists(tokenise_texts(some, tokenizer)) for some in iter(lambda: list(islice(stream, 100)), []))
+
+
+def cut_documents(batch: Documents, *, max_length: int, eos_token_id: int | None) -> Documents:
+    """Each document by itself, in pieces of at most `max_length`.
+
+    Args:
+        batch: documents in order; empty ones leave no trace. max_length: tokens.
+        eos_token_id: put behind each document that does not end with it; None: nothing is put there.
+    """
+    ids, lengths = _with_eos(batch, eos_token_id)
+    pieces = -(-lengths // max_length)
+    cut = np.full(int(pieces.sum()), max_length, np.int64)
+    cut[np.cumsum(pieces) - 1] = lengths - (pieces - 1) * max_length
+    return Documents(ids, cut)
 
 
 def pack_documents(

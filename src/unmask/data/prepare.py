@@ -108,6 +108,8 @@ def _check(sources: Sources, data: DataSettings, mode: Mode, target: Target) -> 
         )
     if target.overlap and mode == "sft":
         raise ConfigError("overlap is for the rows of a corpus (--mode pretrain); conversations are not cut up")
+    if target.overlap and data.packing:
+        raise ConfigError("overlap is for a corpus that is cut into rows; with packing, documents stay whole")
     if not 0 <= target.overlap < data.max_length:
         raise ConfigError(f"overlap must be from 0 to max_length - 1 ({data.max_length - 1}); got {target.overlap}")
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import Any
 
-from unmask.data.packing import pack_texts
 from unmask.data.token_rows import encode_tokens, row_problem
 from unmask.data.tokenise import Encoding, encode_records, mask_problem
 from unmask.errors import DataError
@@ -75,10 +74,14 @@ def _close(seen: Counter[str], max_length: int, wanted: str) -> None:
         raise DataError(f"the stream holds {seen['rows']:,} records, but no row {wanted} {limit}")
 
 
-def packed_stream(
-    start: Start, tokenizer: Any, skip_bad_rows: bool, drop_tail: bool, packing: dict[str, Any]
+def document_stream(
+    start: Start, tokenizer: Any, skip_bad_rows: bool, rows_of: Callable[..., Iterator[dict[str, Any]]], max_length: int
 ) -> Iterator[dict[str, Any]]:
-    """`input_ids` and `document` of rows of `max_length` tokens; records of tokens are used as they are.
+    """`input_ids` and `document` of rows of at most `max_length` tokens; records of tokens are used as they are.
+
+    Args:
+        start: the records. tokenizer: a fast one. skip_bad_rows: count them and go on.
+        rows_of: makes rows of texts and a tokenizer. max_length: of a row, tokens.
 
     Raises:
         DataError: a text contains the mask token, a row of tokens does not fit, or not one row comes of it.
@@ -88,13 +91,13 @@ def packed_stream(
     first = next(records, None)
     records = chain([first] if first else [], records)
     if first and "input_ids" in first:
-        rows = _fitting(records, tokenizer, skip_bad_rows, packing["max_length"], seen)
+        rows = _fitting(records, tokenizer, skip_bad_rows, max_length, seen)
     else:
-        rows = pack_texts(_texts(records, tokenizer, skip_bad_rows, seen), tokenizer, drop_tail=drop_tail, **packing)
+        rows = rows_of(_texts(records, tokenizer, skip_bad_rows, seen), tokenizer)
     for row in rows:
         seen["used"] += 1
         yield row
-    _close(seen, packing["max_length"], "of tokens comes of it; drop_tail needs whole rows of")
+    _close(seen, max_length, "of tokens comes of it; drop_tail needs whole rows of")
 
 
 def _fitting(
