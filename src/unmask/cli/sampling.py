@@ -46,6 +46,9 @@ class SamplerArguments:
     """Hold the layers' matrices in 4 bits (NF4; needs the extra `quant`)."""
     load_in_8bit: bool = False
     """Hold the layers' matrices in 8 bits (needs the extra `quant`)."""
+    compile: bool = False
+    """Put the layers through torch.compile: the first tokens take up to a minute longer, later ones less time. On a CPU
+    it needs a compiler of C++."""
     show: bool = False
     """Show the canvas while it fills; on stderr, animated on a terminal."""
     colors: Literal["age", "confidence"] = "age"
@@ -188,6 +191,7 @@ def load_model(parsed: Parsed) -> DiffusionLM:
         device=parsed["device"],
         adapter=parsed["adapter"] and os.path.expanduser(parsed["adapter"]),
         quantization="4bit" if parsed["load_in_4bit"] else "8bit" if parsed["load_in_8bit"] else None,
+        compile=parsed["compile"],
     )
 
 

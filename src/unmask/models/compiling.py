@@ -25,7 +25,9 @@ MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagrap
 _CAPTURING = ("reduce-overhead", "max-autotune")
 
 
-def compile_layers(model: Any, *, backend: str | None = None, mode: str | None = None) -> None:
+def compile_layers(
+    model: Any, *, backend: str | None = None, mode: str | None = None, device: str | None = None
+) -> None:
     """Compile a `DiffusionModel`, in place; what it computes is the same up to rounding.
 
     To be called when all adapters are on. The first forwards take longer, up to a minute.
@@ -33,13 +35,14 @@ def compile_layers(model: Any, *, backend: str | None = None, mode: str | None =
     Args:
         backend: of torch.compile; None: inductor.
         mode: of torch.compile, one of `MODES`.
+        device: type of the device that will compute, cuda for one; None: the one that the model is on.
 
     Raises:
         ConfigError: the model is quantised, or there is no such backend or mode.
         ResourceError: there is no compiler of C++, which inductor needs on a CPU.
     """
     backend = "inductor" if backend is None else backend
-    check(model, backend, mode)
+    check(quantization_of(model), model.device.type if device is None else device, backend, mode)
     compiled = partial(torch.compile, dynamic=True, backend=backend, mode=mode)
     trunk: DenseTrunk = model.trunk
     # a kind of MLP has a pair of its own: one pair for all would be told apart by its guards, in every call
@@ -53,12 +56,12 @@ def compile_layers(model: Any, *, backend: str | None = None, mode: str | None =
     trunk.captures = mode in _CAPTURING and backend == "inductor"
 
 
-def check(model: Any, backend: str, mode: str | None = None) -> None:
+def check(quantization: str | None, device: str, backend: str = "inductor", mode: str | None = None) -> None:
     """Refuse what cannot be compiled: see `compile_layers`."""
-    if kind := quantization_of(model):
+    if quantization:
         raise ConfigError(
-            f"a model held in {kind} cannot be compiled: its products are calls into bitsandbytes. Leave out compiling "
-            "or quantisation."
+            f"a model held in {quantization} cannot be compiled: its products are calls into bitsandbytes. Leave out "
+            "compiling or quantisation."
         )
     known = torch.compiler.list_backends(exclude_tags=())
     for name, what, allowed in (("backend", backend, known), ("mode", mode or "default", MODES)):
@@ -66,7 +69,7 @@ def check(model: Any, backend: str, mode: str | None = None) -> None:
             raise ConfigError(
                 f'torch.compile has no {name} "{what}"; there are {", ".join(allowed)}.{did_you_mean(what, allowed)}'
             )
-    if backend == "inductor" and model.device.type == "cpu" and not _has_compiler():
+    if backend == "inductor" and device == "cpu" and not _has_compiler():
         raise ResourceError(
             "compiling for a CPU needs a compiler of C++, and there is none here. Install g++ (or name yours in CXX), "
             "or leave out compiling."

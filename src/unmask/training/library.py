@@ -8,11 +8,16 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from unmask.errors import ConfigError, ResourceError
+from unmask.models.compiling import compile_layers
 from unmask.models.shell import DiffusionModel
 from unmask.training.arguments import Settings
 
-# handled by us: the plan orders and repeats rows, the model recomputes its own activations
-_OURS = ("gradient_checkpointing", "gradient_checkpointing_kwargs", "train_sampling_strategy", "num_train_epochs")
+# handled by us: the plan orders and repeats rows, the model recomputes its own activations, layers are compiled
+_COMPILING = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
+_OURS = (
+    *("gradient_checkpointing", "gradient_checkpointing_kwargs", "train_sampling_strategy", "num_train_epochs"),
+    *_COMPILING,
+)
 
 
 def library_arguments(settings: Settings, *, updates: int, evaluate: bool) -> TrainingArguments:
@@ -46,6 +51,24 @@ def library_arguments(settings: Settings, *, updates: int, evaluate: bool) -> Tr
     except (ValueError, TypeError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"transformers refuses these settings: {first}") from None
+
+
+def compile_for_training(settings: Settings, args: TrainingArguments, model: DiffusionModel) -> None:
+    """Compile the model's layers, where that was asked for; the library's own way would compile the whole model, once
+    for each form of its input.
+
+    Raises:
+        ConfigError, ResourceError: see `compile_layers`; or activations are computed again operation by operation.
+    """
+    asked = [settings.trainer.get(name) for name in _COMPILING]
+    if not any(asked):
+        return
+    if settings.trainer.get("gradient_checkpointing") and settings.run.checkpointing_strategy == "selective":
+        raise ConfigError(
+            "checkpointing_strategy selective looks at single operations, which torch_compile puts together. Take "
+            "whole_layer, one_in_two or fine_grained, or leave torch_compile out."
+        )
+    compile_layers(model, backend=asked[1], mode=asked[2], device=args.device.type)
 
 
 def check_optimizer(args: TrainingArguments, model: DiffusionModel) -> None:
