@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import os
 
 from runs_to_kill import digest, forked, settings_of, trace_of
+
 from unmask.training import safekeeping
 from unmask.training.run import train
 

@@ -97,10 +97,13 @@ def _run(verb: str, argv: list[str]) -> int:
         told = plan.to_json() if parsed["json"] else str(plan)
     elif parsed["json"]:
         result = run.train(settings, verb=verb, console=Console(stderr=True, quiet=not first))
-        told = json.dumps({"folder": str(result.folder), "seconds": result.seconds, **result.metrics})
+        stopped = {"stopped": result.stopped} if result.stopped else {}
+        told = json.dumps({"folder": str(result.folder), "seconds": result.seconds, **result.metrics, **stopped})
     else:
         result = run.train(settings, verb=verb)
         told = f"saved {result.folder} after {result.seconds:.0f} s"
+        if result.stopped:
+            told = f"stopped by {result.stopped}: {told}. The same command goes on from there."
     if first:
         print(told, flush=True)
     _leave_group()

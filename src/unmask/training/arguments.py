@@ -149,6 +149,9 @@ class RunArguments:
     """Show the settings, the first batch and the size of the model; train nothing, write nothing."""
     fresh: bool = False
     """Move an earlier run in the output folder aside and start anew."""
+    hang_timeout: float = 3600.0
+    """Seconds without the end of a forward, an evaluation step or a save after which all stacks are printed and the
+    process ends; 0: never."""
     allow_change: str | None = None
     """Go on with a run although these of its settings have changed, joined by commas (learning_rate, data, ...)."""
     checkpointing_strategy: CheckpointingStrategy = "whole_layer"

@@ -170,7 +170,7 @@ class ProgressLine(TrainerCallback):
         done = max(state.global_step - self.first_step, 1)
         left = (time.perf_counter() - self.started) / done * (state.max_steps - state.global_step)
         return (
-            f"step {state.global_step:,}/{state.max_steps:,}  loss {logs['loss']:.4f}  "
+            f"step {state.global_step:,}/{state.max_steps:,}  loss {logs.get('loss', float('nan')):.4f}  "
             f"bound {logs.get('nll', float('nan')):.4f} nats/token  "
             f"{brief(logs)}  {_clock(left)} left"
         )

@@ -24,7 +24,7 @@ from torch import Tensor
 from unmask.errors import ModelError
 from unmask.models.tensor_file import write_tensors
 
-_OPTIMIZER, _SCHEDULER = "optimizer", "scheduler.json"
+_OPTIMIZER, _SCHEDULER, _REPORTS = "optimizer", "scheduler.json", "reports.json"
 _BETWEEN = "::"
 
 # tensors by name, and what is no tensor
@@ -128,6 +128,18 @@ def save_random_states(every: Sequence[RandomStates], folder: Path) -> None:
     for rank, (tensors, rest) in enumerate(every):
         write_tensors(tensors, folder / f"random-{rank}.safetensors")
         save_json(rest, folder / f"random-{rank}.json")
+
+
+def save_reports(every: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write what each process has counted since the last report, by rank."""
+    save_json(list(every), folder / _REPORTS)
+
+
+def load_reports(folder: Path, rank: int, ranks: int) -> list[dict[str, Any]]:
+    """What this process goes on counting from; the first one takes over from processes that are gone."""
+    path = folder / _REPORTS
+    every = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return every[rank : rank + 1] + (every[ranks:] if rank == 0 else [])
 
 
 def load_random_states(folder: Path, rank: int) -> bool:

@@ -42,7 +42,7 @@ from unmask.training.ingredients import (
     shares_of,
     start_note,
 )
-from unmask.training.library import check_optimizer, compile_for_training, library_arguments
+from unmask.training.library import check_optimizer, library_arguments
 from unmask.training.loading import LoaderOptions, Noiser, VisitedStream, eval_loader, stream_loader, train_loader
 from unmask.training.memory_question import estimate_of
 from unmask.training.ordering import filling_of, packing_of, plan_of, refuse_budget_of_stream
@@ -50,8 +50,10 @@ from unmask.training.plan import RandomLength
 from unmask.training.report import REPORT, Report, ReportOptions
 from unmask.training.report_facts import Facts, Material, facts_of, shown_memory
 from unmask.training.report_samples import sampler_for
+from unmask.training.saving import insist
 from unmask.training.trackers import tracker_callbacks
 from unmask.training.trainer import DiffusionTrainer, RunParts
+from unmask.training.watch import Watch
 
 # evaluation noise is the same in all runs, whatever their seed and their noise, so that their curves compare
 _EVALUATION = {
@@ -73,12 +75,14 @@ class RunResult:
     Attributes:
         folder: the finished model. metrics: the last value of each metric. history: all reports, in order.
         seconds: of training, evaluation and saving.
+        stopped: which signal ended the run early, and when; `folder` is then the checkpoint that it goes on from.
     """
 
     folder: Path
     metrics: dict[str, float]
     history: list[dict[str, float]]
     seconds: float
+    stopped: str | None = None
 
 
 def train(settings: Settings, *, verb: str, console: Console | None = None) -> RunResult:
@@ -118,7 +122,6 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     args = library_arguments(settings, updates=fed.updates, evaluate=evaluated is not None)
     check_optimizer(args, model)
     _recompute(model, settings)
-    compile_for_training(settings, args, model)
     output_dir = Path(str(args.output_dir))
     metrics = MetricsFile(output_dir, console)
     material = Material(
@@ -155,17 +158,20 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
             tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
             peak_tflops=settings.run.peak_tflops,
         ),
-        [Epochs(fed.epochs_done), metrics, ProgressLine(console), *shown, *eased],
+        [Watch(settings.run.hang_timeout), Epochs(fed.epochs_done), metrics, ProgressLine(console), *shown, *eased],
     )
     trainer.remove_callback(PrinterCallback)
-    with _telling(report, trainer):
+    with _telling(report, trainer), trainer.signals:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        trainer.refuse_broken()
+    last = {name: value for line in metrics.history for name, value in line.items() if name not in ("step", "epoch")}
+    if trainer.stopped_by is not None:
+        stopped = f"{trainer.stopped_by.name} after update {trainer.state.global_step:,}"
+        kept = output_dir / f"checkpoint-{trainer.state.global_step}"
+        return RunResult(kept, last, metrics.history, time.perf_counter() - started, stopped)
     weights = trainer.gathered_weights()
     if args.should_save:
-        safekeeping.write_whole(output_dir / FINISHED, lambda target: save(target, weights))
+        insist(lambda: safekeeping.write_whole(output_dir / FINISHED, lambda target: save(target, weights)), FINISHED)
         folder.finish(output_dir, settings)
-    last = {name: value for line in metrics.history for name, value in line.items() if name not in ("step", "epoch")}
     return RunResult(output_dir / FINISHED, last, metrics.history, time.perf_counter() - started)
 
 
@@ -193,6 +199,8 @@ def _telling(report: Report | None, trainer: DiffusionTrainer) -> Iterator[None]
         report.paused = trainer.meter.clock.pause
     try:
         yield
+        if report is not None and trainer.stopped_by is not None:
+            report.stopped(trainer.stopped_by.name)
     except BaseException as error:
         if report is not None:
             report.stopped(_reason(error))

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from unmask.errors import ResourceError
-from unmask.training.checkpointing import RandomStates, random_states
 
 # in a row; what a fuller disk would not hold, a later save will not either
 _ALLOWED = 3
@@ -57,6 +56,20 @@ class Saver:
         return bool(flag)
 
 
+def insist(save: Callable[[], None], name: str) -> None:
+    """Save what there is no second chance for.
+
+    Raises:
+        ResourceError: it failed.
+    """
+    reason = _reason(save)
+    if reason is not None:
+        raise ResourceError(
+            f"{name} was not saved: {reason}. Make room and run the same command again: it goes on from the last "
+            "checkpoint that was saved."
+        )
+
+
 def _reason(save: Callable[[], None]) -> str | None:
     """Why a save failed; None: it did not."""
     try:
@@ -68,9 +81,8 @@ def _reason(save: Callable[[], None]) -> str | None:
     return None
 
 
-def every_random_state() -> list[RandomStates]:
-    """The random states of all processes, by rank."""
-    own = random_states()
+def gathered(own: Any) -> list[Any]:
+    """What each process holds, by rank."""
     if not dist.is_initialized():
         return [own]
     every: list[Any] = [None] * dist.get_world_size()

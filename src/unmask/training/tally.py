@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unmask.types import LossSums
+Sums = dict[str, list[Tensor]]
 
 
 @dataclass
 class Tally:
-    """The metrics of all forwards since the last report."""
+    """The metrics of all updates since the last report; those of the update at work count when it is kept.
 
-    sums: dict[str, list[Tensor]] = field(default_factory=dict)
+    Attributes:
+        sums: name -> [sum, count], of this process. pending: the same, of the update at work.
+    """
 
-    def add(self, sums: LossSums) -> None:
-        """Count one forward."""
-        for name, (total, count) in sums.metrics.items():
-            held = self.sums.setdefault(name, [torch.zeros_like(total), torch.zeros_like(count)])
-            held[0] += total
-            held[1] += count
+    sums: Sums = field(default_factory=dict)
+    pending: Sums = field(default_factory=dict)
+
+    def add(self, metrics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Count one forward of the update at work."""
+        _add(self.pending, metrics)
+
+    def end_update(self, *, kept: bool) -> None:
+        """The update at work counts, or is forgotten."""
+        if kept:
+            _add(self.sums, self.pending)
+        self.pending = {}
 
     def report(self, device: torch.device) -> dict[str, float]:
         """Means over all ranks; begins anew."""
@@ -36,13 +45,20 @@ class Tally:
         self.sums = {}
         return {name: figures[2 * i] / max(figures[2 * i + 1], 1.0) for i, name in enumerate(names)}
 
-    def is_finite(self, device: torch.device) -> bool:
-        """Whether all sums so far are numbers, on every rank."""
-        sums = [held[0].to(device, torch.float32) for held in self.sums.values()]
-        total = torch.stack(sums).sum() if sums else torch.zeros((), device=device)
-        if dist.is_initialized():
-            dist.all_reduce(total)
-        return bool(total.isfinite())
+    def state(self) -> dict[str, list[float]]:
+        """The sums as plain numbers, to the last bit."""
+        return {name: [float(value) for value in pair] for name, pair in self.sums.items()}
+
+    def restore(self, state: Mapping[str, Sequence[float]], device: torch.device) -> None:
+        """Go on counting from what `state` gave."""
+        _add(self.sums, {name: [torch.tensor(value, device=device) for value in pair] for name, pair in state.items()})
+
+
+def _add(sums: Sums, more: Mapping[str, Sequence[Tensor]]) -> None:
+    for name, (total, count) in more.items():
+        held = sums.setdefault(name, [torch.zeros_like(total), torch.zeros_like(count)])
+        held[0] += total
+        held[1] += count
 
 
 def exact(device: torch.device) -> torch.device:

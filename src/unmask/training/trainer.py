@@ -8,6 +8,7 @@ distributed wrapping, callbacks, trackers) stays the library's.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,10 +32,12 @@ from unmask.models.adapters import has_adapter
 from unmask.models.shell import DiffusionModel
 from unmask.objectives.estimators import bound_error
 from unmask.training import checkpointing, safekeeping
+from unmask.training.guard import IN_A_ROW, Skips, ask
 from unmask.training.loading import NoisedBatch
 from unmask.training.meter import Meter
 from unmask.training.peak import peak_of
-from unmask.training.saving import Saver, every_random_state, size_of
+from unmask.training.saving import Saver, gathered, size_of
+from unmask.training.signals import Signals
 from unmask.training.tally import Tally, exact
 from unmask.training.work import cost_of
 
@@ -48,7 +51,7 @@ class RunParts:
         train_loader, eval_loader: make a loader over the whole run, or over the evaluation rows.
         save_weights: write model or adapter, tokenizer and card into a folder, given gathered tensors.
         load_weights: fill the model from such a folder.
-        tell: says a line to the user.
+        tell: says a line to the user. leave_replay: makes an update repeatable; a sentence about it.
         peak_tflops: what the device could do, 10^12 operations per second; None: as `peak_of` knows.
     """
 
@@ -59,6 +62,7 @@ class RunParts:
     save_weights: Callable[[Path, dict[str, Any] | None], None]
     load_weights: Callable[[Path], None]
     tell: Callable[[str], None] = print
+    leave_replay: Callable[[int], str] = lambda update: ""
     peak_tflops: float | None = None
 
 
@@ -79,7 +83,8 @@ class DiffusionTrainer(Trainer):
         self.tally = Tally()
         peak = peak_of(args.device, _computed_in(args, model), parts.peak_tflops)
         self.meter = Meter(args.device, cost_of(model), peak)
-        self.saver = Saver(parts.tell, args.device)
+        self.saver, self.signals, self.skips = Saver(parts.tell, args.device), Signals(), Skips()
+        self.stopped_by: signal.Signals | None = None
         # the rows come from `parts`; the library only wants to see that there are some
         placeholder: Any = [None]
         super().__init__(
@@ -131,10 +136,46 @@ class DiffusionTrainer(Trainer):
         del return_outputs
         self.meter.clock.enter("forward")
         sums = self.parts.objective(model, inputs.batch, inputs.noise)
-        self.tally.add(sums)
+        own = (sums.loss.detach() / num_items_in_batch, torch.zeros_like(num_items_in_batch))
+        self.tally.add({**sums.metrics, "loss": own})
         self.meter.count(inputs.tokens, inputs.work)
         self.meter.clock.enter("backward")
         return sums.loss * (self.args.world_size / num_items_in_batch)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Called once per update, before the optimizer moves: the norm, and what the guard has to say.
+
+        Raises:
+            ModelError: too many updates in a row were no numbers.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        loss, updates = self.tally.pending["loss"]
+        updates += float(self.is_world_process_zero())
+        answer = ask(loss, norm, is_called=self.signals.received is not None)
+        self.tally.end_update(kept=answer.is_finite)
+        self.skips.note(skipped=not answer.is_finite)
+        if not answer.is_finite:
+            self._leave_out(model)
+        if answer.is_called:
+            self.stopped_by = self.signals.received or signal.SIGTERM
+            self.control.should_save = self.control.should_training_stop = True
+        return norm
+
+    def _leave_out(self, model: nn.Module) -> None:
+        """Let the optimizer find nothing to do; after several times in a row, end the run."""
+        if self.accelerator.scaler is not None:
+            return  # float16 finds its scale by such updates, and skips them itself
+        model.zero_grad(set_to_none=True)
+        number = self.state.global_step + 1
+        if self.skips.in_a_row < IN_A_ROW and not self.is_deepspeed_enabled:
+            self.parts.tell(f"warning: update {number:,} is left out: its loss or a gradient is not a number")
+            return
+        raise ModelError(
+            f"the loss or a gradient is not a number at update {number:,}, as in the {IN_A_ROW - 1} before it: the "
+            f"learning rate ({self.args.learning_rate:g}) is too high, or the weights that the run began with are "
+            f"damaged. None of these updates changed the weights; earlier checkpoints are kept. "
+            f"{self.parts.leave_replay(number)}"
+        )
 
     def floating_point_ops(self, inputs: NoisedBatch) -> int:
         """By the shapes of network and batch: see `work.py`."""
@@ -144,22 +185,13 @@ class DiffusionTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            self.refuse_broken()
-            logs = {**logs, **self.tally.report(self.args.device), **self.meter.report()}
+            # the library's own loss keeps what is no number, and does not survive a resume
+            logs = {name: value for name, value in logs.items() if name != "loss"}
+            if not math.isfinite(logs.get("grad_norm", 0.0)):
+                del logs["grad_norm"]
+            skipped = {"skipped_updates": float(self.skips.total)} if self.skips.total else {}
+            logs = {**logs, **self.tally.report(self.args.device), **self.meter.report(), **skipped}
         super().log(logs, start_time)
-
-    def refuse_broken(self) -> None:
-        """Stop before anything is reported or saved that was computed from broken weights.
-
-        Raises:
-            ModelError: a loss since the last report is not finite.
-        """
-        if not self.tally.is_finite(self.args.device):
-            raise ModelError(
-                f"the loss is not finite at step {self.state.global_step:,} (or shortly before): the learning rate "
-                f"({self.args.learning_rate:g}) is too high, or the weights that the run began with are damaged. "
-                "Earlier checkpoints are kept; start anew with a lower learning_rate and --fresh."
-            )
 
     def evaluation_loop(
         self,
@@ -217,7 +249,6 @@ class DiffusionTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         del trial
-        self.refuse_broken()
         output_dir = Path(str(self.args.output_dir))
         target = output_dir / f"checkpoint-{self.state.global_step}"
         best = output_dir / f"checkpoint-{self.state.best_global_step}"
@@ -226,7 +257,8 @@ class DiffusionTrainer(Trainer):
             self.state.best_model_checkpoint = str(best)
         self.store_flos()
         weights, optimizer = self.gathered_weights(), self._gathered_optimizer(model)
-        states = every_random_state()
+        states = gathered(checkpointing.random_states())
+        reports = gathered({"sums": self.tally.state(), "skipped": self.skips.total * self.is_world_process_zero()})
 
         def write(folder: Path) -> None:
             self.parts.save_weights(folder, weights)
@@ -234,6 +266,7 @@ class DiffusionTrainer(Trainer):
                 checkpointing.save_optimizer(optimizer, folder)
                 checkpointing.save_scheduler(self.lr_scheduler.state_dict(), folder)
                 checkpointing.save_random_states(states, folder)
+                checkpointing.save_reports(reports, folder)
             self.state.save_to_json(str(folder / safekeeping.STATE))
 
         def save() -> None:
@@ -282,6 +315,9 @@ class DiffusionTrainer(Trainer):
         asked = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
         set_optimizer_state_dict(self.model_wrapped, optimizer, optim_state_dict=state, options=_GATHERED)
         checkpointing.resume_schedule(self.lr_scheduler, optimizer, asked, checkpointing.load_scheduler(folder))
+        for state in checkpointing.load_reports(folder, self.args.process_index, self.args.world_size):
+            self.tally.restore(state["sums"], self.args.device)
+            self.skips.total += state["skipped"]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
