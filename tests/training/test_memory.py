@@ -61,7 +61,7 @@ def really(folder: Path, lora: LoraSettings | None, what: Pass, recompute: str |
         model.gradient_checkpointing_enable(strategy=recompute)
     tokens = torch.zeros(what.rows, what.length, dtype=torch.int64)
     at, targets = torch.arange(what.predicted), torch.zeros(what.predicted, dtype=torch.int64)
-    attention = AttentionSpec(document_BL=torch.zeros_like(tokens)) if what.hidden else None
+    attention = AttentionSpec(document_BL=torch.zeros_like(tokens), packed=False) if what.hidden else None
     with allocated() as found:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=what.bf16):
             loss = model(tokens, attention=attention, logits_at=at, targets=targets).nll.sum()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unmask.models.documents import Runs, attend_by_documents, runs_of
 from unmask.models.linear import Linear
 from unmask.models.tiled import TILE, Tile, attend_by_flex, attend_by_tiles, block_mask, spelt_out, tiles_of
 from unmask.types import AttentionSpec
@@ -167,18 +168,19 @@ class PreparedAttention:
     """An `AttentionSpec` in the form the kernel takes: `mask` is boolean, True where a query sees a key.
 
     Blocks and streams, of which most is hidden from most, are `tiles`, each with a mask of its own, or on a GPU
-    `blocks`, as flex_attention takes them.
+    `blocks`, as flex_attention takes them. Packed documents are `runs`, each attended to by itself, or `blocks`.
     """
 
     mask: Tensor | None = None
     causal: bool = False
     tiles: tuple[Tile, ...] = ()
     blocks: Any = None
+    runs: Runs = ()
 
     @property
     def can_part(self) -> bool:
         """Whether some of the queries can be had alone."""
-        return not (self.causal or self.tiles or self.blocks is not None)
+        return not (self.causal or self.tiles or self.runs or self.blocks is not None)
 
     def part(self, queries: slice) -> PreparedAttention:
         """What some of the queries see."""
@@ -231,9 +233,23 @@ def prepare_attention(
             return PreparedAttention(tiles=tiles_of(seen, key_L))
         if device.type == "cuda" and spec.kind == "two_stream":  # which is compiled: a matter for long runs
             return PreparedAttention(blocks=block_mask(seen, key_L, _rule(spec)))
+    if _packs(spec) and columns is None and queries == keys > TILE:
+        assert spec.document_BL is not None
+        runs = runs_of(spec.document_BL) if device.type == "cpu" else None
+        if runs is not None:
+            return PreparedAttention(causal=spec.kind == "causal", runs=runs)
+        if device.type == "cuda":
+            seen = partial(_seen, spec, key_L=key_L, start=start)
+            return PreparedAttention(blocks=block_mask(seen, key_L, _rule(spec)))
     query_BL = key_L[start : start + queries][None] if columns is None else columns
     allowed = _seen(spec, query_BL, key_L, start)
     return PreparedAttention(mask=None if allowed is None else allowed.unsqueeze(1))
+
+
+def _packs(spec: AttentionSpec) -> bool:
+    """Whether rows may hold several documents, each of which sees all of itself, or all before."""
+    plain = spec.kind in ("bidirectional", "causal") and spec.window is None and spec.ahead == 0
+    return plain and spec.packed and spec.document_BL is not None
 
 
 def _seen(spec: AttentionSpec, query_BL: Tensor, key_L: Tensor, start: int) -> Tensor | None:
@@ -300,8 +316,7 @@ def _by_block(spec: AttentionSpec, query_BL: Tensor) -> Tensor:
 def _rule(spec: AttentionSpec) -> Callable[..., Tensor]:
     """Whether a query sees a key of its row: `(row, head, query, key) -> bool`, as flex_attention asks."""
     block_BL, stream_BL, document_BL = spec.block_BL, spec.stream_BL, spec.document_BL
-    window, packed = spec.window, spec.packed
-    assert block_BL is not None
+    window, packed, everywhere = spec.window, spec.packed, spec.kind == "bidirectional"
     streams = stream_BL if spec.kind == "two_stream" else None
 
     def of(ids_BL: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -309,8 +324,10 @@ def _rule(spec: AttentionSpec) -> Callable[..., Tensor]:
 
     def rule(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         del head
-        own, other = of(block_BL, row, query), of(block_BL, row, key)
+        own, other = (query, key) if block_BL is None else (of(block_BL, row, query), of(block_BL, row, key))
         seen = own >= other
+        if everywhere:
+            seen = seen | (own < other)
         if streams is not None:
             of_key = of(streams, row, key)
             seen = ((own == other) & (of(streams, row, query) == of_key)) | ((own > other) & (of_key == 1))
@@ -346,6 +363,9 @@ def _nobody_blind(allowed: Tensor, start: int) -> Tensor:
 
 def attend(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, how: PreparedAttention, *, eager: bool = False) -> Tensor:
     """Attention of H query heads over G shared key/value heads; returns `[B, H, L, K]`."""
+    if how.runs:
+        inside = PreparedAttention(causal=how.causal)
+        return attend_by_documents(q_BHLK, k_BGLK, v_BGLK, how.runs, partial(attend, how=inside, eager=eager))
     if how.tiles:
         return attend_by_tiles(q_BHLK, k_BGLK, v_BGLK, how.tiles, _of_tile_eagerly if eager else _of_tile)
     if how.blocks is not None and not eager:

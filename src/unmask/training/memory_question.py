@@ -32,7 +32,7 @@ def question_of(settings: Settings, verb: str, facts: Facts, *, bf16: bool | Non
         bits=4 if chosen.load_in_4bit else 8 if chosen.load_in_8bit else None,
         rows=get("per_device_train_batch_size", 8),
         length=settings.data.max_length,
-        hidden=verb == "sft" and (settings.data.packing or settings.data.padding == "none"),
+        hidden=verb == "sft" and settings.data.padding == "none" and not settings.data.packing,
         bf16=bf16,
         recompute=settings.run.checkpointing_strategy if get("gradient_checkpointing") else None,
         optim=str(get("optim") or "adamw_torch_fused"),

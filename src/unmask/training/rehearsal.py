@@ -142,7 +142,7 @@ def rehearse(model: DiffusionModel, what: Pass) -> Peaks:
     tokens_BL = torch.zeros(what.rows, what.length, dtype=torch.int64)
     at = torch.arange(what.predicted)
     targets = torch.zeros(what.predicted, dtype=torch.int64)
-    attention = AttentionSpec(document_BL=torch.zeros_like(tokens_BL)) if what.hidden else None
+    attention = AttentionSpec(document_BL=torch.zeros_like(tokens_BL), packed=False) if what.hidden else None
     ledger = Ledger(model.parameters())
     handles = [_watch(weight, ledger) for weight in model.parameters() if weight.requires_grad]
     mixed = torch.autocast("cpu", dtype=torch.bfloat16) if what.bf16 else nullcontext()
