@@ -176,6 +176,10 @@ class Board {
       { title: "Learning rate", small: true, exact: true, unit: "", series: [of("learning_rate", "", "var(--good)")] },
       { title: "Gradient norm", small: true, unit: "before clipping", series: [of("grad_norm", "", "var(--warn)")] },
       { title: "Throughput", small: true, unit: "tokens per second", series: [of("tokens_per_second", "", "var(--accent)")] },
+      { title: "Utilisation", small: true, unit: "per cent of the peak", log: false, series: [of("mfu", "", "var(--good)")] },
+      { title: "Where the time goes", unit: "per cent", log: false, series: [of("time_data", "data", "var(--warn)"),
+        of("time_forward", "forward", "var(--accent)"), of("time_backward", "backward", "var(--second)"),
+        of("time_optimizer", "optimizer", "var(--good)")] },
     ];
     this.charts = specs.filter((spec) => spec.series.some((series) => series.points.length)).map((spec) => new Chart(spec, this));
     this.root = el("div", { class: "charts" }, this.charts.map((chart) => chart.root));
