@@ -41,11 +41,11 @@ def attend_by_documents(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, runs: Ru
     if len(runs) == 1:
         return _row(q_BHLK, k_BGLK, v_BGLK, runs[0], kernel)
     # split and not sliced: the gradient of a split is one concatenation, that of a slice is as large as the whole
-    rows = (part.split(1) for part in (q_BHLK, k_BGLK, v_BGLK))
-    return torch.cat([_row(*each, lengths, kernel) for *each, lengths in zip(*rows, runs, strict=True)])
+    rows = zip(q_BHLK.split(1), k_BGLK.split(1), v_BGLK.split(1), runs, strict=True)
+    return torch.cat([_row(q, k, v, lengths, kernel) for q, k, v, lengths in rows])
 
 
 def _row(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], kernel: Kernel) -> Tensor:
-    pieces = zip(*(part.split(lengths, dim=2) for part in (q, k, v)), strict=True)
+    pieces = zip(q.split(lengths, 2), k.split(lengths, 2), v.split(lengths, 2), strict=True)
     # laid out as the projection behind attention reads it: position by position
     return torch.cat([kernel(*piece).transpose(1, 2) for piece in pieces], dim=1).transpose(1, 2)
