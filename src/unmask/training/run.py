@@ -42,7 +42,7 @@ from unmask.training.ingredients import (
     shares_of,
     start_note,
 )
-from unmask.training.library import check_optimizer, library_arguments
+from unmask.training.library import check_optimizer, compile_for_training, library_arguments
 from unmask.training.loading import LoaderOptions, Noiser, VisitedStream, eval_loader, stream_loader, train_loader
 from unmask.training.memory_question import estimate_of
 from unmask.training.ordering import filling_of, packing_of, plan_of, refuse_budget_of_stream
@@ -122,6 +122,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     args = library_arguments(settings, updates=fed.updates, evaluate=evaluated is not None)
     check_optimizer(args, model)
     _recompute(model, settings)
+    compile_for_training(settings, args, model)
     output_dir = Path(str(args.output_dir))
     metrics = MetricsFile(output_dir, console)
     material = Material(
