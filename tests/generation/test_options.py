@@ -93,4 +93,6 @@ def test_every_knob_of_a_strategy_is_an_option_and_every_such_option_is_some_str
     assert claimed <= options
     of_sampling = {"temperature", "guidance_scale", "top_k"}
     of_caches = {name for name in (*NUMBERS, *WHOLE_NUMBERS) if name.startswith("cache_")} | {"speculate"}
-    assert claimed == {*NUMBERS, *WHOLE_NUMBERS, "reveal", "score", "commit_at_least"} - of_sampling - of_caches
+    of_lengths = {"initial_length", "lengthen_by", "end_window"} | of_sampling | of_caches
+    of_lengths |= {"end_threshold", "insert_end_threshold", "insert_threshold"}
+    assert claimed == {*NUMBERS, *WHOLE_NUMBERS, "reveal", "score", "commit_at_least"} - of_lengths

@@ -88,6 +88,8 @@ class CanvasState:
     def after(self, event: Event) -> CanvasState:
         """The state after one step."""
         tokens = list(self.token_ids)
+        # a row may grow
+        tokens += [None] * (max((*event.positions, *event.remasked), default=0) + 1 - len(tokens))
         for place in event.remasked:
             tokens[place] = None
         for place, token in zip(event.positions, event.token_ids, strict=True):
@@ -98,6 +100,11 @@ class CanvasState:
         """The state some steps later, nothing having been written."""
         past = {place: (age + steps, chance) for place, (age, chance) in self.past.items()}
         return replace(self, fresh={}, past=past | {place: (steps, chance) for place, chance in self.fresh.items()})
+
+    @property
+    def written(self) -> int:
+        """How many positions there are beside the given ones."""
+        return len(self.token_ids) - len(self.given)
 
     @property
     def masked(self) -> int:
@@ -282,12 +289,11 @@ def _animate(
     stream: Stream, states: list[CanvasState], look: Look, console: Console, *, keep: bool, pause: float
 ) -> None:
     began = time.monotonic()
-    whole = sum(state.masked for state in states)
     height = max(1, (console.height - 2) // len(states) - 1)
 
     def frame(step: int) -> Text:
         rows = [render(state, look, console.width - 1, height) for state in states]
-        left = sum(state.masked for state in states)
+        left, whole = sum(state.masked for state in states), sum(state.written for state in states)
         seconds = max(time.monotonic() - began, 1e-9)
         status = f"step {step}   {whole - left}/{whole} tokens   {(whole - left) / seconds:.0f} tokens/s"
         return Text("\n").join([*rows, Text(status, "dim")])
@@ -310,7 +316,8 @@ def _print_frames(stream: Stream, states: list[CanvasState], look: Look, console
     due = whole
 
     def frame(left: int) -> None:
-        console.print(f"-- step {number}, {whole - left}/{whole} tokens", style="dim", highlight=False)
+        every = sum(state.written for state in states)
+        console.print(f"-- step {number}, {every - left}/{every} tokens", style="dim", highlight=False)
         for state in states:
             console.print(Text(render(state, look, console.width - 1).plain), soft_wrap=True)
 

@@ -53,7 +53,7 @@ def continuous(
             ids = [row.token_ids for _, row in taken]
             check_rows(ids, vocab_size, "prompt", first=taken[0][0])
             entries = [Entry(number, row.seed, row.ends) for number, row in taken]
-            decoding.add(continuation(ids, options.max_new_tokens, filler, device), entries)
+            decoding.add(continuation(ids, options.first_length, filler, device), entries)
         if not decoding.under_way:
             return
         decoding.turn()

@@ -64,6 +64,18 @@ class Canvas:
             given_BL=pad(self.given_BL, (0, extra), value=True).clone(),
         )
 
+    def lengthened(self, row: int, column: int, count: int, filler_id: int, room: int) -> Canvas:
+        """A copy in which `count` masks stand before a column of a row, and what stood from there on behind them.
+
+        `room`: columns that there are at least behind the row's new end.
+        """
+        wide, end = self.widened(self.ends[row] + count + room, filler_id), self.ends[row]
+        fillers = ((wide.tokens_BL, filler_id), (wide.is_masked_BL, True), (wide.given_BL, False))
+        for values_BL, filler in fillers:
+            values_BL[row, column + count : end + count] = values_BL[row, column:end].clone()
+            values_BL[row, column : column + count] = filler
+        return replace(wide, ends=(*self.ends[:row], end + count, *self.ends[row + 1 :]))
+
     def window(self, rows: Sequence[int], firsts: Sequence[int], width: int) -> Canvas:
         """Columns `firsts[i]` to `firsts[i] + width` of row `rows[i]`, as a canvas of its own; there must be so many.
 

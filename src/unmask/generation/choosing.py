@@ -27,6 +27,7 @@ class Chooser:
 
     Attributes:
         reads_filled, verifies: see `DecodingStrategy`.
+        never: ids that are not proposed, the mask among them.
         forgets: what it chooses depends on nothing that it saw before.
     """
 
@@ -44,7 +45,7 @@ class Chooser:
         """Args: `counts_given`: given text at a block's beginning has its share of the block's steps, as in LLaDA2."""
         self.options, self.steps, self.block_size, self.counts_given = options, steps, block_size, counts_given
         self.stop_token_ids = stop_token_ids
-        self._never = (*(() if mask_token_id is None else (mask_token_id,)), *options.suppress_tokens)
+        self.never = (*(() if mask_token_id is None else (mask_token_id,)), *options.suppress_tokens)
         self._strategy: DecodingStrategy = STRATEGIES.get(options.strategy)(options)
         self._state: Any = self._strategy.init(rows)
         self._schedule = NOISE_SCHEDULES.get(options.noise_schedule)()
@@ -102,6 +103,7 @@ class Chooser:
             first_B=torch.zeros(len(rows), dtype=torch.int64, device=window.tokens_BL.device),
             quota_B=torch.stack(quotas),
             seeds=tuple(row.seed for row in rows),
+            growths=tuple(row.growths for row in rows),
         )
 
     def _proposal(
@@ -116,7 +118,7 @@ class Chooser:
             logits_nV = self._without_early_stops(rows, firsts, wanted_BW, logits_nV)
         if self._adjusted is not None:
             logits_nV = logits_nV.to(torch.float64 if options.precise_sampling else torch.float32, copy=True)
-            logits_nV[:, list(self._never)] = -torch.inf
+            logits_nV[:, list(self.never)] = -torch.inf
             logits_nV = self._adjusted(logits_nV, wanted_BW, window, step, self._state)
         uniform_n = None
         if options.temperature > 0:
@@ -124,7 +126,7 @@ class Chooser:
         proposal = propose(
             logits_nV,
             wanted_BW,
-            never=self._never,
+            never=self.never,
             last=tuple(options.begin_suppress_tokens),
             among=(options.top_k, options.top_p),
             temperature=options.temperature,
@@ -133,7 +135,7 @@ class Chooser:
         )
         if hidden_mV is None or hidden_BW is None:
             return proposal
-        return verified(proposal, hidden_mV, hidden_BW, window.tokens_BL, never=self._never)
+        return verified(proposal, hidden_mV, hidden_BW, window.tokens_BL, never=self.never)
 
     def _without_early_stops(
         self, rows: Sequence[Row], firsts: Sequence[int], wanted_BW: Tensor, logits_nV: Float[Tensor, "n V"]

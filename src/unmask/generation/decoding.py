@@ -20,6 +20,7 @@ from unmask.generation.caching import CachePlan, CachePolicy
 from unmask.generation.canvas import Canvas, joined, on_host
 from unmask.generation.choosing import Chooser
 from unmask.generation.feeding import Feeder, Question
+from unmask.generation.lengthening import Lengthening, grown, lengthening_for
 from unmask.generation.options import GenerationOptions
 from unmask.generation.rows import Ends, Row
 from unmask.generation.speculation import speculation_for
@@ -72,10 +73,11 @@ class Decoding:
         self._filler = request.mask_token_id if request.mask_token_id is not None else 0
         self._block_size = options.block_size or writable
         self._hides_later = options.attention == "block_causal" and options.block_size is not None
+        stops = () if request.whole_rows else request.stop_token_ids
         self._chooser = Chooser(
             options,
             mask_token_id=request.mask_token_id,
-            stop_token_ids=() if request.whole_rows else request.stop_token_ids,
+            stop_token_ids=stops,
             # Of the longest row, as in dLLM: where rows to fill in differ in length, steps depend on the batch.
             steps=options.steps_per_block or math.ceil(options.steps / math.ceil(writable / self._block_size)),
             block_size=self._block_size,
@@ -90,6 +92,9 @@ class Decoding:
             block_size=self._block_size,
             hides_later=self._hides_later,
         )
+        self._lengthening = None
+        if not request.whole_rows:
+            self._lengthening = lengthening_for(options, stops, self._chooser.never, hides_later=self._hides_later)
         self._speculation = speculation_for(self._chooser, self._feeder, self._filler, options)
         self._number = 0
         self._rows: list[Row] = []
@@ -187,11 +192,11 @@ class Decoding:
             )
         return policy
 
-    def _run(self) -> Iterator[Written]:
+    def _run(self) -> Iterator[Written | Commit]:
         while self._rows:
             yield from self._round()
 
-    def _round(self) -> Iterator[Written]:
+    def _round(self) -> Iterator[Written | Commit]:
         places = [row.place(self._block_size) for row in self._rows]
         over: set[int] = set()
         for plan in self._policy.plan(places, self._hides_later):
@@ -199,7 +204,7 @@ class Decoding:
         if over:
             self._leave(over)
 
-    def _step(self, plan: CachePlan, over: set[int]) -> Iterator[Written]:
+    def _step(self, plan: CachePlan, over: set[int]) -> Iterator[Written | Commit]:
         """One forward and what is written because of it; rows that are finished go to `over`."""
         rows = [self._rows[index] for index in plan.rows]
         firsts = tuple(row.start + row.block * self._block_size for row in rows)
@@ -208,8 +213,12 @@ class Decoding:
             self._ask(Question(self._live, plan, firsts, torch.zeros_like(window.is_masked_BL)), rows)
             return
         guesses = self._speculation.guesses(rows, firsts, window) if self._speculation is not None else []
-        question = Question(self._live, plan, firsts, *self._chooser.asked(window), drafts=guesses)
+        tails = self._lengthening.tails(rows) if self._lengthening is not None else ()
+        question = Question(self._live, plan, firsts, *self._chooser.asked(window), drafts=guesses, tails=tails)
         logits_nV = self._ask(question, rows)
+        if self._lengthening is not None:
+            yield from self._grow(self._lengthening, question, window, logits_nV, over)
+            return
         if self._speculation is None:
             yield self._write(plan.rows, rows, firsts, window, logits_nV, over)
             return
@@ -224,6 +233,41 @@ class Decoding:
                 if row.within == 0 or plan.rows[index] in over:
                     break
                 after = written.window
+
+    def _grow(
+        self, how: Lengthening, question: Question, window: Canvas, logits_nV: Float[Tensor, "n V"], over: set[int]
+    ) -> Iterator[Written | Commit]:
+        """A step in which rows may grow; in one whose length is not found yet, nothing is written."""
+        places, ready = question.plan.rows, list[int]()
+        rows = [self._rows[place] for place in places]
+        counts: list[int] = on_host(question.wanted_BW.sum(1))
+        asked, tails = sum(counts), sum(len(tail) for tail in question.tails)
+        parts, hidden_mV = torch.split(logits_nV[:asked], counts), logits_nV[asked + tails :]
+        sure = how.certainties(rows, places, self._live, logits_nV[asked : asked + tails])
+        for index, row in enumerate(rows):
+            if how.is_short(row, sure[index]):
+                yield self._insert(places[index], row.end, min(self.options.lengthen_by, how.room(row)))
+            else:
+                row.is_measured = True
+                ready.append(index)
+        if not ready:
+            return
+        these, firsts = [rows[index] for index in ready], tuple(question.firsts[index] for index in ready)
+        shown_nV = torch.cat([*(parts[index] for index in ready), hidden_mV])
+        written = self._write([places[index] for index in ready], these, firsts, window.take(ready), shown_nV, over)
+        yield written
+        for index, column in zip(ready, how.inserts(these, [sure[index] for index in ready], written), strict=True):
+            if column is not None and places[index] not in over:
+                yield self._insert(places[index], column, min(self.options.lengthen_by - 1, how.room(rows[index])))
+
+    def _insert(self, place: int, column: int, count: int) -> Commit:
+        """Put masks before a column of a row."""
+        row, before = self._rows[place], self._live
+        self._live = before.lengthened(place, column, count, self._filler, self._block_size)
+        commit = grown(row, self._number, before, self._live, place, column, count)
+        masked = on_host(self._live.is_masked_BL[place])
+        row.grow(count, [column for column, is_masked in enumerate(masked) if is_masked], self._block_size)
+        return commit
 
     @torch.no_grad()
     def _ask(self, question: Question, rows: Sequence[Row]) -> Float[Tensor, "n V"]:
@@ -262,7 +306,9 @@ class Decoding:
         after, stay_B = written.window, written.transfer.stay_B
         is_open_B = after.is_masked_BL.any(1) if stay_B is None else after.is_masked_BL.any(1) | stay_B
         is_broken_B = written.proposal.log_prob_BL.isnan().any(1)
-        is_over_B = finished_B(after, self.request.stop_token_ids)
+        # a stop token may have moved out of its block
+        told = after if self._lengthening is None else self._live.take(places)
+        is_over_B = finished_B(told, self.request.stop_token_ids)
         state = on_host(torch.stack([is_open_B, is_broken_B, is_over_B]))
         for index, row, is_open, is_broken, is_over in zip(places, rows, *state, strict=True):
             if is_broken:
@@ -299,11 +345,11 @@ class Decoding:
         self._live = self._live.take(stay).cut(self._block_size)
         self._rows = [self._rows[index] for index in stay]
 
-    def _commits(self, written: Written, *, only_kept: bool = False) -> list[Commit]:
+    def _commits(self, written: Written | Commit, *, only_kept: bool = False) -> list[Commit]:
         """One `Commit` per row that the step changed, kept with the row for its trace."""
         if only_kept and not self.options.trace:
             return []
-        commits = commits_of(written)
+        commits = [written] if isinstance(written, Commit) else commits_of(written)
         if self.options.trace:
             rows = {row.number: row for row in (*self._rows, *(row for row, _ in self._left))}
             for commit in commits:
@@ -316,7 +362,12 @@ class Decoding:
         emitted, is_stopped = cut(token_ids[start : row.end], self.request.stop_token_ids)
         count = len(row.masked) if self.request.whole_rows else len(emitted)
         stats = Stats(count, row.totals(), row.positions)
-        trace = Trace(row.token_ids, row.masked, tuple(row.commits)) if self.options.trace else None
+        trace = None
+        if self.options.trace:
+            # a row that grew is told from the start in the length that it has in the end
+            more = range(len(row.token_ids), row.end)
+            begun = (*row.token_ids, *(self._filler for _ in more))
+            trace = Trace(begun, (*row.masked, *more), tuple(row.commits))
         return Completion(emitted, "stop" if is_stopped else "length", stats, trace)
 
 

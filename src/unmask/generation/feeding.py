@@ -34,6 +34,7 @@ class Question:
         wanted_BW: bool; positions of the active blocks where logits are wanted.
         hidden_BW: bool; positions of the active blocks that are predicted with their own token hidden; None: none.
         drafts: other states of the active blocks, looked at as well; logits are wanted at their masks.
+        tails: for each row of the plan, which feeds all, further columns where logits are wanted; empty: none.
     """
 
     live: Canvas
@@ -42,6 +43,7 @@ class Question:
     wanted_BW: Bool[Tensor, "B W"]
     hidden_BW: Bool[Tensor, "B W"] | None = None
     drafts: Sequence[Canvas] = ()
+    tails: Sequence[range] = ()
 
 
 class Feeder:
@@ -69,7 +71,7 @@ class Feeder:
         return not self.hides_later or options.cache == "none" or bool(getattr(self.denoiser, "can_branch", False))
 
     def logits(self, question: Question) -> Float[Tensor, "n V"]:
-        """Logits at the wanted positions, row by row; then, row by row, at the hidden ones or those of the drafts."""
+        """Logits at the wanted positions, row by row; then, so too, at tails, hidden positions or those of drafts."""
         call = self._call(question)
         output = self.denoiser(
             call.tokens_BL,
@@ -101,7 +103,11 @@ class Feeder:
         else:
             fed = live.gathered(plan.rows, columns.index)
         keys = max(columns.keys, live.length if plan.stores and not self.hides_later else 0)
-        call = Call(fed.tokens_BL, self._attention(question, keys), self._at(question, columns))
+        at_n = self._at(question, columns)
+        if question.tails:
+            tail = [row * columns.width + place for row, places in enumerate(question.tails) for place in places]
+            at_n = torch.cat([at_n, live.column(tail)])
+        call = Call(fed.tokens_BL, self._attention(question, keys), at_n)
         if plan.stores:
             call = replace(call, cache=self._placed(question, columns, keys))
             if self.options.cache_drift is not None:

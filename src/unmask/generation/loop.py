@@ -58,10 +58,11 @@ def stream_rows(
     """As `stream`, for rows that bring their seed and their own end."""
     ids = [row.token_ids for row in rows]
     check_rows(ids, vocab_size, "prompt")
-    canvas = continuation(ids, options.max_new_tokens, 0 if mask_token_id is None else mask_token_id, device)
+    canvas = continuation(ids, options.first_length, 0 if mask_token_id is None else mask_token_id, device)
     stops = tuple(stop_token_ids) if options.early_stop else ()
     entries = [Entry(number, row.seed, row.ends) for number, row in enumerate(rows)]
-    return Decoding(Request(denoiser, options, mask_token_id, stops), canvas, entries)
+    request = Request(denoiser, options, mask_token_id, stops)
+    return Decoding(request, canvas, entries, writable=options.max_new_tokens)
 
 
 def generate(

@@ -35,6 +35,9 @@ NUMBERS: dict[str, tuple[float, float | None]] = {
     "verify_threshold": (0.0, 1.0),
     "edit_threshold": (0.0, 1.0),
     "cache_share": (0.0, 1.0),
+    "end_threshold": (0.0, 1.0),
+    "insert_end_threshold": (0.0, 1.0),
+    "insert_threshold": (0.0, 1.0),
 }
 WHOLE_NUMBERS = {
     "speculate": 0,
@@ -50,6 +53,9 @@ WHOLE_NUMBERS = {
     "cache_delay": 0,
     "cache_horizon": 0,
     "cache_answer_interval": 1,
+    "initial_length": 1,
+    "lengthen_by": 2,
+    "end_window": 1,
 }
 
 
@@ -66,6 +72,30 @@ class GenerationOptions:
 
     max_length: int | None = None
     """Tokens of a prompt and what is written after it together, instead of max_new_tokens; infilling ignores it."""
+
+    open_length: bool = False
+    """Begin with an answer of initial_length tokens and let it grow, up to max_new_tokens, while the model does not see
+    its end (DAEDAL), instead of max_new_tokens from the start; infilling ignores it. For models in which everybody sees
+    everybody, without a cache."""
+
+    initial_length: int = 64
+    """open_length: tokens to begin with."""
+
+    lengthen_by: int = 8
+    """open_length: masks put at the end, or in place of one mask, at a time."""
+
+    end_window: int = 32
+    """open_length: tokens at the end of the answer that are asked whether they are its end."""
+
+    end_threshold: float = 0.5
+    """open_length: before the first token is written, the answer grows at its end while the certainty that the window
+    holds nothing but stop tokens is below this: the mean of their probabilities, 0 where another token is likelier."""
+
+    insert_end_threshold: float = 0.9
+    """open_length: while tokens are written, masks may be inserted as long as that certainty is below this."""
+
+    insert_threshold: float = 0.1
+    """open_length: masks are inserted at the block's least certain mask, where its best token is less probable."""
 
     min_new_tokens: int = 0
     """No stop token is written among the first so many tokens, and no stop string ends them; infilling ignores it."""
@@ -273,6 +303,13 @@ class GenerationOptions:
         for table, name in ((STRATEGIES, self.strategy), (CACHES, self.cache), (NOISE_SCHEDULES, self.noise_schedule)):
             if name not in table.names() and name not in table.standing_in:
                 table.get(name)
+
+    @property
+    def first_length(self) -> int:
+        """Tokens that an answer has room for at first."""
+        if not self.open_length:
+            return self.max_new_tokens
+        return min(max(self.initial_length, self.min_new_tokens), self.max_new_tokens)
 
     @classmethod
     def of(cls, **settings: Any) -> GenerationOptions:

@@ -35,6 +35,8 @@ class Row:
         masked: the positions masked at the start, ascending. token_ids: the row at the start, where a trace is wanted.
         turn: index into `blocks` of the active one.
         within, total, since, stored, drift: see `caching.Place`.
+        is_measured: its length was found; where lengths are open, nothing is written before.
+        growths: how often it grew.
     """
 
     number: int
@@ -53,6 +55,8 @@ class Row:
     since: int | None = None
     stored: int = 0
     drift: float | None = None
+    is_measured: bool = False
+    growths: int = 0
     forwards: Counter[ForwardKind] = field(default_factory=lambda: Counter[ForwardKind]())
     positions: int = 0
     commits: list[Commit] = field(default_factory=lambda: list[Commit]())
@@ -90,6 +94,13 @@ class Row:
             self.within = 0
             self.turn += 1
         return self.turn < len(self.blocks)
+
+    def grow(self, columns: int, masked: Sequence[int], block_size: int) -> None:
+        """Take in that it was made longer, `masked` being its masks now; its block begins anew."""
+        self.end += columns
+        self.growths += 1
+        self.blocks = sorted({(place - self.start) // block_size for place in masked})
+        self.turn = self.within = 0
 
     def totals(self) -> Forwards:
         """The forwards counted."""

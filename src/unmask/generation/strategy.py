@@ -47,6 +47,7 @@ class Step:
         first_B: int64; where the block begins in each row.
         quota_B: int64; commits that the reveal schedule asks of each row.
         seeds: seed of each row.
+        growths: how often each row grew; empty: none did.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Step:
     first_B: Int[Tensor, " B"]
     quota_B: Int[Tensor, " B"]
     seeds: tuple[int, ...]
+    growths: tuple[int, ...] = ()
 
     @cached_property
     def within_B(self) -> Int[Tensor, " B"]:
@@ -70,8 +72,10 @@ class Step:
         width = min(self.block_size, length)
         numbers_BW = torch.stack(
             [
-                uniforms(width, seed=seed, purpose=purpose, key=(block, within, 0))
-                for seed, block, within in zip(self.seeds, self.blocks, self.withins, strict=True)
+                uniforms(width, seed=seed, purpose=purpose, key=(block, within, growths))
+                for seed, block, within, growths in zip(
+                    self.seeds, self.blocks, self.withins, self.growths or (0,) * len(self.seeds), strict=True
+                )
             ]
         )
         position_L = torch.arange(length, device=self.first_B.device)
