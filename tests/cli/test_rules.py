@@ -63,6 +63,7 @@ BLOCK = (*RUN[:4], "--output_dir", "o", "--objective", "block")
         ((*BLOCK[:6], "--time_low", "0.6", "--time_high", "0.5"), "time_low (0.6) must be below time_high (0.5)"),
         ((*BLOCK[:6], "--time_high", "1.5"), "--time_high must be in (0, 1]; got 1.5"),
         ((*BLOCK[:6], "--eval_nll_samples", "0"), "--eval_nll_samples must be >= 1; got 0"),
+        ((*BLOCK[:6], "--peak_tflops", "0"), "--peak_tflops must be > 0; got 0"),
     ],
 )
 def test_what_blocks_and_clipped_noise_do_not_go_with(

@@ -60,6 +60,7 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "mask_noise_steps": (">= 0", lambda value: value >= 0),
     "sample_every": (">= 1", lambda value: value >= 1),
     "sample_new_tokens": (">= 1", lambda value: value >= 1),
+    "peak_tflops": ("> 0", lambda value: 0 < value < INFINITY),
     "save_total_limit": (">= 2, so one complete checkpoint always remains", lambda value: value >= 2),
     "dataloader_num_workers": (">= 0", lambda value: value >= 0),
     "seed": (f"from 0 to {LARGEST_SEED:,}", lambda value: 0 <= value <= LARGEST_SEED),

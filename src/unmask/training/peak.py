@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from unmask.models.linear import linear
 
@@ -44,6 +46,12 @@ class Peak:
 
     operations: float | None
     source: str
+
+
+def peak_of_run(args: TrainingArguments, model: Any, told: float | None = None) -> Peak:
+    """What this process' device could do in the type of most products of a run."""
+    mixed = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    return peak_of(args.device, mixed or model.trunk.embed.weight.dtype, told)
 
 
 def peak_of(device: torch.device, dtype: torch.dtype, told: float | None = None) -> Peak:

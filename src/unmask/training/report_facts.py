@@ -66,7 +66,8 @@ class Material:
 
     Attributes:
         settings, verb, shares, parts: of the run. model: the network, built. updates: of the run.
-        normalization: of the loss. filling: of packed rows, or of forwards by tokens.
+        normalization: of the loss. peak: what utilisation is a share of, in words.
+        filling: of packed rows, or of forwards by tokens.
     """
 
     settings: Settings
@@ -76,6 +77,7 @@ class Material:
     model: Any
     updates: int
     normalization: str
+    peak: str
     filling: Filling | None = None
 
 
@@ -94,7 +96,7 @@ def facts_of(material: Material) -> Facts:
             ("Model", _model(material, parameters, trainable)),
             ("Data", _data(material)),
             ("Training", _training(material)),
-            ("Machine and versions", [*_machine(material.shares), *_versions()]),
+            ("Machine and versions", [*_machine(material.shares), ("peak", material.peak), *_versions()]),
         ],
         settings=setting_rows(settings, material.verb),
         parameters=parameters,

@@ -46,6 +46,7 @@ from unmask.training.library import check_optimizer, compile_for_training, libra
 from unmask.training.loading import LoaderOptions, Noiser, VisitedStream, eval_loader, stream_loader, train_loader
 from unmask.training.memory_question import estimate_of
 from unmask.training.ordering import filling_of, packing_of, plan_of, refuse_budget_of_stream
+from unmask.training.peak import peak_of_run
 from unmask.training.plan import RandomLength
 from unmask.training.report import REPORT, Report, ReportOptions
 from unmask.training.report_facts import Facts, Material, facts_of, shown_memory
@@ -125,6 +126,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     compile_for_training(settings, args, model)
     output_dir = Path(str(args.output_dir))
     metrics = MetricsFile(output_dir, console)
+    peak = peak_of_run(args, model, settings.run.peak_tflops)
     material = Material(
         settings,
         verb,
@@ -133,6 +135,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
         model=model,
         updates=fed.updates,
         normalization=objective.normalization,
+        peak=peak.source,
         filling=fed.filling,
     )
     facts = facts_of(material)
@@ -157,7 +160,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
             save_weights=save,
             load_weights=lambda target: _load(model, target),
             tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
-            peak_tflops=settings.run.peak_tflops,
+            peak=peak,
         ),
         [Watch(settings.run.hang_timeout), Epochs(fed.epochs_done), metrics, ProgressLine(console), *shown, *eased],
     )

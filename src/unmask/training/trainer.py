@@ -35,7 +35,7 @@ from unmask.training import checkpointing, safekeeping
 from unmask.training.guard import IN_A_ROW, Skips, ask
 from unmask.training.loading import NoisedBatch
 from unmask.training.meter import Meter
-from unmask.training.peak import peak_of
+from unmask.training.peak import Peak
 from unmask.training.saving import Saver, gathered, size_of
 from unmask.training.signals import Signals
 from unmask.training.tally import Tally, exact
@@ -52,7 +52,7 @@ class RunParts:
         save_weights: write model or adapter, tokenizer and card into a folder, given gathered tensors.
         load_weights: fill the model from such a folder.
         tell: says a line to the user. leave_replay: makes an update repeatable; a sentence about it.
-        peak_tflops: what the device could do, 10^12 operations per second; None: as `peak_of` knows.
+        peak: what the device could do.
     """
 
     objective: Any
@@ -63,7 +63,7 @@ class RunParts:
     load_weights: Callable[[Path], None]
     tell: Callable[[str], None] = print
     leave_replay: Callable[[int], str] = lambda update: ""
-    peak_tflops: float | None = None
+    peak: Peak = Peak(None, "")
 
 
 class DiffusionTrainer(Trainer):
@@ -81,8 +81,7 @@ class DiffusionTrainer(Trainer):
         args._n_gpu = min(args.n_gpu, 1)  # one process uses one GPU
         self.parts = parts
         self.tally = Tally()
-        peak = peak_of(args.device, _computed_in(args, model), parts.peak_tflops)
-        self.meter = Meter(args.device, cost_of(model), peak)
+        self.meter = Meter(args.device, cost_of(model), parts.peak)
         self.saver, self.signals, self.skips = Saver(parts.tell, args.device), Signals(), Skips()
         self.stopped_by: signal.Signals | None = None
         # the rows come from `parts`; the library only wants to see that there are some
@@ -322,12 +321,6 @@ class DiffusionTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             checkpointing.load_random_states(Path(checkpoint), self.args.process_index)
-
-
-def _computed_in(args: TrainingArguments, model: DiffusionModel) -> torch.dtype:
-    """The type of most products."""
-    mixed = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    return mixed or model.trunk.embed.weight.dtype
 
 
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
