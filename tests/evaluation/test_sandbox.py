@@ -294,7 +294,7 @@ def test_tests_see_changes_objects_and_errors() -> None:
 def test_values_arrive_as_they_were() -> None:
     values = (
         "[None, True, -3, 2**80, 1.5, float('inf'), 2j, 'é\\ud800', b'x', (1, (2,)), [], {1, 2}, frozenset({3}), "
-        "{'a': [1], (1, 2): {}}]"
+        "int, {'a': [1], (1, 2): {}}]"
     )
     code, tests = f"def make(): return {values}\ndef same(x): return x", f"assert make() == {values} == same({values})"
     assert examine(code, f"{tests}\nassert [type(v) for v in make()] == [type(v) for v in {values}]").passed

@@ -6,6 +6,7 @@ print or behave in a way of its own. Anything else stays where it is and is spok
 
 from __future__ import annotations
 
+import builtins
 import json
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -25,6 +26,8 @@ def packed(value: Any, keep: Callable[[Any], int]) -> Any:
         return {"complex": [value.real, value.imag]}
     if isinstance(value, bytes | bytearray):
         return {"bytes": bytes(value).hex()}
+    if isinstance(value, type) and vars(builtins).get(value.__name__) is value:
+        return {"type": value.__name__}
     if isinstance(value, dict):
         return {"dict": [[packed(key, keep), packed(item, keep)] for key, item in value.items()]}
     for name, kind in _CONTAINERS.items():
@@ -48,6 +51,8 @@ def unpacked(value: Any, find: Callable[[int], Any]) -> Any:
         return complex(*content)
     if kind == "bytes":
         return bytes.fromhex(content)
+    if kind == "type" and isinstance(vars(builtins).get(content), type):
+        return vars(builtins)[content]
     if kind == "object":
         return find(int(content))
     raise ValueError(f'"{kind}" is no kind of value')
