@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 _LONGEST_LINE = 1 << 26
 _SAFE_INTEGER = 1 << 60
-_CONTAINERS: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+_CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
 def packed(value: Any, keep: Callable[[Any], int]) -> Any:
