@@ -29,6 +29,7 @@ from unmask.training.card import Reached, write_run_card
 from unmask.training.describe import DryRun as DryRun
 from unmask.training.describe import describe as describe
 from unmask.training.easing import easing_callbacks
+from unmask.training.engine import asked_for
 from unmask.training.grouped import Filling
 from unmask.training.ingredients import (
     Ingredients,
@@ -97,6 +98,7 @@ def train(settings: Settings, *, verb: str, console: Console | None = None) -> R
         UnmaskError: settings, data, model or machine are not fit for it; nothing was written then.
     """
     console = console or Console(quiet=not _first_process())
+    asked_for(settings)
     settings, said = decided(settings)
     output_dir = Path(settings.trainer["output_dir"])
     standing = folder.inspect(output_dir, settings, verb)
@@ -147,8 +149,6 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
         _save(model, parts, target, tensors)
         write_run_card(target, material, facts, Reached(trainer.state.global_step, metrics.history))
 
-    # the first thing written: every mistake in the settings has been found by now
-    folder.claim(output_dir, settings, verb, parts, first=_first_process())
     trainer = DiffusionTrainer(
         model,
         args,
@@ -161,10 +161,13 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
             load_weights=lambda target: _load(model, target),
             tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
             peak=peak,
+            asked=asked_for(settings),
         ),
         [Watch(settings.run.hang_timeout), Epochs(fed.epochs_done), metrics, ProgressLine(console), *shown, *eased],
     )
     trainer.remove_callback(PrinterCallback)
+    # the first thing written: every mistake in the settings, and every other engine, has been found by now
+    folder.claim(output_dir, settings, verb, parts, first=_first_process())
     with _telling(report, trainer), trainer.signals:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     last = {name: value for line in metrics.history for name, value in line.items() if name not in ("step", "epoch")}

@@ -11,12 +11,13 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -31,7 +32,8 @@ from unmask.errors import ModelError
 from unmask.models.adapters import has_adapter
 from unmask.models.shell import DiffusionModel
 from unmask.objectives.estimators import bound_error
-from unmask.training import checkpointing, safekeeping
+from unmask.training import checkpointing, engine, safekeeping, zero
+from unmask.training.engine import Engine
 from unmask.training.guard import IN_A_ROW, Skips, ask
 from unmask.training.loading import NoisedBatch
 from unmask.training.meter import Meter
@@ -63,6 +65,7 @@ class RunParts:
     load_weights: Callable[[Path], None]
     tell: Callable[[str], None] = print
     leave_replay: Callable[[int], str] = lambda update: ""
+    asked: Engine = Engine()
     peak: Peak = Peak(None, "")
 
 
@@ -94,6 +97,36 @@ class DiffusionTrainer(Trainer):
             callbacks=[self.meter, *callbacks],
         )
         self.model_accepts_loss_kwargs = True  # the same promise as above, for older versions
+
+    # --- processes
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The first moment at which it is known how the run is divided; nothing is written yet."""
+        super().create_accelerator_and_postprocess()
+        engine.check(self.parts.asked, self.args, self.accelerator)
+        self.parts.tell(self.parts.asked.described(self.args.device.type, str(self.args.mixed_precision)))
+
+    def create_optimizer(self, *args: Any) -> Any:
+        optimizer = super().create_optimizer(*args)
+        names = {id(weight): name for name, weight in self.model.named_parameters()}
+        self.groups = [[names[id(weight)] for weight in group["params"]] for group in self.optimizer.param_groups]
+        return optimizer
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        """Weights are read before they are divided, the optimizer's state after."""
+        asked, resume = self.parts.asked, resume_from_checkpoint
+        if asked.is_divided and resume is not None:
+            self._load_from_checkpoint(resume)
+        trained = self.model.named_parameters() if asked.is_deepspeed else ()
+        masters = {name: weight.data for name, weight in trained if weight.requires_grad}
+        own = None if asked.is_divided else resume
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, own)
+        engine.check_wrapped(asked, self.model_wrapped)
+        if asked.is_deepspeed:
+            zero.set_masters(self.model, masters)
+        if asked.is_divided:
+            self._load_optimizer_and_scheduler(resume)
+        return prepared
 
     # --- data
 
@@ -284,19 +317,26 @@ class DiffusionTrainer(Trainer):
 
     def gathered_weights(self) -> dict[str, Any] | None:
         """All weights on the CPU where they are sharded or wrapped; None where the model holds them itself."""
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if not self.parts.asked.is_divided:
             return None
-        if self.is_deepspeed_enabled:
-            return self.accelerator.get_state_dict(self.model_wrapped)
-        return get_model_state_dict(self.model, options=_GATHERED)
+        adapted = has_adapter(self.model)
+        if self.parts.asked.is_deepspeed:
+            return zero.gather_weights(self.model, only_trained=adapted)
+        return get_model_state_dict(self.model, options=replace(_GATHERED, ignore_frozen_params=adapted))
 
     def _gathered_optimizer(self, model: nn.Module) -> dict[str, Any]:
         if self.args.save_only_model:
             return {}
+        if self.parts.asked.is_deepspeed:
+            return zero.gather_optimizer(self.model_wrapped, self.groups)
         return get_optimizer_state_dict(model, self._plain_optimizer(), options=_GATHERED)
 
     def _plain_optimizer(self) -> torch.optim.Optimizer:
-        return getattr(self.optimizer, "optimizer", self.optimizer)
+        """PyTorch's, under the wrappers of accelerate and DeepSpeed."""
+        optimizer = self.optimizer
+        while not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, AcceleratedOptimizer):
+            optimizer = optimizer.optimizer
+        return optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         del model
@@ -312,7 +352,10 @@ class DiffusionTrainer(Trainer):
         folder = Path(checkpoint)
         state, optimizer = checkpointing.load_optimizer(folder), self._plain_optimizer()
         asked = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-        set_optimizer_state_dict(self.model_wrapped, optimizer, optim_state_dict=state, options=_GATHERED)
+        if self.parts.asked.is_deepspeed:
+            zero.fill_optimizer(self.model_wrapped, state)
+        else:
+            set_optimizer_state_dict(self.model_wrapped, optimizer, optim_state_dict=state, options=_GATHERED)
         checkpointing.resume_schedule(self.lr_scheduler, optimizer, asked, checkpointing.load_scheduler(folder))
         for state in checkpointing.load_reports(folder, self.args.process_index, self.args.world_size):
             self.tally.restore(state["sums"], self.args.device)
