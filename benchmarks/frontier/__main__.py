@@ -17,11 +17,12 @@ def write_report(options: argparse.Namespace) -> None:
     from benchmarks.frontier.measure import read
     from benchmarks.frontier.settings import settings
 
-    compared = {setting.name for setting in settings()}
+    compared = {setting.name for setting in settings("tables")}
     found = report.summarise(row for row in read(options.results) if row["setting"] in compared)
     print("without a cache\n\n" + report.strategies_table(found))
     for strategy, knob in (("confidence", 0), ("threshold", 0), ("threshold", 1)):
         print(f"\n{strategy} on each cache\n\n" + report.caches_table(found, strategy, knob))
+    print("\nopen length\n\n" + report.lengths_table(found))
     print("\nno loss on any task\n\n" + report.ranking(found))
     if options.assets:
         options.assets.mkdir(parents=True, exist_ok=True)

@@ -46,10 +46,8 @@ class Exam:
 
 
 def exam(name: str, seed: int, models: Path, shared: Path, count: int) -> Exam:
-    """The questions of a task; another seed is other questions, and another model where there is one."""
+    """The questions of a task; another seed is another model, and other questions."""
     folder = models / f"{name}-{seed}"
-    if not (folder / "checkpoint-final").is_dir():
-        folder = models / f"{name}-0"
     lm = unmask.load(folder, device="cpu")
     if name == "stories":
         return _stories(folder, lm, seed, shared, count // 2)
@@ -123,7 +121,7 @@ def decode(given: Exam, setting: Setting) -> dict[str, Any]:
     started, outs = time.process_time(), []
     for first in range(0, len(given.prompts), ROWS):
         part = given.prompts[first : first + ROWS]
-        outs += given.lm.generate(part, max_new_tokens=given.canvas, block_size=BLOCK, **setting.options)
+        outs += given.lm.generate(part, **{"max_new_tokens": given.canvas, "block_size": BLOCK, **setting.options})
     seconds = time.process_time() - started
     return {
         "marks": given.marks(outs),
@@ -140,8 +138,11 @@ def measure_all(options: Any) -> None:
     refused: set[str] = set()
     for seed in range(options.seeds):
         for name in options.tasks:
+            if not (options.models / f"{name}-{seed}" / "checkpoint-final").is_dir():
+                print(f"{name}-{seed}: not trained", file=sys.stderr, flush=True)
+                continue
             given = exam(name, seed, options.models, options.shared, options.questions)
-            for setting in settings():
+            for setting in settings(name):
                 key = (name, seed, setting.name)
                 if key in done or setting.name in refused:
                     continue

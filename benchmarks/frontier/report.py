@@ -1,5 +1,9 @@
 """Tables and a figure of what was measured: quality with its interval, tokens per forward, positions per token.
 
+Each seed is a model of its own with questions of its own. Intervals cover the choice of both: models are drawn with
+replacement, then questions of each, and the spread is widened by sqrt(k / (k - 1)) for the k models there are, as a
+sample's variance is. For shares, Wilson's interval over all questions is taken where it is wider.
+
 Costs are totals over totals of all questions and seeds. Losses are paired: the same questions of the same models under
 the baseline, one token of the highest confidence a step without a cache.
 """
@@ -12,15 +16,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.frontier.settings import BASELINE, CACHES, KNOBS
+import numpy as np
+from benchmarks.frontier.settings import BASELINE, CACHES, KNOBS, LENGTHS
 
-from unmask.evaluation.intervals import bootstrap, wilson
+from unmask.evaluation.intervals import wilson
 
 TASKS = ("sums", "sudoku", "tables", "stories")
 # a loss below this is none: points of accuracy, nats per token
 MARGINS = {"sums": 0.02, "sudoku": 0.02, "tables": 0.02, "stories": 0.1}
 COLOURS = ("#1f6fb4", "#c2461c", "#3b8c4a", "#8a4fb0", "#b8860b", "#d1478c", "#17a2a2", "#6b6b6b", "#7a3b1e", "#22408f")
-COLOURS = (*COLOURS, "#9acd32", "#ff8c69", "#4b0082", "#2f4f4f", "#00b0f0")
+COLOURS = (*COLOURS, "#9acd32", "#ff8c69", "#4b0082", "#2f4f4f", "#00b0f0", "#808000", "#e377c2")
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,14 @@ def _summary(task: str, by_seed: dict[int, dict[str, Any]], base: dict[int, dict
     marks = [mark for row in by_seed.values() for mark in row["marks"]]
     sign = 1 if task == "stories" else -1
     pairs = [
-        sign * (mine - other)
+        [sign * (mine - other) for mine, other in zip(row["marks"], base[seed]["marks"], strict=True)]
         for seed, row in by_seed.items()
         if seed in base
-        for mine, other in zip(row["marks"], base[seed]["marks"], strict=True)
     ]
-    low, high = bootstrap(marks) if task == "stories" else wilson(sum(marks), len(marks))
+    low, high = of_models([row["marks"] for row in by_seed.values()])
+    if task != "stories":
+        narrow, wide = wilson(sum(marks), len(marks))
+        low, high = min(low, narrow), max(min(high, 1.0), wide)
     emitted, forwards, positions = (
         sum(row[name] for row in by_seed.values()) for name in ("emitted", "forwards", "positions")
     )
@@ -76,13 +83,28 @@ def _summary(task: str, by_seed: dict[int, dict[str, Any]], base: dict[int, dict
         mark=sum(marks) / len(marks),
         low=low,
         high=high,
-        loss=sum(pairs) / len(pairs) if pairs else math.nan,
-        surest_loss=bootstrap(pairs)[0] if pairs else math.nan,
+        loss=float(np.mean([np.mean(part) for part in pairs])) if pairs else math.nan,
+        surest_loss=of_models(pairs)[0] if pairs else math.nan,
         per_forward=emitted / forwards,
         per_token=positions / max(emitted, 1),
         seeds=len(by_seed),
         count=len(marks),
     )
+
+
+def of_models(marks: Sequence[Sequence[float]], *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """The interval (95 %) of a mean over models of means over questions: `marks` has one list for each model."""
+    draw, count = np.random.default_rng(seed), len(marks)
+    given = [np.asarray(part, dtype=np.float64) for part in marks]
+    means = np.empty((resamples, count))
+    chosen = draw.integers(0, count, (resamples, count))
+    for number, part in enumerate(given):
+        is_it = chosen == number
+        means[is_it] = part[draw.integers(0, len(part), (int(is_it.sum()), len(part)))].mean(1)
+    middle = float(np.mean([part.mean() for part in given]))
+    spread = (means.mean(1) - middle) * (math.sqrt(count / (count - 1)) if count > 1 else 1.0)
+    low, high = np.percentile(middle + spread, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def holds(by_task: dict[str, Summary]) -> bool:
@@ -129,6 +151,17 @@ def caches_table(found: Found, strategy: str, knob: int = 0) -> str:
     entry = KNOBS[strategy][knob]
     rows = [(f"`{strategy}` {entry.knob}, {cache}", entry.with_cache(cache).name) for cache in CACHES]
     return table(found, rows)
+
+
+def lengths_table(found: Found) -> str:
+    """Room that is given, and room that is found, in the task whose answers differ in length."""
+    lines = ["| `threshold` | tables |", "|---|---|"]
+    lines += [
+        f"| {entry.knob} | {cell('tables', found[entry.name].get('tables'))} |"
+        for entry in LENGTHS
+        if entry.name in found
+    ]
+    return "\n".join(lines)
 
 
 def ranking(found: Found) -> str:

@@ -57,6 +57,11 @@ KNOBS: dict[str, tuple[Setting, ...]] = {
     "adaptive": tuple(
         _test("adaptive", f"{value:g}", threshold=0.9, threshold_decay=value) for value in (0.3, 0.1, 0.6)
     ),
+    "credit": tuple(_test("credit", f"{value:g}", threshold=value) for value in (0.9, 0.98)),
+    "hierarchical": (
+        _test("hierarchical", "0.9, 0.4", threshold=0.9, run_threshold=0.4),
+        _test("hierarchical", "0.98, 0.8", threshold=0.98, run_threshold=0.8),
+    ),
     "klass": tuple(_test("klass", f"{value:g}", threshold=value) for value in (0.9, 0.6)),
     "slow_fast": tuple(_test("slow_fast", f"{value:g}", threshold=value) for value in (0.9, 0.7)),
     "local_leap": tuple(_test("local_leap", f"{value:g}", leap_threshold=value) for value in (0.75, 0.5)),
@@ -78,14 +83,33 @@ CACHES: dict[str, dict[str, Any]] = {
     "vicinity 4": {"cache": "vicinity", "cache_before": 4, "cache_after": 4},
     "interval 4": {"cache": "interval", "cache_interval": 4},
     "interval 16": {"cache": "interval", "cache_interval": 16},
+    "verify 100, 7": {"cache": "verify"},
+    "verify 16, 4": {"cache": "verify", "cache_interval": 16, "cache_answer_interval": 4},
 }
+# answers of unknown length, in the task that has them: room given from the start, or found while writing
+ROOM = 96
+LENGTHS = (
+    *(_test("threshold", f"0.9, room {room}", threshold=0.9, max_new_tokens=room) for room in (16, 24, 48, ROOM)),
+    *(
+        _test(
+            "threshold",
+            f"0.9, open from {first}, window {window}",
+            threshold=0.9,
+            max_new_tokens=ROOM,
+            open_length=True,
+            initial_length=first,
+            end_window=window,
+        )
+        for first, window in ((8, 8), (16, 8), (64, 32))
+    ),
+)
 # under confidence and threshold all are tried, under other fixed numbers a step two, under other tests four
-SOME, MORE = ("prefix", "dual"), ("prefix", "dual", "vicinity 4", "interval 4")
+SOME, MORE = ("prefix", "dual"), ("prefix", "dual", "vicinity 4", "interval 4", "verify 16, 4")
 BASELINE = KNOBS["confidence"][0].with_cache("none")
 
 
-def settings() -> list[Setting]:
-    """Everything, the most telling first."""
+def settings(task: str | None = None) -> list[Setting]:
+    """Everything, the most telling first; of one task, or what is measured in all of them."""
     found = [setting.with_cache("none") for knobs in KNOBS.values() for setting in knobs]
     for strategy, knobs in KNOBS.items():
         caches = SOME if strategy in (*QUOTA, "llada2") else MORE
@@ -93,4 +117,4 @@ def settings() -> list[Setting]:
             caches = tuple(CACHES)[1:]
         found += [knobs[0].with_cache(cache) for cache in caches]
     found += [KNOBS["threshold"][1].with_cache(cache) for cache in MORE]
-    return found
+    return found + (list(LENGTHS) if task == "tables" else [])

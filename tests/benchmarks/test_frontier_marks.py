@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from benchmarks.frontier.measure import charged_nll, repeats
-from benchmarks.frontier.settings import BASELINE, CACHES, KNOBS, settings
+from benchmarks.frontier.report import COLOURS
+from benchmarks.frontier.settings import BASELINE, CACHES, KNOBS, LENGTHS, settings
 
 
 class EvenJudge:
@@ -55,3 +56,5 @@ def test_settings_differ_and_hold_every_strategy_on_several_caches() -> None:
     for strategy in KNOBS:
         assert {setting.cache for setting in found if setting.strategy == strategy} >= {"none", "prefix", "dual"}
     assert {setting.cache for setting in found if setting.strategy == "confidence"} == set(CACHES)
+    assert settings("tables") == [*found, *LENGTHS] and settings("sums") == found
+    assert len(COLOURS) >= max(len(KNOBS), len(CACHES))

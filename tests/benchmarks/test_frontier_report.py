@@ -54,6 +54,16 @@ def test_losses_are_paired_and_worse_is_above_0_whatever_the_unit() -> None:
     assert right[FAST.name]["sums"].loss == pytest.approx(0.5)
 
 
+def test_intervals_are_as_wide_as_models_differ() -> None:
+    alike = report.of_models([[1.0, 0.0] * 50] * 3)
+    apart = report.of_models([[1.0] * 100, [1.0, 0.0] * 50, [0.0] * 100])
+    # three models at 0, 1/2 and 1: the standard error of their mean is sqrt(1/4 / 3), the normal interval +-0.57
+    assert apart[1] - apart[0] == pytest.approx(2 * 1.96 * (0.25 / 3) ** 0.5, rel=0.15)
+    # 300 questions: +-0.057, and a quarter more for what three models cannot tell
+    assert 0.1 < alike[1] - alike[0] < 0.16
+    assert report.of_models([[2.0] * 5]) == (2.0, 2.0)
+
+
 def test_only_what_loses_nowhere_is_ranked_the_cheapest_first() -> None:
     found = report.summarise(measured())
     assert [report.holds(found[entry.name]) for entry in (BASELINE, FAST, WILD)] == [True, True, False]

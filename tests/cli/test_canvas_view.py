@@ -89,6 +89,12 @@ def test_each_kind_of_token_has_its_look() -> None:
     assert " cat" not in "".join(part for style, part in later.items() if style)
 
 
+def test_a_row_may_grow() -> None:
+    start = CanvasState.start([0, None])
+    grown = start.after(Commit(0, 0, 0, (3,), (2,), (1.0,), remasked=(1, 2)))
+    assert grown.token_ids == (0, None, None, 2) and (grown.written, grown.masked) == (3, 2)
+
+
 def test_colours_tell_the_age_or_how_probable_a_token_was() -> None:
     state = CanvasState.start([0, None, None, None])
     for step, (place, token, sure) in enumerate(((1, 1, 0.95), (2, 2, 0.6), (3, 6, 0.2))):

@@ -316,14 +316,15 @@ def _print_frames(stream: Stream, states: list[CanvasState], look: Look, console
     due = whole
 
     def frame(left: int) -> None:
-        every = sum(state.written for state in states)
-        console.print(f"-- step {number}, {every - left}/{every} tokens", style="dim", highlight=False)
+        console.print(f"-- step {number}, {whole - left}/{whole} tokens", style="dim", highlight=False)
         for state in states:
             console.print(Text(render(state, look, console.width - 1).plain), soft_wrap=True)
 
     frame(whole)
     due -= whole / FRAMES
     for number, left in _steps(stream, states):  # noqa: B007  (`frame` reads it)
+        every = sum(state.written for state in states)
+        whole, due = every, due + every - whole  # rows may have grown
         if left <= due:
             frame(left)
             shown, due = number, min(due, left) - whole / FRAMES
