@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from datasets import Dataset
 from rich.console import Console
 from transformers import PrinterCallback
 
-from unmask.diffusion.keys import Purpose
-from unmask.errors import ConfigError, UnmaskError
+from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.models.adapters import has_adapter, read_adapter, save_adapter
 from unmask.models.checkpoints import FINISHED, fill_from_files, official_tensors, save_model
@@ -29,26 +26,23 @@ from unmask.training.card import Reached, write_run_card
 from unmask.training.describe import DryRun as DryRun
 from unmask.training.describe import describe as describe
 from unmask.training.easing import easing_callbacks
+from unmask.training.fed import evaluated_on, evaluation_objective, fed_to
 from unmask.training.engine import asked_for
-from unmask.training.grouped import Filling
 from unmask.training.ingredients import (
     Ingredients,
     collator_of,
     decided,
     gather,
     is_divided,
-    known_to,
     load_for_training,
     objective_of,
     shares_of,
     start_note,
 )
 from unmask.training.library import check_optimizer, compile_for_training, library_arguments
-from unmask.training.loading import LoaderOptions, Noiser, VisitedStream, eval_loader, stream_loader, train_loader
+from unmask.training.loading import Noiser
 from unmask.training.memory_question import estimate_of
-from unmask.training.ordering import filling_of, packing_of, plan_of, refuse_budget_of_stream
 from unmask.training.peak import peak_of_run
-from unmask.training.plan import RandomLength
 from unmask.training.report import REPORT, Report, ReportOptions
 from unmask.training.report_facts import Facts, Material, facts_of, shown_memory
 from unmask.training.report_samples import sampler_for
@@ -56,19 +50,6 @@ from unmask.training.saving import insist
 from unmask.training.trackers import tracker_callbacks
 from unmask.training.trainer import DiffusionTrainer, RunParts
 from unmask.training.watch import Watch
-
-# evaluation noise is the same in all runs, whatever their seed and their noise, so that their curves compare
-_EVALUATION = {
-    "seed": int(Purpose.EVAL),
-    "time_sampling": "low_discrepancy",
-    "time_low": 0.0,
-    "time_high": 1.0,
-    "masking": "exact_count",
-    "views": 1,
-    "complementary": False,
-    "curriculum": (),
-}
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -118,7 +99,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     objective = objective_of(settings, verb, model.mask_token_id, shifted=parts.facts.family.shift)
     shares = shares_of(settings)
     noiser = Noiser(collator_of(settings, verb, parts.tokenizer), objective)
-    fed = _train_rows(settings, verb, parts, noiser)
+    fed = fed_to(settings, verb, parts, noiser)
     if fed.filling is not None:
         console.print(str(fed.filling), highlight=False, markup=False, soft_wrap=True)
     evaluated = parts.splits.test if settings.trainer.get("eval_strategy", "no") != "no" else None
@@ -154,9 +135,9 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
         args,
         RunParts(
             objective=objective,
-            eval_objective=_evaluation_objective(objective),
+            eval_objective=evaluation_objective(objective),
             train_loader=fed.loader,
-            eval_loader=_eval_loader(settings, verb, evaluated, noiser) if evaluated is not None else None,
+            eval_loader=partial(evaluated_on, settings, verb, evaluated, noiser) if evaluated is not None else None,
             save_weights=save,
             load_weights=lambda target: _load(model, target),
             tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
@@ -219,56 +200,6 @@ def _reason(error: BaseException) -> str:
         return "interrupted"
     first = str(error).strip().splitlines()[:1]
     return " ".join(first) if isinstance(error, UnmaskError) else ": ".join([type(error).__name__, *first])
-
-
-def _loader_options(settings: Settings) -> LoaderOptions:
-    get = settings.trainer.get
-    return LoaderOptions(
-        workers=get("dataloader_num_workers", 0),
-        pin_memory=get("dataloader_pin_memory", True) and torch.cuda.is_available(),
-        prefetch=get("dataloader_prefetch_factor"),
-        persistent=get("dataloader_persistent_workers", False),
-    )
-
-
-class _Fed(NamedTuple):
-    """What a run is fed: epochs after so many updates (0 for a stream), updates, what makes the loader, how full."""
-
-    epochs_done: Callable[[int], float]
-    updates: int
-    loader: Callable[[], Any]
-    filling: Filling | None = None
-
-
-def _train_rows(settings: Settings, verb: str, parts: Ingredients, noiser: Noiser) -> _Fed:
-    get, shares, how = settings.trainer.get, shares_of(settings), _loader_options(settings)
-    rows, max_steps = parts.splits.train, get("max_steps", -1)
-    if not isinstance(rows, Dataset):
-        refuse_budget_of_stream(settings)
-        if max_steps <= 0:
-            raise ConfigError(
-                "a stream has no length, so max_steps must say when to stop. Set it, or streaming: false."
-            )
-        crop = RandomLength(settings.data.random_length_ratio, get("seed", 42))
-        stream = VisitedStream(rows, shares, max_steps * shares.accumulation, crop, packing_of(settings, verb))
-        return _Fed(lambda updates: 0.0, max_steps, lambda: stream_loader(stream, noiser, how))
-    plan = plan_of(settings, verb, parts.splits, shares.update)
-    updates = max_steps if max_steps > 0 else plan.updates_for(get("num_train_epochs", 3.0))
-    loader = partial(train_loader, rows, plan, shares, updates, noiser, how)
-    return _Fed(plan.epochs_done, updates, loader, filling_of(plan))
-
-
-def _eval_loader(settings: Settings, verb: str, rows: Any, noiser: Noiser) -> Any:
-    micro = settings.trainer.get("per_device_eval_batch_size", 8)
-    shares = replace(shares_of(settings), micro=micro, accumulation=1)
-    fixed = replace(noiser, objective=_evaluation_objective(noiser.objective))
-    samples = settings.run.eval_nll_samples if settings.objective.objective != "autoregressive" else 1
-    packing = packing_of(settings, verb)
-    return lambda: eval_loader(rows, shares, fixed, _loader_options(settings), samples, packing)
-
-
-def _evaluation_objective(objective: Any) -> Any:
-    return replace(objective, **known_to(objective, _EVALUATION))
 
 
 def _recompute(model: DiffusionModel, settings: Settings) -> None:
