@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import platform
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -91,8 +93,11 @@ def evaluate_tasks(
     crew = team or Team()
 
     def ask(requests: Sequence[Request]) -> list[Answer]:
-        found = crew.lead(requests, answerer.answer)
-        return [found[answerer.key(request)] for request in requests]
+        there, keys = answerer.answers.by_key, [answerer.key(request) for request in requests]
+        # several processes share what is left; one says itself how much is there
+        left = [request for request, key in zip(requests, keys, strict=True) if crew.size == 1 or key not in there]
+        found = {**there, **crew.lead(left, answerer.answer)}
+        return [found[key] for key in keys]
 
     lm = HarnessLM(answerer.lm, ask, greedy=chosen.greedy, is_chat=options.apply_chat_template)
     tracker = None if output_path is None else EvaluationTracker(output_path=str(output_path))
@@ -102,27 +107,29 @@ def evaluate_tasks(
     # the harness' looks for a repository around the user's folder, and lets git's complaints through
     evaluator.get_git_commit_hash = _no_commit
     try:
-        results: Any = evaluator.simple_evaluate(
-            model=lm,
-            model_args={"pretrained": name},
-            tasks=chosen.objects,
-            task_manager=chosen.manager,
-            num_fewshot=options.num_fewshot,
-            limit=options.limit,
-            batch_size=answerer.settings.batch_size,
-            log_samples=options.log_samples,
-            apply_chat_template=options.apply_chat_template,
-            fewshot_as_multiturn=multiturn,
-            system_instruction=options.system_instruction,
-            evaluation_tracker=tracker,
-            bootstrap_iters=_RESAMPLES,
-            random_seed=seeds[0],
-            numpy_random_seed=seeds[1],
-            torch_random_seed=seeds[2],
-            fewshot_random_seed=seeds[3],
-            # asked before any data was read: see `choose_tasks`
-            confirm_run_unsafe_code=True,
-        )
+        # it prints, where the results are to stand alone
+        with redirect_stdout(sys.stderr):
+            results: Any = evaluator.simple_evaluate(
+                model=lm,
+                model_args={"pretrained": name},
+                tasks=chosen.objects,
+                task_manager=chosen.manager,
+                num_fewshot=options.num_fewshot,
+                limit=options.limit,
+                batch_size=answerer.settings.batch_size,
+                log_samples=options.log_samples,
+                apply_chat_template=options.apply_chat_template,
+                fewshot_as_multiturn=multiturn,
+                system_instruction=options.system_instruction,
+                evaluation_tracker=tracker,
+                bootstrap_iters=_RESAMPLES,
+                random_seed=seeds[0],
+                numpy_random_seed=seeds[1],
+                torch_random_seed=seeds[2],
+                fewshot_random_seed=seeds[3],
+                # asked before any data was read: see `choose_tasks`
+                confirm_run_unsafe_code=True,
+            )
     except (AssertionError, ValueError) as error:
         raise ConfigError(f"the harness stopped: {error}") from error
     samples = results.pop("samples", None)

@@ -33,7 +33,7 @@ class CodeMetric:
             k: for which k; those above the number of programs are left out.
         """
         passed = {
-            number: [passes(f"{program}\n{test}") for program in programs]
+            number: [passes(program, test) for program in programs]
             for number, (test, programs) in enumerate(zip(references, predictions, strict=True))
         }
         shares = {
@@ -61,11 +61,11 @@ def code_metric() -> Iterator[None]:
         evaluate.load = usual
 
 
-def passes(program: str) -> bool:
-    """Whether a program runs to its end in the sandbox, within the limits."""
-    from unmask.evaluation import sandbox  # pyright: ignore[reportAttributeAccessIssue]
+def passes(program: str, test: str) -> bool:
+    """Whether a test, which the program cannot reach, finds nothing wrong with it within the limits."""
+    from unmask.evaluation import sandbox
 
-    return sandbox.run(program, timeout_seconds=TIMEOUT_SECONDS, memory_bytes=MEMORY_BYTES).passed
+    return sandbox.examine(program, test, timeout_seconds=TIMEOUT_SECONDS, memory_bytes=MEMORY_BYTES).passed
 
 
 def pass_at_k(count: int, right: int, k: int) -> float:

@@ -6,7 +6,7 @@ Prompts, filters and metrics stay the harness'; only where rows come from change
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from unmask.evaluation.harness_rows import BENCHMARKS, Splits, has_files, part_n
 SHORT = {
     "arc": ("arc_easy", "arc_challenge"),
     "ceval": ("ceval-valid",),
+    "lambada": ("lambada_openai", "lambada_standard"),
     "math": ("hendrycks_math500",),
     "humaneval-infilling": ("humaneval_infilling",),
 }
@@ -74,8 +75,7 @@ def choose_tasks(
     asked = list(dict.fromkeys(name for given in names for name in SHORT.get(given, (given,))))
     manager = _manager(asked, include_path)
     index = manager.task_index
-    known = [name for name in asked if name in index]
-    leaves = list(dict.fromkeys(leaf for name in known for leaf in _leaves(index, name)))
+    leaves = _all_leaves(index, asked)
     unsafe = [name for name in leaves if (index[name].cfg or {}).get("unsafe_code")]
     if unsafe and not allow_code_execution:
         raise ConfigError(
@@ -83,7 +83,9 @@ def choose_tasks(
             "of time and memory; add --allow_code_execution if you want that."
         )
     with code_metric() if unsafe else nullcontext():
-        notes = [] if data_dir is None else _bring_home(index, known, leaves, data_dir)
+        notes = [] if data_dir is None else _bring_home(index, leaves, data_dir)
+        if data_dir is not None:
+            notes += [note for given in names for note in _leave_out(index, given, asked, data_dir)]
         loaded = _load(manager, asked)
     objects = [loaded["groups"].get(name) for name in asked]
     grouped = {task.task_name for group in objects if group is not None for task in group.get_all_tasks()}
@@ -143,6 +145,10 @@ def _members(entry: Any) -> list[str]:
     return [item if isinstance(item, str) else str(item.get("task") or item.get("group")) for item in given]
 
 
+def _all_leaves(index: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(leaf for name in names for leaf in _leaves(index, name)))
+
+
 def _leaves(index: Mapping[str, Any], name: str) -> Iterator[str]:
     """The single tasks behind a name."""
     entry = index.get(name)
@@ -155,8 +161,8 @@ def _leaves(index: Mapping[str, Any], name: str) -> Iterator[str]:
         yield name
 
 
-def _bring_home(index: dict[str, Any], names: Sequence[str], leaves: Sequence[str], data_dir: Path) -> list[str]:
-    """Let every task read its rows from the folder; parts of groups that are not there are left out."""
+def _bring_home(index: dict[str, Any], leaves: Sequence[str], data_dir: Path) -> list[str]:
+    """Let every task read its rows from the folder, if they are there."""
     if not data_dir.is_dir():
         raise ConfigError(f"data_dir {data_dir} is no folder.")
     notes = []
@@ -165,19 +171,25 @@ def _bring_home(index: dict[str, Any], names: Sequence[str], leaves: Sequence[st
         if changes is not None:
             config = {**_resolved(index[leaf]), **changes}
             index[leaf] = replace(index[leaf], yaml_path=None, cfg=config)
-            notes += [f"{leaf}: no other part for examples, which come from the questions themselves"] * bool(
-                changes.get("fewshot_split") and config.get("num_fewshot")
-            )
-    missing = [leaf for leaf in leaves if index[leaf].yaml_path is not None]
-    for name in names:
-        parts = list(_leaves(index, name))
-        lost = [part for part in parts if part in missing]
-        if lost == parts:
-            raise DataError(_nothing_there(index[lost[0]].cfg or {}, name, data_dir))
-        if lost:
-            _drop(index, name, set(lost))
-            notes.append(f"{name}: {len(lost)} of {len(parts)} parts are not in {data_dir} and left out: {_few(lost)}")
+            if changes.get("fewshot_split") and config.get("num_fewshot"):
+                notes.append(f"{leaf}: there is no other part for examples, which are drawn from the questions")
     return notes
+
+
+def _leave_out(index: dict[str, Any], given: str, asked: list[str], data_dir: Path) -> list[str]:
+    """Take parts of what was asked for that are not in the folder out of it, and say so."""
+    names = [name for name in SHORT.get(given, (given,)) if name in index]
+    parts = _all_leaves(index, names)
+    lost = [part for part in parts if index[part].yaml_path is not None]
+    if lost and lost == parts:
+        raise DataError(_nothing_there(index[lost[0]].cfg or {}, given, data_dir))
+    for name in names if lost else ():
+        if set(_leaves(index, name)) <= set(lost):
+            asked.remove(name)
+        else:
+            _drop(index, name, set(lost))
+    note = f"{given}: {len(lost)} of {len(parts)} parts are not in {data_dir} and left out: {_few(lost)}"
+    return [note] if lost else []
 
 
 def _nothing_there(config: Mapping[str, Any], name: str, data_dir: Path) -> str:

@@ -72,11 +72,11 @@ class Answers:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if fresh and rank == 0:
-                for old in folder.glob("answers-*.jsonl"):
-                    old.unlink()
             for old in sorted(folder.glob("answers-*.jsonl")):
-                self.by_key.update(_read(old))
+                if not fresh:
+                    self.by_key.update(_read(old))
+                elif rank == 0:
+                    old.unlink()
             _drop_torn_line(self.path)
         except OSError as error:
             raise _unwritable(self.path, error) from None

@@ -29,7 +29,8 @@ class Team:
         self.is_own = self.size > 1 and not dist.is_initialized()
         if self.is_own:
             dist.init_process_group("gloo", timeout=_PATIENCE)
-        self.group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if self.size > 1 else None
+        is_led = self.size > 1 and not self.is_own
+        self.group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if is_led else None
 
     def lead(self, items: Sequence[Any], work: Work) -> dict[str, Any]:
         """Share the items out, do one's own part, and bring all results together."""

@@ -1,0 +1,195 @@
+"""lm-evaluation-harness over tiny models: its tasks on local files, their figures, going on, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unmask
+from tests.tiny import write_checkpoint
+from unmask.cli.main import main
+from unmask.errors import ConfigError
+
+pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+
+from unmask.evaluation import harness_tasks
+from unmask.evaluation.harness_tasks import choose_tasks
+
+ARC = [
+    {"query": "Question: Red?", "choices": ["yes", "no", "maybe"], "gold": 1},
+    {"query": "Question: Blue?", "choices": ["no", "yes"], "gold": 0},
+    {"query": "Question: A third one?", "choices": ["a", "bb", "ccc", "dddd"], "gold": 3},
+]
+LAMBADA = [{"context": "red blue red", "continuation": "blue"}, {"context": "one two", "continuation": "three"}]
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model"), max_sequence_length=1024)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name, rows in (("mc/arc_easy.jsonl", ARC), ("mc/lambada_openai.jsonl", LAMBADA)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "gsm8k").mkdir()
+    for split, count in (("train", 3), ("test", 2)):
+        rows = [{"question": f"{split} {number}?", "answer": f"Easy. #### {number}"} for number in range(count)]
+        (folder / f"gsm8k/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def run(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run tasks; the results as JSON."""
+
+    def evaluate(tasks: str, *more: str) -> dict[str, Any]:
+        words = ["eval", "--tasks", tasks, "--model_name_or_path", str(model), "--data_dir", str(data)]
+        assert main([*words, "--samples", "3", "--device", "cpu", "--json", *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return evaluate
+
+
+def test_accuracies_are_those_of_the_likelihoods(run: Run, model: Path) -> None:
+    """The harness' rule for multiple choice, by hand: the likeliest answer, or the likeliest per character."""
+    lm = unmask.load(model, device="cpu")
+    right, right_per_letter = 0, 0
+    for row in ARC:
+        prompt = f"{row['query']}\nAnswer:"
+        found = [lm.log_likelihood(prompt, f" {choice}", samples=3) for choice in row["choices"]]
+        per_letter = [value / len(choice) for value, choice in zip(found, row["choices"], strict=True)]
+        right += found.index(max(found)) == row["gold"]
+        right_per_letter += per_letter.index(max(per_letter)) == row["gold"]
+    found = run("arc_easy")["tasks"]["arc_easy"]
+    assert found["metrics"]["acc"]["mean"] == pytest.approx(right / 3)
+    assert found["metrics"]["acc_norm"]["mean"] == pytest.approx(right_per_letter / 3)
+    assert (found["count"], found["num_fewshot"]) == (3, 0)
+
+
+def test_perplexity_is_that_of_the_likelihoods(run: Run, model: Path) -> None:
+    lm = unmask.load(model, device="cpu")
+    values = [lm.log_likelihood(row["context"], f" {row['continuation']}", samples=3) for row in LAMBADA]
+    found = run("lambada")
+    assert found["tasks"]["lambada_openai"]["metrics"]["perplexity"]["mean"] == pytest.approx(
+        math.exp(-sum(values) / len(values)), rel=1e-4
+    )
+    assert any("1 of 2 parts are not in" in note and "lambada_standard" in note for note in found["notes"])
+
+
+def test_answers_are_kept_and_an_interrupted_run_ends_as_a_whole_one(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--gen_kwargs", "gen_length=4,temperature=1.0", "--num_fewshot", "1"]
+    whole = run("gsm8k,arc_easy", *more, "--output_path", str(tmp_path / "whole"), "--log_samples")
+    lines = (tmp_path / "whole/answers-0.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 2 + 9
+    half = tmp_path / "half/answers-0.jsonl"
+    half.parent.mkdir()
+    half.write_bytes(b"".join(lines[1:6]) + lines[6][:20])
+    again = run("gsm8k,arc_easy", *more, "--output_path", str(tmp_path / "half"))
+    assert again["tasks"] == whole["tasks"]
+    assert sorted(half.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    samples = next((tmp_path / "whole").rglob("samples_gsm8k_*.jsonl")).read_text().splitlines()
+    assert [json.loads(line)["doc"]["question"] for line in samples] == ["test 0?", "test 1?"] * 2
+    assert next((tmp_path / "whole").rglob("results_*.json")).is_file()
+    assert json.loads((tmp_path / "whole/results.json").read_text())["tasks"] == whole["tasks"]
+    assert "| gsm8k | 3.0 | 1 | 2 | exact_match" in (tmp_path / "whole/results.md").read_text()
+
+
+def test_prompts_go_through_the_chat_template(run: Run, tmp_path: Path) -> None:
+    run(
+        "gsm8k",
+        *["--gen_kwargs", "gen_length=2", "--num_fewshot", "1", "--apply_chat_template", "--limit", "1"],
+        *["--output_path", str(tmp_path), "--log_samples", "--system_instruction", "Be brief."],
+    )
+    (sample, _) = next(tmp_path.rglob("samples_gsm8k_*.jsonl")).read_text().splitlines()
+    prompt = json.loads(sample)["arguments"]["gen_args_0"]["arg_0"]
+    assert prompt.count("<|start_header_id|>user") == 2 and prompt.count("<|start_header_id|>assistant") == 2
+    assert prompt.count("Be brief.") == 1 and prompt.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
+
+
+def test_the_tutorials_command_runs_with_its_string_as_it_is(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "cmmlu/test").mkdir(parents=True)
+    (data / "cmmlu/test/arts.csv").write_text(",Question,A,B,C,D,Answer\n0,哪个？,一,二,三,四,B\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "DIR").symlink_to(model)
+    words = ["--tasks", "cmmlu", "--model", "llada", "--apply_chat_template", "--output_path", "OUT", "--log_samples"]
+    words += ["--max_batch_size", "4", "--model_args"]
+    words += ["pretrained=DIR,is_check_greedy=False,mc_num=1,max_length=1024,steps=256,block_size=64,cfg=0.0"]
+    assert main(["eval", *words, "--data_dir", str(data), "--device", "cpu"]) == 0
+    found = json.loads((tmp_path / "OUT/results.json").read_text())
+    assert found["groups"]["cmmlu"]["acc"]["mean"] in (0, 1) and list(found["tasks"]) == ["cmmlu_arts"]
+    settings = found["settings"]
+    assert (settings["samples"], settings["max_length"], settings["batch_size"]) == (1, 1024, 4)
+    assert settings["generation"] == {"steps": 256, "block_size": 64, "guidance_scale": 0.0}
+    assert "66 of 67 parts are not in" in capsys.readouterr().err
+
+
+def test_programs_are_run_only_with_consent(
+    run: Run, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"task_id": "x/0", "prompt": "def f():\n", "entry_point": "f", "canonical_solution": "    return 1"}
+    row["test"] = "def check(candidate):\n    assert candidate() == 1"
+    (tmp_path / "humaneval").mkdir()
+    (tmp_path / "humaneval/HumanEval.jsonl").write_text(json.dumps(row) + "\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(unmask, "load", None)
+        patched.setattr("unmask.lm.load", None)
+        words = ["eval", "--tasks", "humaneval", "--model_name_or_path", str(model), "--data_dir", str(tmp_path)]
+        assert main(words) == 2
+    assert "humaneval runs programs that the model writes" in capsys.readouterr().err
+    task = choose_tasks(["humaneval"], data_dir=tmp_path, allow_code_execution=True).by_name["humaneval"]
+    for answer, passed in ((row["canonical_solution"], 1), ("    return 2", 0), ("    import os; os._exit(0)", 0)):
+        program = row["prompt"] + answer
+        assert task.process_results(row, [[program]]) == {"pass@1": passed}
+
+
+def test_an_unknown_task_is_told_its_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    # of this one folder: the whole index takes many seconds
+    some = partial(harness_tasks.TaskManager, include_defaults=False)
+    folder = str(harness_tasks._HOME / "gsm8k")
+    monkeypatch.setattr(harness_tasks, "TaskManager", lambda **_: some(include_path=folder))
+    with pytest.raises(ConfigError, match=r'the harness has no task "gsm8kk"\. Did you mean "gsm8k'):
+        choose_tasks(["gsm8kk"])
+
+
+REFUSALS = [
+    (["--tasks", "piqa"], r"task piqa has no data in data_dir: looked for .*piqa/piqa\*\.jsonl"),
+    (["--tasks", "arc_easy", "--model", "dream"], '--model is "dream", but the checkpoint is of the family llada'),
+    (["--tasks", "arc_easy", "--num_fewshot", "-1"], "num_fewshot is -1; it must be at least 0"),
+    (["--tasks", "arc_easy", "--num_fewshot", "9"], "the harness stopped: "),
+    (["--tasks", "arc_easy", "--include_path", "nowhere"], "include_path nowhere is no folder"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), REFUSALS)
+def test_mistakes_are_told(
+    words: list[str], told: str, model: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = ["--model_name_or_path", str(model), "--data_dir", str(data), "--device", "cpu", "--samples", "1"]
+    assert main(["eval", *words, *known]) == 2
+    assert re.search(told, " ".join(capsys.readouterr().err.split()))
+
+
+def test_a_folder_without_a_network_says_what_to_do(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    assert main(["eval", "--tasks", "piqa", "--model_name_or_path", str(model)]) == 2
+    assert "--data_dir FOLDER reads files of your own" in capsys.readouterr().err
