@@ -23,7 +23,6 @@ _HELD = {
     "none": "",
     "ddp": "each holds the whole model",
     "fsdp": "weights, gradients and optimizer are divided",
-    "zero0": "each holds the whole model",
     "zero1": "the optimizer is divided",
     "zero2": "gradients and optimizer are divided",
     "zero3": "weights, gradients and optimizer are divided",
@@ -39,7 +38,7 @@ class Engine:
     """A way of dividing a run.
 
     Attributes:
-        sharing: none, ddp, fsdp or zero0 to zero3. ranks: processes. nodes: machines that they run on.
+        sharing: none, ddp, fsdp or zero1 to zero3. ranks: processes. nodes: machines that they run on.
     """
 
     sharing: str = "none"
@@ -90,7 +89,10 @@ def asked_for(settings: Settings, environment: Mapping[str, str] = os.environ) -
     if deepspeed and find_spec("deepspeed") is None:
         raise ResourceError('DeepSpeed is asked for and not installed. Install it: pip install "unmask[deepspeed]"')
     if deepspeed:
-        return Engine(f"zero{_stage(settings, environment)}", ranks, nodes)
+        stage = _stage(settings, environment)
+        if stage not in (1, 2, 3):
+            raise ConfigError(f"DeepSpeed is asked for at ZeRO stage {stage}. Use 1, 2 or 3, or leave DeepSpeed out.")
+        return Engine(f"zero{stage}", ranks, nodes)
     return Engine("fsdp" if fsdp else "ddp" if ranks > 1 else "none", ranks, nodes)
 
 
@@ -188,7 +190,8 @@ def _check_deepspeed(asked: Engine, args: Any, plugin: Any) -> None:
     for name, ours in (("optimizer", "optim"), ("scheduler", "lr_scheduler_type")):
         if name in config:
             raise ConfigError(
-                f'DeepSpeed\'s configuration has a section "{name}", which would replace what {ours} says. Leave it out.'
+                f'the configuration of DeepSpeed has a section "{name}", which would replace what {ours} says. '
+                "Leave it out."
             )
     clipping = config.get("gradient_clipping", 0.0)
     if clipping != "auto" and float(clipping or 0.0) != float(args.max_grad_norm or 0.0):

@@ -33,7 +33,6 @@ from unmask.training.ingredients import (
     collator_of,
     decided,
     gather,
-    is_divided,
     load_for_training,
     objective_of,
     shares_of,
@@ -167,11 +166,9 @@ def _report(material: Material, facts: Facts, metrics: MetricsFile, console: Con
     """The page of the run, and what writes its samples."""
     settings, splits = material.settings, material.parts.splits
     file = Path(settings.trainer["output_dir"]) / REPORT
-    sampler, note = None, "No samples are taken where the weights are divided over several processes."
-    if not is_divided(settings):
-        lm = DiffusionLM(material.model, material.parts.tokenizer)
-        rows = splits.train if splits.test is None else splits.test
-        sampler, note = sampler_for(settings, material.verb, lm, rows, unseen=splits.test is not None)
+    lm = DiffusionLM(material.model, material.parts.tokenizer)
+    rows = splits.train if splits.test is None else splits.test
+    sampler, note = sampler_for(settings, material.verb, lm, rows, unseen=splits.test is not None)
     console.print(f"report: {file}", highlight=False, markup=False, soft_wrap=True)
     memory: dict[str, Any] = {}
     with Tolerant("the report has no estimate of memory", console):
