@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import Trainer, TrainingArguments
 
 from tests import tiny
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, ResourceError
 from unmask.models.adapters import LoraSettings, attach_lora
 from unmask.models.checkpoints import load_model
 from unmask.models.facts import Facts, read_facts
 from unmask.training import memory
 from unmask.training.arguments import Settings
 from unmask.training.memory import Question, estimate, estimates, state_bytes
+from unmask.training.meter import Meter
 from unmask.training.rehearsal import Pass, imagined, rehearse
-from unmask.training.run import describe
+from unmask.training.run import describe, train
 from unmask.types import AttentionSpec
 
 ROWS, LENGTH, PREDICTED = 4, 64, 200
@@ -109,6 +114,22 @@ def test_a_rehearsal_takes_what_the_allocator_took(
     assert peaks.gradients == gradients
 
 
+def test_strategies_differ_in_memory_as_they_say(folder: Path, facts: Facts) -> None:
+    """The fewer activations are kept, and the fewer are there at a time, the less; imagined and measured alike."""
+    falling = (None, "one_in_four", "one_in_three", "one_in_two", "whole_layer", "fine_grained")
+    what, deep = Pass(ROWS, LENGTH, 8), replace(facts, shape=replace(facts.shape, layers=12))
+    told: dict[str | None, int] = {}
+    for strategy in (*falling, "selective"):
+        with imagined(deep, torch.float32) as model:
+            if strategy is not None:
+                model.gradient_checkpointing_enable(strategy=strategy)
+            told[strategy] = rehearse(model, what).together
+    assert all(told[more] > told[less] for more, less in pairwise(falling))
+    measured = [really(folder, None, what, name)[0] for name in (None, "selective", "whole_layer", "fine_grained")]
+    assert told[None] > told["selective"] > told["whole_layer"]
+    assert measured[0] > measured[1] > measured[2] > measured[3]
+
+
 def test_only_predicted_positions_reach_the_head(facts: Facts) -> None:
     taken = {}
     for predicted in (8, ROWS * LENGTH):
@@ -189,6 +210,37 @@ def test_eight_bit_states() -> None:
     assert state_bytes("adamw_bnb_8bit", torch.empty(1024, 1024), 4) == 2 * (1024**2 + 4 * 4096)
     assert state_bytes("adamw_8bit", torch.empty(64), 4) == 2 * 4 * 64
     assert state_bytes("lion_32bit", torch.empty(64), 4) == 4 * 64
+
+
+@pytest.mark.parametrize("optim", ["adamw_8bit", "lion_8bit", "paged_adamw_32bit"])
+def test_states_of_eight_bits_are_what_bitsandbytes_holds(
+    settings: Callable[..., Settings], optim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole run, since the library treats embeddings apart; and the estimate of that run."""
+    pytest.importorskip("bitsandbytes")
+    held: list[int] = []
+    asked = settings(optim=optim, max_steps=1)
+
+    def look(self: Meter, *_: Any, optimizer: Any, **__: Any) -> None:
+        # the table of values that eight bits stand for is one for all
+        states = [value for state in optimizer.state.values() for name, value in state.items() if "qmap" not in name]
+        held.append(sum(value.nbytes for value in states if torch.is_tensor(value) and value.numel() > 1))
+
+    monkeypatch.setattr(Meter, "on_optimizer_step", look)
+    train(asked, verb="sft", console=Console(quiet=True))
+    facts = read_facts(Path(str(asked.model.model_name_or_path)))
+    told = estimate(Question(facts, rows=1, length=8, optim=optim))
+    assert held == [pytest.approx(told.optimizer, rel=0.01)]
+
+
+def test_without_bitsandbytes_eight_bits_are_refused(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("transformers.trainer_optimizer", "transformers.trainer"):
+        monkeypatch.setattr(f"{module}.is_bitsandbytes_available", lambda: False, raising=False)
+    with pytest.raises(ResourceError, match="optim adamw_8bit cannot be used: .*bitsandbytes.*Or use adamw_torch"):
+        train(settings(optim="adamw_8bit"), verb="sft", console=Console(quiet=True))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_says_it(settings: Callable[..., Settings]) -> None:

@@ -159,10 +159,17 @@ def _count(model: Any, question: Question, cast: bool) -> _Counted:
         bytes=sum(map(_bytes, unique)) - _saved_by_quantising(model, question.bits),
         trained=sum(weight.numel() for weight in trained),
         trained_bytes=sum(weight.numel() * own[id(weight)] for weight in trained),
-        states=sum(state_bytes(question.optim, weight, own[id(weight)]) for weight in trained),
+        states=sum(
+            state_bytes(_optimizer_of(weight, model, question.optim), weight, own[id(weight)]) for weight in trained
+        ),
         layer=max(layers, default=0),
         root=total - sum(layers),
     )
+
+
+def _optimizer_of(weight: Tensor, model: Any, optim: str) -> str:
+    """transformers keeps the states of embeddings in 32 bits where others have 8."""
+    return optim.replace("8bit", "32bit") if weight is model.trunk.embed.weight else optim
 
 
 def _bytes(weight: Tensor) -> int:
@@ -195,7 +202,7 @@ def state_bytes(optim: str, weight: Tensor, size: int) -> int:
     if optim == "adafactor":
         return 4 * (count if weight.dim() < 2 else count // weight.shape[-1] + count // weight.shape[-2])
     states = {"sgd": 0, "adagrad": 1, "rmsprop": 1}.get(optim, 1 if "lion" in optim else 2)
-    return states * count * size
+    return states * count * (4 if "32bit" in optim else size)
 
 
 Held = tuple[float, float, float, float]
