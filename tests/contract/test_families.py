@@ -13,7 +13,7 @@ from tests.tiny import write_tokenizer
 from unmask.convert.merge import merge_adapter
 from unmask.diffusion.blocks import block_ids
 from unmask.lm import load
-from unmask.models import shell
+from unmask.models import fused_nll
 from unmask.models.adapters import LoraSettings, attach_lora, load_adapter, save_adapter
 from unmask.models.checkpoints import load_model, save_model, to_official_name, to_our_name
 from unmask.models.facts import facts_of
@@ -228,10 +228,12 @@ def test_the_head_where_asked_is_a_slice_of_the_full_logits(model, at: list[int]
     assert out.hidden is None or out.hidden.shape[:2] == (2, 12)
 
 
-@pytest.mark.parametrize("head_rows", [512, 7, 1])
+@pytest.mark.parametrize("tile", [(2**21, 1024), (300, 7), (1, 1)])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_likelihoods_equal_the_cross_entropy_of_the_full_logits(model, monkeypatch, head_rows: int, autocast: bool):
-    monkeypatch.setattr(shell, "HEAD_ROWS", head_rows)
+def test_likelihoods_equal_the_cross_entropy_of_the_full_logits(
+    model, monkeypatch, tile: tuple[int, int], autocast: bool
+):
+    monkeypatch.setattr(fused_nll, "TILE_CPU", tile)
     where = torch.tensor([1, 23, 4, 4, *range(10, 20)])
     wanted = tokens(1, len(where), seed=5)[0]
     weight = torch.linspace(0.5, 2, len(where))
@@ -251,9 +253,9 @@ def test_likelihoods_equal_the_cross_entropy_of_the_full_logits(model, monkeypat
         assert F.cosine_similarity(gradient.flatten(), right[name].flatten(), dim=0) > 0.999, name
 
 
-@pytest.mark.parametrize("head_rows", [512, 1])
-def test_nothing_masked_is_a_loss_of_zero(model, monkeypatch, head_rows: int):
-    monkeypatch.setattr(shell, "HEAD_ROWS", head_rows)
+@pytest.mark.parametrize("tile", [(2**21, 1024), (300, 1)])
+def test_nothing_masked_is_a_loss_of_zero(model, monkeypatch, tile: tuple[int, int]):
+    monkeypatch.setattr(fused_nll, "TILE_CPU", tile)
     nothing = torch.zeros(0, dtype=torch.long)
     out = model(tokens(), logits_at=nothing, targets=nothing)
     assert out.nll.shape == (0,) and out.nll.sum() == 0

@@ -34,6 +34,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], None)
 
 
+def summed_product(left: Tensor, right: Tensor) -> Tensor:
+    """`left.T @ right` of `[n, M]` and `[n, K]`, summed over rows, `[M, K]`."""
+    if not _is_for_onednn(left, right):
+        return left.t() @ right
+    # oneDNN takes a transposed weight as it lies, but wants a copy of a transposed input: let that be the narrower one
+    return linear(right.t(), left.t()).t() if left.shape[1] > right.shape[1] else linear(left.t(), right.t())
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -48,7 +56,7 @@ class _Product(torch.autograd.Function):
         of_result = gradients[0].contiguous()
         flat = of_result.reshape(-1, of_result.shape[-1])
         of_x = linear(of_result, weight.t()) if ctx.needs_input_grad[0] else None
-        of_weight = linear(flat.t(), x.reshape(-1, x.shape[-1]).t()) if ctx.needs_input_grad[1] else None
+        of_weight = summed_product(flat, x.reshape(-1, x.shape[-1])) if ctx.needs_input_grad[1] else None
         return of_x, of_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
 
 

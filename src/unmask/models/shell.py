@@ -18,13 +18,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from unmask.errors import ModelError
 from unmask.models.facts import Facts
+from unmask.models.fused_nll import Head
 from unmask.models.kv_cache import Fed, KVCache
-from unmask.models.linear import Linear
 from unmask.models.shift import predicting_columns
 from unmask.types import AttentionSpec, DenoiserOutput
 
-# rows of the head computed at once where only the likelihood is wanted: 512 x 126k float32 logits are 260 MB
-HEAD_ROWS = 512
+# rows computed at once of a head that an adapter is around, where only the likelihood is wanted
+_HEAD_ROWS = 512
 # what callers of transformers' save_pretrained pass without meaning anything by it
 _NEUTRAL = {"is_main_process": True, "state_dict": None, "safe_serialization": True, "push_to_hub": False}
 
@@ -100,7 +100,7 @@ class DiffusionModel(PreTrainedModel):
         self.mask_token_id = facts.mask_token_id if facts.mask_token_id is not None else facts.family.mask_token_id
         module, _, attribute = facts.family.trunk.partition(":")
         self.trunk = getattr(import_module(module), attribute)(facts.shape)
-        self.head = Linear(facts.shape.width, facts.shape.vocab_size, bias=False)
+        self.head = Head(facts.shape.width, facts.shape.vocab_size, bias=False)
         self.tie()
         self.post_init()
 
@@ -221,12 +221,10 @@ class DiffusionModel(PreTrainedModel):
         return logits if scale == 1.0 else logits * scale
 
     def _nll(self, hidden_nD: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in float32, `HEAD_ROWS` rows at a time; the backward pass computes a chunk's logits again."""
-        if hidden_nD.shape[0] <= HEAD_ROWS:
-            return self._chunk_nll(hidden_nD, targets)
-        chunks = zip(hidden_nD.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
-        if not torch.is_grad_enabled():
-            return torch.cat([self._chunk_nll(rows, wanted) for rows, wanted in chunks])
+        """Negative log-likelihoods without the logits; of a head that an adapter is around, a few rows at a time."""
+        if isinstance(self.head, Head):
+            return self.head(hidden_nD, targets, self.facts.shape.logit_scale)
+        chunks = zip(hidden_nD.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True)
         return torch.cat([checkpoint(self._chunk_nll, rows, wanted, use_reentrant=False) for rows, wanted in chunks])
 
     def _chunk_nll(self, hidden_nD: Tensor, targets: Tensor) -> Tensor:
