@@ -65,6 +65,8 @@ class EvalTablesArguments:
     """Hold the layers' matrices in 4 bits (NF4; needs the extra `quant`)."""
     load_in_8bit: bool = False
     """Hold the layers' matrices in 8 bits (needs the extra `quant`)."""
+    compile: bool = False
+    """Put the layers through torch.compile: the first forwards take longer, later ones less time."""
     json: bool = False
     """Print the results as one JSON object."""
 
