@@ -20,6 +20,7 @@ from unmask.models.layers import (
     RMSNorm,
     RopeScaling,
     Rotation,
+    added,
     attend,
     prepare_attention,
 )
@@ -191,8 +192,8 @@ class Layer(nn.Module):
 
     def answer(self, x_BLD: Tensor, seen_BHLK: Tensor) -> Tensor:
         """What comes after attention."""
-        x_BLD = x_BLD + self.attention.o_proj(seen_BHLK.transpose(1, 2).flatten(2))
-        return x_BLD + self.mlp(self.mlp_norm(x_BLD))
+        x_BLD = added(x_BLD, self.attention.o_proj(seen_BHLK.transpose(1, 2).flatten(2)))
+        return added(x_BLD, self.mlp(self.mlp_norm(x_BLD)))
 
 
 class DenseTrunk(nn.Module):

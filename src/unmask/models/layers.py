@@ -53,7 +53,17 @@ class GatedMLP(nn.Module):
         self.down_proj = Linear(inner, width, bias=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BLD)) * self.up_proj(x_BLD))
+        gate, up = self.gate_proj(x_BLD), self.up_proj(x_BLD)
+        if torch.is_grad_enabled() or gate.dtype != up.dtype:
+            return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(F.silu(gate, inplace=True).mul_(up))
+
+
+def added(stream: Tensor, made: Tensor) -> Tensor:
+    """Their sum; where nothing is learned it takes the place of `made`: new memory costs more than the sum."""
+    if torch.is_grad_enabled() or made.dtype != stream.dtype:
+        return stream + made
+    return made.add_(stream)
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,10 @@ def _kept_by_yarn(width: int, theta: float, scaling: RopeScaling, device: torch.
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines of the rotary angles, float32 `[B or 1, 1, L, K]`, or of the first part of K."""
+    """Cosines and sines of the rotary angles, float32 `[B or 1, 1, L, K]`, or of the first part of K.
+
+    The sines of the first half are negative: it is turned against the second.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -137,8 +150,9 @@ class Rotation:
             beyond = rotary_frequencies(width, theta, scaling, positions.device, beyond=True)
             frequency = torch.where(is_long, beyond, frequency)
         angle = positions.float().unsqueeze(-1) * frequency
-        angle = torch.cat((angle, angle), dim=-1).view(-1, 1, positions.shape[-1], width)
+        shape = (-1, 1, positions.shape[-1], width)
         cos, sin = angle.cos(), angle.sin()
+        cos, sin = torch.cat((cos, cos), dim=-1).view(shape), torch.cat((-sin, sin), dim=-1).view(shape)
         if scaling is not None and scaling.amplitude != 1.0:
             cos, sin = cos * scaling.amplitude, sin * scaling.amplitude
         return Rotation(cos, sin)
@@ -158,8 +172,12 @@ class Rotation:
         width = self.cos.shape[-1]
         x = x_BHLK[..., :width].float()
         first, second = x.chunk(2, dim=-1)
-        turned = torch.cat((-second, first), dim=-1)
-        rotated = (x * self.cos + turned * self.sin).to(x_BHLK.dtype)
+        turned = torch.cat((second, first), dim=-1)
+        if torch.is_grad_enabled():
+            rotated = x * self.cos + turned * self.sin
+        else:
+            rotated = turned.mul_(self.sin).addcmul_(x, self.cos)
+        rotated = rotated.to(x_BHLK.dtype)
         return rotated if width == x_BHLK.shape[-1] else torch.cat((rotated, x_BHLK[..., width:]), dim=-1)
 
 
