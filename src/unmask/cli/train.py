@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ DOES = {
 
 _COMMAND = (
     Option("json", bool, False, "Print the result as one JSON object."),
+    Option("replay", str | None, None, "Compute again the update at which a run stopped, from the file it left."),
     Option("job_name", str | None, None, argparse.SUPPRESS),
     Option("mode", str | None, None, argparse.SUPPRESS),
     Option("create_example_data", bool, False, argparse.SUPPRESS),
@@ -83,6 +85,8 @@ def _run(verb: str, argv: list[str]) -> int:
     asked = parse(argv, table(verb))
     if asked is None:
         return 0
+    if asked["replay"] is not None:
+        return _replay(asked, verb)
     parsed = check(resolve(asked, verb), verb)
     settings = settings_from(parsed, verb)
     say(parsed.notes)
@@ -108,6 +112,35 @@ def _run(verb: str, argv: list[str]) -> int:
         print(told, flush=True)
     _leave_group()
     return 0
+
+
+def _replay(asked: Parsed, verb: str) -> int:
+    """Compute an update again and show its rows."""
+    others = set(asked.given) - {"replay", "json"}
+    if others:
+        raise ConfigError(f"replay takes all settings from its file; leave out {', '.join(sorted(others))}.")
+    from unmask.training import replay
+
+    left = replay.read(asked["replay"])
+    if left.verb != verb:
+        raise ConfigError(f"{asked['replay']} was left by a {left.verb} run. Use: unmask {left.verb} --replay ...")
+    again = parse(list(left.words), table(verb))
+    assert again is not None, "a command that was written has no --help"
+    found = replay.replay(settings_from(check(resolve(again, verb), verb), verb), left)
+    print(json.dumps(found.to_dict()) if asked["json"] else _replayed(left.update, found))
+    return 0
+
+
+def _replayed(update: int, found: Any) -> str:
+    """A line per row of an update, the broken ones marked."""
+    lines = [f"row {seen.row:>8,}  seen {seen.epoch} times before  bound {seen.nll:12.4f} nats"
+             f"{'' if math.isfinite(seen.nll) else '   <- not a number'}" for seen in found.samples]  # fmt: skip
+    broken = sum(not math.isfinite(seen.nll) for seen in found.samples)
+    lines.append(f"update {update:,}: {broken} of {len(found.samples)} rows are not numbers")
+    if found.weights:
+        shown = ", ".join(found.weights[:8]) + (", ..." if len(found.weights) > 8 else "")
+        lines.append(f"gradients that are not numbers: {len(found.weights)} ({shown})")
+    return "\n".join(lines)
 
 
 def _leave_group() -> None:

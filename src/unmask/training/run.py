@@ -19,15 +19,15 @@ from unmask.lm import DiffusionLM
 from unmask.models.adapters import has_adapter, read_adapter, save_adapter
 from unmask.models.checkpoints import FINISHED, fill_from_files, official_tensors, save_model
 from unmask.models.shell import DiffusionModel
-from unmask.training import folder, safekeeping
+from unmask.training import folder, replay, safekeeping
 from unmask.training.arguments import Settings
 from unmask.training.callbacks import Epochs, MetricsFile, ProgressLine, Tolerant
 from unmask.training.card import Reached, write_run_card
 from unmask.training.describe import DryRun as DryRun
 from unmask.training.describe import describe as describe
 from unmask.training.easing import easing_callbacks
-from unmask.training.fed import evaluated_on, evaluation_objective, fed_to
 from unmask.training.engine import asked_for
+from unmask.training.fed import evaluated_on, evaluation_objective, fed_to
 from unmask.training.ingredients import (
     Ingredients,
     collator_of,
@@ -49,6 +49,7 @@ from unmask.training.saving import insist
 from unmask.training.trackers import tracker_callbacks
 from unmask.training.trainer import DiffusionTrainer, RunParts
 from unmask.training.watch import Watch
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -129,6 +130,13 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
         _save(model, parts, target, tensors)
         write_run_card(target, material, facts, Reached(trainer.state.global_step, metrics.history))
 
+    def leave_replay(update: int) -> str:
+        weights = trainer.gathered_weights()
+        if not args.should_save:
+            return ""
+        file = replay.leave(output_dir, settings, verb, update, shares.ranks, lambda target: save(target, weights))
+        return f"Its rows, one by one: unmask {verb} --replay {file}"
+
     trainer = DiffusionTrainer(
         model,
         args,
@@ -139,6 +147,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
             eval_loader=partial(evaluated_on, settings, verb, evaluated, noiser) if evaluated is not None else None,
             save_weights=save,
             load_weights=lambda target: _load(model, target),
+            leave_replay=leave_replay,
             tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
             peak=peak,
             asked=asked_for(settings),
