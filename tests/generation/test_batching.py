@@ -60,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
     return build(tmp_path_factory.mktemp("model"), FAMILIES.get("llada")).double()
 
 
-@pytest.mark.parametrize("cache", ["none", "block", "prefix", "dual", "vicinity", "interval"])
+@pytest.mark.parametrize("cache", ["none", "block", "prefix", "dual", "vicinity", "interval", "verify"])
 @pytest.mark.parametrize("guidance_scale", [0.0, 0.7])
 def test_caches_follow_rows_that_come_and_go(model: DiffusionModel, cache: str, guidance_scale: float) -> None:
     options = GenerationOptions(
