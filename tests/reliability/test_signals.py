@@ -39,6 +39,6 @@ def test_signals(
         assert run["waited"] < GRACE_SECONDS
     longest = max(run["waited"] for run in told["runs"])
     figure(
-        f"R11 {len(cases)} of {len(cases)} combinations of signal, target and workers saved and went on with the bits of "
-        f"an uninterrupted run; exit after {longest:.1f} s at most"
+        f"R11 {len(cases)} of {len(cases)} combinations of signal, target and workers saved and went on with the bits "
+        f"of an uninterrupted run; exit after {longest:.1f} s at most"
     )

@@ -46,6 +46,7 @@ from unmask.training.report import REPORT, Report, ReportOptions
 from unmask.training.report_facts import Facts, Material, facts_of, shown_memory
 from unmask.training.report_samples import sampler_for
 from unmask.training.saving import insist
+from unmask.training.shortage import explained
 from unmask.training.trackers import tracker_callbacks
 from unmask.training.trainer import DiffusionTrainer, RunParts
 from unmask.training.watch import Watch
@@ -157,7 +158,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     trainer.remove_callback(PrinterCallback)
     # the first thing written: every mistake in the settings, and every other engine, has been found by now
     folder.claim(output_dir, settings, verb, parts, first=_first_process())
-    with _telling(report, trainer), trainer.signals:
+    with _telling(report, trainer), trainer.signals, explained(settings, verb, parts.facts, args.device):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     last = {name: value for line in metrics.history for name, value in line.items() if name not in ("step", "epoch")}
     if trainer.stopped_by is not None:
