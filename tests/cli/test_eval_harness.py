@@ -76,6 +76,7 @@ def test_mistakes_in_a_string_are_told_with_its_name(words: list[str], told: str
         ([], "--tasks is missing"),
         (["--tasks", "arc", "--fresh"], "--fresh asks again what output_path has"),
         (["--tasks", "arc", "--log_samples"], "--log_samples writes to output_path"),
+        (["--tasks", "arc", "--infill_tokens", "8-4"], '--infill_tokens is "8-4"'),
         (["--tasks", "arc", "--batch_size", "0"], "--batch_size is 0"),
         (["--tasks", "arc", "--batch_size", "many"], '"many" is not'),
     ],

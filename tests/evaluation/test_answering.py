@@ -105,6 +105,19 @@ def test_long_prompts_lose_their_beginning_and_are_counted(lm: DiffusionLM) -> N
     assert (len(prompt), lm.tokenizer.decode(target)) == (18, "zz")
 
 
+def test_blanks_are_those_of_infill(lm: DiffusionLM) -> None:
+    asked = [
+        Request("fill", "one ", " three", {"tokens": [1, 3]}),
+        Request("fill", "a\nb\n", "\nc", {"tokens": [2, 2]}),
+    ]
+    first = lm.infill(prefix="one ", suffix=" three", tokens=(1, 3), steps=3)[0].written[0]
+    # six tokens hold a blank of two and four bytes: not the first line
+    second = lm.infill(prefix="b\n", suffix="\nc", tokens=2, steps=2)[0].written[0]
+    plain = AnswerSettings(batch_size=3)
+    assert answered(lm, asked[:1], plain) == [first]
+    assert answered(lm, asked[1:], replace(plain, max_length=6)) == [second]
+
+
 def test_whole_texts_are_scored_in_stretches(lm: DiffusionLM) -> None:
     answerer = Answerer(lm, replace(SETTINGS, max_length=9), Answers(None))
     ids, begin = lm.encode("abcdefghijkl"), lm.tokenizer.bos_token_id

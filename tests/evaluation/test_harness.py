@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 
 from unmask.evaluation import harness_tasks
 from unmask.evaluation.harness_tasks import choose_tasks
+from unmask.evaluation.lm_eval import HarnessLM
+from unmask.evaluation.requests import Request
 
 ARC = [
     {"query": "Question: Red?", "choices": ["yes", "no", "maybe"], "gold": 1},
@@ -164,6 +167,23 @@ def test_an_unknown_task_is_told_its_nearest(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(harness_tasks, "TaskManager", lambda **_: some(include_path=folder))
     with pytest.raises(ConfigError, match=r'the harness has no task "gsm8kk"\. Did you mean "gsm8k'):
         choose_tasks(["gsm8kk"])
+
+
+def test_a_model_that_sees_both_sides_may_fill_in(model: Path) -> None:
+    doc = {"prompt": "def f():\n", "suffix": "\n    return x", "canonical_solution": "    x = 1"}
+    entry = SimpleNamespace(args=("the harness' prompt", {"until": []}), doc=doc, task_name="infilling")
+    asked: list[Request] = []
+    lm = HarnessLM(unmask.load(model, device="cpu"), lambda requests: asked.extend(requests) or [""], blanks="oracle")
+    lm.generate_until([entry])
+    lm.blanks = (1, 4)
+    lm.generate_until([entry])
+    lm.blanks = None
+    lm.generate_until([entry])
+    assert [request.settings.get("tokens") for request in asked] == [[9, 9], [1, 4], None]
+    assert [(request.kind, request.prompt) for request in asked[1:]] == [
+        ("fill", "def f():\n"),
+        ("generate", "the harness' prompt"),
+    ]
 
 
 REFUSALS = [

@@ -42,7 +42,7 @@ RESULTS, PAGE = "results.json", "results.md"
 BATCH_SIZE = 16
 # spelled in --model_args and --gen_kwargs, without effect here
 _NOTHING = {"trust_remote_code": "no code of a checkpoint is run", "do_sample": ""}
-_KINDS = {"generate": "texts", "score": "log-likelihoods", "rolling": "texts scored"}
+_KINDS = {"generate": "texts", "fill": "blanks", "score": "log-likelihoods", "rolling": "texts scored"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,9 @@ class AnsweringArguments:
     """Masked copies per likelihood of a diffusion model, at most (mc_num)."""
     is_check_greedy: bool = True
     """Also ask, for metrics that use it (accuracy of lambada), whether a target is what greedy decoding writes."""
+    infill_tokens: str | None = None
+    """humaneval-infilling: fill in what is missing between two texts with so many tokens: 8, 1-32 (the likeliest number)
+    or oracle (as many as the right answer has); null: the harness' prompt, which asks for a continuation."""
     max_length: int | None = None
     """Tokens of prompt and answer together, at most; longer prompts lose their beginning, and it is said how many."""
     batch_size: int | Literal["auto"] = "auto"
@@ -269,8 +272,24 @@ def _harness_options(parsed: Parsed) -> HarnessOptions:
     told = {entry.name: parsed[entry.name] for entry in fields(HarnessOptions) if entry.name != "seed"}
     limit = parsed["limit"]
     told["limit"] = int(limit) if limit is not None and limit >= 1 else limit
+    told["infill_tokens"] = _blanks(parsed["infill_tokens"])
     own_seed = {"seed": parsed["seed"]} if "seed" in parsed else {}
     return HarnessOptions(**told, **own_seed)
+
+
+def _blanks(text: str | None) -> Any:
+    if text is None or text == "oracle":
+        return text
+    least, _, most = text.partition("-")
+    try:
+        lengths = int(least), int(most or least)
+    except ValueError:
+        lengths = (0, 0)
+    if not 1 <= lengths[0] <= lengths[1]:
+        raise ConfigError(
+            f'--infill_tokens is "{text}"; it can be a number such as 8, a range such as 1-32, or oracle.'
+        )
+    return lengths
 
 
 def _folder(parsed: Parsed) -> Path | None:

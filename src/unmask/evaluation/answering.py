@@ -80,7 +80,12 @@ class Answerer:
         """
         wanted = {self.key(request): request for request in requests}
         left = {key: request for key, request in wanted.items() if key not in self.answers.by_key}
-        for kind, how in (("generate", self._generate), ("score", self._score), ("rolling", self._roll)):
+        for kind, how in (
+            ("generate", self._generate),
+            ("fill", self._fill),
+            ("score", self._score),
+            ("rolling", self._roll),
+        ):
             own = [(key, request) for key, request in left.items() if request.kind == kind]
             total = sum(request.kind == kind for request in wanted.values())
             done = total - len(own)
@@ -122,6 +127,23 @@ class Answerer:
             results = self.lm.generate_many(prompts, options, batch_size=self.settings.batch_size, seeds=seeds)
             for number, result in results:
                 yield members[number][0], result.text
+
+    def _fill(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
+        for key, request in asked:
+            least, most = request.settings["tokens"]
+            given = {"steps": most, "block_size": None, **self.settings.generation, "stop": ()}
+            options = GenerationOptions.of(**given, seed=self.settings.seed + request.seed)
+            before, after = self._around(request, self.limit - most)
+            (result,) = self.lm.infill(prefix=before, suffix=after, tokens=(least, most), options=options)
+            yield key, result.written[0]
+
+    def _around(self, request: Request, room: int) -> tuple[str, str]:
+        """The text around a blank; where it does not fit, without its first lines, and then without its last ones."""
+        before, after = (text.splitlines(keepends=True) for text in (request.prompt, request.target))
+        while len(self.lm.encode("".join([*before, *after]))) > room and (before or after):
+            self.shortened.add(request.prompt)
+            (before or after).pop(0 if before else -1)
+        return "".join(before), "".join(after)
 
     def _prompt(self, request: Request, room: int) -> str | list[int]:
         """The prompt; where it does not fit, the ids of its end."""

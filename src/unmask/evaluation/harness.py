@@ -20,7 +20,7 @@ from unmask import __version__
 from unmask.errors import ConfigError
 from unmask.evaluation.answering import Answerer
 from unmask.evaluation.harness_tasks import ChosenTasks
-from unmask.evaluation.lm_eval import HarnessLM
+from unmask.evaluation.lm_eval import Blanks, HarnessLM
 from unmask.evaluation.requests import Answer, Request
 from unmask.evaluation.sharing import Team
 from unmask.lm.identity import fingerprint
@@ -43,6 +43,7 @@ class HarnessOptions:
         fewshot_as_multiturn: examples are turns of a conversation; None: yes with the chat template.
         system_instruction: a system message before everything.
         log_samples: keep every question with its answer.
+        infill_tokens: see `HarnessLM.blanks`; None: the task's own prompt.
         seed: of everything that is drawn; None: the harness' own seeds.
     """
 
@@ -52,6 +53,7 @@ class HarnessOptions:
     fewshot_as_multiturn: bool | None = None
     system_instruction: str | None = None
     log_samples: bool = False
+    infill_tokens: Blanks | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -99,7 +101,13 @@ def evaluate_tasks(
         found = {**there, **crew.lead(left, answerer.answer)}
         return [found[key] for key in keys]
 
-    lm = HarnessLM(answerer.lm, ask, greedy=chosen.greedy, is_chat=options.apply_chat_template)
+    lm = HarnessLM(
+        answerer.lm,
+        ask,
+        greedy=chosen.greedy,
+        is_chat=options.apply_chat_template,
+        blanks=options.infill_tokens,
+    )
     tracker = None if output_path is None else EvaluationTracker(output_path=str(output_path))
     multiturn = options.apply_chat_template if options.fewshot_as_multiturn is None else options.fewshot_as_multiturn
     seeds = USUAL_SEEDS if options.seed is None else (options.seed,) * 4

@@ -6,7 +6,7 @@ Everything but this, `harness_tasks.py` and `harness.py` works without the harne
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
@@ -17,6 +17,7 @@ from unmask.lm import DiffusionLM
 
 # all requests of one kind, in their order -> answers in that order
 Ask = Callable[[Sequence[Request]], list[Answer]]
+Blanks = tuple[int, int] | Literal["oracle"]
 
 
 class HarnessLM(LM):
@@ -31,13 +32,21 @@ class HarnessLM(LM):
         ask: answers requests.
         greedy: names of tasks with a metric that uses it.
         is_chat: whether prompts go through the chat template.
+        blanks: where a question has a text before and one behind what is missing, fill that in instead of answering the
+            task's prompt: the fewest and the most tokens, or "oracle", as many as the right answer has.
     """
 
     def __init__(
-        self, lm: DiffusionLM, ask: Ask, *, greedy: frozenset[str] = frozenset(), is_chat: bool = False
+        self,
+        lm: DiffusionLM,
+        ask: Ask,
+        *,
+        greedy: frozenset[str] = frozenset(),
+        is_chat: bool = False,
+        blanks: Blanks | None = None,
     ) -> None:
         super().__init__()
-        self.lm, self.ask, self.greedy, self.is_chat = lm, ask, greedy, is_chat
+        self.lm, self.ask, self.greedy, self.is_chat, self.blanks = lm, ask, greedy, is_chat, blanks
         self._device = lm.model.device
         if is_chat and not lm.tokenizer.chat_template:
             raise ConfigError(
@@ -47,7 +56,7 @@ class HarnessLM(LM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Texts after prompts, each cut before its first stop string."""
-        return self._asked([Request("generate", *_generation(entry), is_chat=self.is_chat) for entry in requests])
+        return self._asked([self._written(entry) for entry in requests])
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihoods of continuations in nats, each with `is_greedy`."""
@@ -87,10 +96,15 @@ class HarnessLM(LM):
             raise DataError(f"the chat template refuses a task's messages: {error}.") from None
         return str(text)
 
+    def _written(self, entry: Any) -> Request:
+        prompt, settings = entry.args
+        if self.blanks is None or not {"prompt", "suffix", "canonical_solution"} <= set(entry.doc):
+            return Request("generate", prompt, settings=dict(settings), is_chat=self.is_chat)
+        lengths = self.blanks
+        if lengths == "oracle":
+            right = entry.doc["canonical_solution"]
+            lengths = (max(1, len(self.lm.tokenizer(right, add_special_tokens=False)["input_ids"])),) * 2
+        return Request("fill", entry.doc["prompt"], entry.doc["suffix"], {"tokens": list(lengths)})
+
     def _asked(self, requests: Sequence[Request]) -> list[Any]:
         return self.ask(numbered(requests))
-
-
-def _generation(entry: Any) -> tuple[str, str, dict[str, Any]]:
-    prompt, settings = entry.args
-    return prompt, "", dict(settings)

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from unmask.errors import ConfigError, ResourceError
 
-Kind = Literal["generate", "score", "rolling"]
-# a generated text; a log-likelihood in nats, and whether the target is what greedy decoding writes; a log-likelihood
+Kind = Literal["generate", "fill", "score", "rolling"]
+# a generated text; what was filled in; a log-likelihood in nats, and whether the target is what greedy decoding writes;
+# a log-likelihood
 Answer = str | list[float | bool] | float
 
 
@@ -25,10 +26,12 @@ class Request:
     """One question.
 
     Attributes:
-        kind: generate a text after the prompt, score a target after it, or score the prompt itself (rolling).
+        kind: generate a text after the prompt, fill in what is missing between it and the target, score a target after
+            it, or score the prompt itself (rolling).
         prompt: the text; with `is_chat` it went through the chat template already.
-        target: the text to score.
-        settings: of the generation, as the task gives them (`until`, `max_gen_toks`, `temperature`, ...).
+        target: the text to score, or the one behind the blank.
+        settings: of the generation, as the task gives them (`until`, `max_gen_toks`, `temperature`, ...); of a blank,
+            `tokens`: the fewest and the most that may be written.
         greedy: whether it is also asked if the target is what greedy decoding writes.
         is_chat: whether the prompt holds the template's own special tokens, so that none are added.
         number: of the request among those that are equal.
