@@ -91,7 +91,7 @@ class AnsweringArguments:
     is_check_greedy: bool = True
     """Also ask, for metrics that use it (accuracy of lambada), whether a target is what greedy decoding writes."""
     infill_tokens: str | None = None
-    """humaneval-infilling: fill in what is missing between two texts with so many tokens: 8, 1-32 (the likeliest number)
+    """humaneval-infilling: fill in what is missing between two texts with so many tokens: 8, 1-32 (the likeliest one)
     or oracle (as many as the right answer has); null: the harness' prompt, which asks for a continuation."""
     max_length: int | None = None
     """Tokens of prompt and answer together, at most; longer prompts lose their beginning, and it is said how many."""
