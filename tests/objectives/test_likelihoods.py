@@ -181,3 +181,49 @@ def test_autoregressive_likelihoods_are_the_logits_own():
         assert (found[index].stderr, found[index].samples) == (0.0, 1)
     with pytest.raises(ValueError, match="nothing predicts the first token"):
         list(causal_log_likelihoods(model, [([], [1])]))
+
+
+@pytest.mark.parametrize("block_size", [None, 3])
+def test_a_profile_divides_the_bound(block_size: int | None):
+    """By positions it adds up to the bound; by time, one masked token of four is seen as in its own forward."""
+    model, prompt, target = tiny("a2d-qwen3"), [1, 2, 3], [4, 5, 6, 7]
+    how = LikelihoodEstimator(SIZE - 1, samples=15, profiled=True)
+    estimator = how if block_size is None else BlockwiseEstimator(how, block_size)
+    ((_, found),) = estimator.many(model, [(prompt, target)])
+    assert found.profile is not None
+    assert -float(found.profile.position_nats.sum()) == pytest.approx(found.mean, rel=1e-6)
+    assert found.profile.position_tokens.tolist() == [1, 0, 1, 0, 0, 1, 0, 1, 0, 0]
+    if block_size is None:
+        ids, alone = torch.tensor(prompt + target), []
+        for place in range(3, 7):
+            row = ids.index_fill(0, torch.tensor([place]), SIZE - 1)
+            with torch.no_grad():
+                alone.append(-float(model(row[None]).logits[0, place].log_softmax(-1)[ids[place]]))
+        seen_alone = found.profile.time_nats[2] / found.profile.time_tokens[2]  # 1 of 4: in (0.2, 0.3]
+        assert float(seen_alone) == pytest.approx(sum(alone) / 4, rel=1e-4)
+        assert found.profile.time_tokens.nonzero().flatten().tolist() == [2, 4, 7, 9]
+
+
+def test_a_profile_of_drawn_masks_tends_to_that_of_all():
+    model, pair = tiny("a2d-qwen3"), ([1, 2], [4, 5, 6, 7, 8])
+    ((_, right),) = LikelihoodEstimator(SIZE - 1, samples=31, profiled=True).many(model, [pair])
+    drawn = LikelihoodEstimator(SIZE - 1, samples=4000, enumerates=False, profiled=True)
+    ((_, found),) = drawn.many(model, [pair])
+    assert right.profile and found.profile
+    torch.testing.assert_close(found.profile.position_nats, right.profile.position_nats, rtol=0.05, atol=0.05)
+    means = [p.time_nats / p.time_tokens for p in (found.profile, right.profile)]
+    torch.testing.assert_close(*means, rtol=0.05, atol=0.05, equal_nan=True)
+
+
+def test_targets_with_masks_of_their_own_have_independent_errors():
+    model, pair = tiny("a2d-qwen3"), ([1, 2], [4, 5, 6, 7, 8])
+    for own in (False, True):
+        how = LikelihoodEstimator(SIZE - 1, samples=4, enumerates=False, own_masks=own)
+        means = {estimate.mean for _, estimate in how.many(model, [pair] * 4)}
+        assert len(means) == (4 if own else 1)
+
+
+def test_an_autoregressive_profile_has_positions_only():
+    ((_, found),) = causal_log_likelihoods(tiny("qwen2"), [([1], [2, 3, 4])], profiled=True)
+    assert found.profile and float(found.profile.time_tokens.sum()) == 0
+    assert -float(found.profile.position_nats.sum()) == pytest.approx(found.mean)

@@ -152,10 +152,20 @@ class Questions:
         self.slots += 1
         return self.slots - 1
 
-    @torch.no_grad()
     def answers(self, denoiser: Denoiser) -> Float64[Tensor, " slots"]:
         """The sums of all slots, nats, on the CPU; the next questions start anew."""
-        nll, slot = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
+        sums = torch.zeros(self.slots, dtype=torch.float64)
+        nll_n, slot_n, _ = self.tokens(denoiser)
+        return sums.index_add_(0, slot_n, nll_n)
+
+    @torch.no_grad()
+    def tokens(self, denoiser: Denoiser) -> tuple[Float64[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """The negative log-likelihood of every token asked for, its slot and its column, in the order of the slots.
+
+        Nats, on the CPU; the next questions start anew.
+        """
+        none = torch.zeros(0, dtype=torch.int64)
+        nll, slot, column = [torch.zeros(0)], [none], [none]
         for chunk in self._chunks():
             asked = [(row, *question) for row, line in enumerate(chunk) for question in line.asked]
             width = max(len(line.ids) for line in chunk)
@@ -163,10 +173,11 @@ class Questions:
             if len(flat):
                 nll.append(self._nll(denoiser, chunk, width, flat, torch.cat([targets for _, _, targets, _ in asked])))
                 slot += [torch.full(at.shape, number) for _, at, _, number in asked]
-        sums = torch.zeros(self.slots, dtype=torch.float64)
-        sums.index_add_(0, torch.cat(slot), torch.cat([part.cpu().double() for part in nll]))
+                column += [at for _, at, _, _ in asked]
         self.rows, self.slots = {}, 0
-        return sums
+        slot_n = torch.cat(slot)
+        order = slot_n.argsort(stable=True)
+        return torch.cat([part.cpu().double() for part in nll])[order], slot_n[order], torch.cat(column)[order]
 
     def _chunks(self) -> Iterator[list[_Row]]:
         # rows of one length together: nothing is padded, or little

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from operator import methodcaller
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from unmask.objectives.asking import cross_entropy, guided
 from unmask.objectives.block import BlockDiffusion
 from unmask.objectives.estimators import LikelihoodEstimator, Pair
-from unmask.objectives.target_masks import LikelihoodEstimate, TargetMasks, target_masks, total
+from unmask.objectives.profile import profile_of
+from unmask.objectives.target_masks import LikelihoodEstimate, TargetMasks, total
 from unmask.objectives.views import View
 from unmask.types import Batch, Denoiser, DenoiserOutput, SampleKeys, map_tensors
 
@@ -71,31 +72,20 @@ class BlockwiseEstimator:
             if len(target) == 0:
                 yield index, LikelihoodEstimate(0.0, 0.0, self.how.samples)
         for chunk in self._chunks(targets):
-            views = chunk[0].views
-            sums: list[list[Tensor]] = [[] for _ in chunk]
             step = 1 if self.halves else max(1, self.how.batch_size // len(chunk))
-            for start in range(0, views, step):
-                copies = range(start, min(views, start + step))
-                for kept, part in zip(sums, self._sums(denoiser, chunk, copies, device), strict=True):
-                    kept.append(part)
-            for target, parts in zip(chunk, sums, strict=True):
-                yield target.index, self._estimate(target, torch.cat(parts))
+            starts = range(0, chunk[0].views, step)
+            parts = [self._tokens(denoiser, chunk, range(start, start + step), device) for start in starts]
+            row_n, copy_n, column_n, nll_n = (torch.cat(part) for part in zip(*parts, strict=True))
+            for row, target in enumerate(chunk):
+                own_n = row_n == row
+                yield target.index, self._estimate(target, copy_n[own_n], column_n[own_n], nll_n[own_n])
 
     def _target(self, index: int, prompt: Sequence[int], target: Sequence[int]) -> _Target:
         start, end = len(prompt), len(prompt) + len(target)
         edges = [start, *range((start // self.block_size + 1) * self.block_size, end, self.block_size), end]
-        blocks = [
-            target_masks(
-                last - first,
-                samples=self.how.samples,
-                seed=self.how.seed,
-                method=self.how.method,
-                enumerates=self.how.enumerates,
-                block=block,
-            )
-            for block, (first, last) in enumerate(zip(edges, edges[1:], strict=False))
-        ]
-        return _Target(index, [*prompt, *target], start, blocks)
+        spans = enumerate(zip(edges, edges[1:], strict=False))
+        blocks = [self.how.masks(last - first, index, block) for block, (first, last) in spans]
+        return _Target(index, [*prompt, *target], start, [masks for masks in blocks if masks is not None])
 
     def _chunks(self, targets: list[_Target]) -> Iterator[list[_Target]]:
         """Targets with the same number of copies, as many as fill a forward."""
@@ -107,25 +97,17 @@ class BlockwiseEstimator:
             yield from (group[start : start + rows] for start in range(0, len(group), rows))
 
     @torch.no_grad()
-    def _sums(
+    def _tokens(
         self, denoiser: Denoiser, chunk: list[_Target], copies: range, device: torch.device | str
-    ) -> list[Float64[Tensor, "V N"]]:
-        """For each target the sums of cross-entropies over what each copy masks of each block."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each masked token its row, copy, column and cross-entropy."""
         batch = _batch(chunk)
         masked_VBL = torch.zeros(len(copies), *batch.x0_BL.shape, dtype=torch.bool)
         for row, target in enumerate(chunk):
             for view, copy in enumerate(copies):
                 masked_VBL[view, row, : len(target.ids)] = target.masked(copy)
-        at = masked_VBL.flatten(1).nonzero()
-        nll = self._nll(denoiser, batch, masked_VBL, device).double().cpu()
-        length = batch.x0_BL.shape[1]
-        view, row, column = at[:, 0], at[:, 1] // length, at[:, 1] % length
-        start_B = torch.tensor([target.start for target in chunk])
-        block = column // self.block_size - start_B[row] // self.block_size
-        blocks = max(len(target.blocks) for target in chunk)
-        sums = torch.zeros(len(chunk) * len(copies) * blocks, dtype=torch.float64)
-        sums.index_add_(0, (row * len(copies) + view) * blocks + block, nll)
-        return list(sums.view(len(chunk), len(copies), blocks))
+        view_n, row_n, column_n = masked_VBL.nonzero(as_tuple=True)
+        return row_n, view_n + copies.start, column_n, self._nll(denoiser, batch, masked_VBL, device).double().cpu()
 
     def _nll(self, denoiser: Denoiser, batch: Batch, masked_VBL: Tensor, device: torch.device | str) -> Tensor:
         objective = BlockDiffusion(self.how.mask_token_id, block_size=self.block_size, halves=self.halves)
@@ -153,10 +135,26 @@ class BlockwiseEstimator:
         assert given is not None and without is not None, "a denoiser given no targets returns logits"
         return cross_entropy(guided(given, without, self.how.guidance_scale), noise.targets)
 
-    def _estimate(self, target: _Target, sums_VN: Float64[Tensor, "V N"]) -> LikelihoodEstimate:
-        return total(
-            [masks.estimate(sums_VN[: len(masks.is_masked_Un), block]) for block, masks in enumerate(target.blocks)]
-        )
+    def _estimate(
+        self, target: _Target, copy_n: Int[Tensor, " n"], column_n: Int[Tensor, " n"], nll_n: Float64[Tensor, " n"]
+    ) -> LikelihoodEstimate:
+        block_n = column_n // self.block_size - target.start // self.block_size
+        share_n, masked_n, maskable_n = torch.zeros_like(nll_n), torch.zeros_like(copy_n), torch.ones_like(copy_n)
+        parts: list[LikelihoodEstimate] = []
+        start = target.start
+        for block, masks in enumerate(target.blocks):
+            own_n = block_n == block
+            parts.append(self.how.estimate(masks, nll_n[own_n], copy_n[own_n], column_n[own_n] - start))
+            share_n[own_n] = masks.share_U[copy_n[own_n]]
+            masked_n[own_n] = masks.is_masked_Un.sum(1)[copy_n[own_n]]
+            maskable_n[own_n] = masks.is_masked_Un.shape[1]
+            start += masks.is_masked_Un.shape[1]
+        if not self.how.profiled:
+            return total(parts)
+        position_n, length = column_n - target.start, len(target.ids) - target.start
+        # shares masked are those of a block, positions are of the whole target
+        profile = profile_of(nll_n, share_n, masked_n, maskable_n, position_n, length)
+        return replace(total(parts), profile=profile)
 
 
 def _batch(chunk: list[_Target]) -> Batch:

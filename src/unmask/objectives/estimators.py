@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from unmask.diffusion.noising import absorb
 from unmask.errors import ConfigError, did_you_mean
 from unmask.objectives.asking import Guidance, Questions, logits_at, masked_nll_sums
+from unmask.objectives.profile import Profile, profile_of
 from unmask.objectives.target_masks import LikelihoodEstimate, TargetMasks, target_masks
 from unmask.types import Denoiser
 
@@ -54,6 +55,8 @@ class LikelihoodEstimator:
             stratified over all samples). "bernoulli" masks each token with probability t, t of low discrepancy over
             (0, 1), and weighs by 1 / t. Both are unbiased for the bound; the first has less variance.
         enumerates: False: draw masks even where all could be scored.
+        own_masks: every target gets masks of its own, so that the errors of several are independent.
+        profiled: say in each estimate where its nats lie.
 
     Raises:
         ConfigError: a value is out of range, or `method` is unknown.
@@ -68,6 +71,8 @@ class LikelihoodEstimator:
     guidance_scale: float = 0.0
     method: str = "exact_count"
     enumerates: bool = True
+    own_masks: bool = False
+    profiled: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -101,30 +106,47 @@ class LikelihoodEstimator:
         Yields:
             Index of the pair and its estimate, each once, the longest first; up to rounding the same as alone.
         """
-        for window in windows(pairs, self.masks_of, self.batch_size):
+        for window in windows(pairs, self.batch_size, self.rows_of):
             questions = Questions(
                 self.batch_size, device, guidance_scale=self.guidance_scale, mask_token_id=self.mask_token_id
             )
-            first = {index: self._ask(questions, *pairs[index]) for index in window}
-            sums = questions.answers(denoiser)
+            masks = {index: self.masks(len(pairs[index][1]), index) for index in window}
+            first = {index: self._ask(questions, pairs[index], masks[index]) for index in window}
+            nll_n, slot_n, column_n = questions.tokens(denoiser)
             for index, slot in first.items():
-                masks = self.masks_of(pairs[index])
-                if masks is None:
+                own = masks[index]
+                if own is None:
                     yield index, LikelihoodEstimate(0.0, 0.0, self.samples)
-                else:
-                    yield index, masks.estimate(sums[slot : slot + len(masks.is_masked_Un)])
+                    continue
+                start, end = torch.searchsorted(slot_n, torch.tensor([slot, slot + len(own.is_masked_Un)]))
+                mask_n, position_n = slot_n[start:end] - slot, column_n[start:end] - len(pairs[index][0])
+                yield index, self.estimate(own, nll_n[start:end], mask_n, position_n)
 
-    def masks_of(self, pair: Pair) -> TargetMasks | None:
-        """The masks of a target; None: it is empty."""
-        if len(pair[1]) == 0:
+    def estimate(self, masks: TargetMasks, nll_n: Tensor, mask_n: Tensor, position_n: Tensor) -> LikelihoodEstimate:
+        """The estimate, given the cross-entropy of each masked token, its mask, and its place among what is masked."""
+        sums_U = torch.zeros(len(masks.is_masked_Un), dtype=torch.float64).index_add(0, mask_n, nll_n)
+        found = masks.estimate(sums_U)
+        return replace(found, profile=masks.profile(nll_n, mask_n, position_n)) if self.profiled else found
+
+    def masks(self, length: int, index: int, block: int = 0) -> TargetMasks | None:
+        """The masks of `length` tokens of a target, or of a block of it; None: there are no tokens.
+
+        Args:
+            length: tokens.
+            index: of the pair. block: see `target_masks`.
+        """
+        if length == 0:
             return None
-        return target_masks(
-            len(pair[1]), samples=self.samples, seed=self.seed, method=self.method, enumerates=self.enumerates
-        )
+        seed = (self.seed << 32) + index + 1 if self.own_masks else self.seed
+        how = {"samples": self.samples, "method": self.method, "enumerates": self.enumerates}
+        return target_masks(length, seed=seed, block=block, **how)
 
-    def _ask(self, questions: Questions, prompt: Sequence[int], target: Sequence[int]) -> int:
-        masks, x0_L = self.masks_of((prompt, target)), torch.tensor([*prompt, *target], dtype=torch.int64)
-        first, start = questions.slots, len(prompt)
+    def rows_of(self, length: int) -> int:
+        """How many noised copies a target of so many tokens has, at most."""
+        return min(2**length - 1, self.samples) if length < 32 else self.samples
+
+    def _ask(self, questions: Questions, pair: Pair, masks: TargetMasks | None) -> int:
+        first, start, x0_L = questions.slots, len(pair[0]), torch.tensor([*pair[0], *pair[1]], dtype=torch.int64)
         for is_masked_n in () if masks is None else masks.is_masked_Un:
             at = start + is_masked_n.nonzero()[:, 0]
             questions.ask(x0_L.index_fill(0, at, self.mask_token_id), at, x0_L[at], prompt=start)
@@ -157,16 +179,13 @@ class LikelihoodEstimator:
         return Guidance(self.guidance_scale, prompt_L.expand(tokens_BL.shape), self.mask_token_id)
 
 
-def windows(
-    pairs: Sequence[Pair], masks_of: Callable[[Pair], TargetMasks | None], batch_size: int
-) -> Iterator[list[int]]:
+def windows(pairs: Sequence[Pair], batch_size: int, rows_of: Callable[[int], int]) -> Iterator[list[int]]:
     """Indices of pairs, some forwards' worth at a time, the longest first; those of one prompt come together."""
     window: list[int] = []
     rows = 0
     for index in by_length(pairs):
-        masks = masks_of(pairs[index])
         window.append(index)
-        rows += 0 if masks is None else len(masks.is_masked_Un)
+        rows += rows_of(len(pairs[index][1]))
         if rows >= _AHEAD * batch_size:
             yield window
             window, rows = [], 0
@@ -179,7 +198,12 @@ def by_length(pairs: Sequence[Pair]) -> list[int]:
 
 
 def causal_log_likelihoods(
-    denoiser: Denoiser, pairs: Sequence[Pair], *, batch_size: int = 32, device: torch.device | str = "cpu"
+    denoiser: Denoiser,
+    pairs: Sequence[Pair],
+    *,
+    batch_size: int = 32,
+    profiled: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[int, LikelihoodEstimate]]:
     """log p(target | prompt) under a network whose row i predicts token i + 1: exact, by one forward.
 
@@ -187,6 +211,7 @@ def causal_log_likelihoods(
         denoiser: its rows see what is before them.
         pairs: ids of prompt and target; a prompt holds at least one token.
         batch_size: rows per forward.
+        profiled: say in each estimate where its nats lie.
         device: the denoiser's.
 
     Yields:
@@ -195,9 +220,7 @@ def causal_log_likelihoods(
     Raises:
         ValueError: a prompt is empty.
     """
-    order = by_length(pairs)
-    for start in range(0, len(order), _AHEAD * batch_size):
-        window = order[start : start + _AHEAD * batch_size]
+    for window in windows(pairs, batch_size, lambda length: 1):
         questions = Questions(batch_size, device, is_causal=True)
         for prompt, target in (pairs[index] for index in window):
             if len(prompt) == 0:
@@ -205,9 +228,17 @@ def causal_log_likelihoods(
             at = torch.arange(len(prompt) - 1, len(prompt) + len(target) - 1)
             ids = torch.tensor([*prompt, *target[:-1]], dtype=torch.int64)
             questions.ask(ids, at, torch.tensor(list(target), dtype=torch.int64))
-        sums = questions.answers(denoiser)
-        for index, nll in zip(window, sums, strict=True):
-            yield index, LikelihoodEstimate(-float(nll), 0.0, 1)
+        nll_n, slot_n, column_n = questions.tokens(denoiser)
+        bounds = torch.searchsorted(slot_n, torch.arange(len(window) + 1))
+        for index, start, end in zip(window, bounds, bounds[1:], strict=False):
+            own_n, position_n = nll_n[start:end], column_n[start:end] - len(pairs[index][0]) + 1
+            found = LikelihoodEstimate(-float(own_n.sum()), 0.0, 1)
+            yield index, replace(found, profile=_exact_profile(own_n, position_n)) if profiled else found
+
+
+def _exact_profile(nll_n: Tensor, position_n: Tensor) -> Profile:
+    one_n, none_n = torch.ones_like(nll_n), torch.zeros_like(position_n)
+    return profile_of(nll_n, one_n, none_n, none_n + 1, position_n, len(nll_n))
 
 
 def log_likelihood(

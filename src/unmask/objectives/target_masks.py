@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from unmask.diffusion.keys import Purpose, uniforms
@@ -19,6 +19,7 @@ from unmask.diffusion.noising import exact_count_mask
 from unmask.diffusion.schedules import Linear
 from unmask.diffusion.timesteps import exact_counts, low_discrepancy
 from unmask.diffusion.weights import elbo_weight
+from unmask.objectives.profile import Profile, profile_of
 
 # beyond 2 ** 20 masks nobody asks for so many samples
 _LONGEST_ENUMERATED = 20
@@ -33,13 +34,13 @@ class LikelihoodEstimate:
         stderr: its standard error, nats, from differences of samples with neighbouring noise levels; 0 where nothing
             was drawn; nan for one sample.
         samples: noised copies that it is a mean over.
-        is_greedy: whether greedy decoding gives the target; None: not known.
+        profile: where the nats lie, where that was asked for.
     """
 
     mean: float
     stderr: float
     samples: int
-    is_greedy: bool | None = None
+    profile: Profile | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,19 @@ class TargetMasks:
         values_S = -self.share_S * sums_U[self.mask_S]
         error = 0.0 if self.is_exact else stratified_error(values_S[self.level_S.argsort(stable=True)] * samples)
         return LikelihoodEstimate(float(values_S.sum()), error, samples)
+
+    def profile(
+        self, nll_n: Float[Tensor, " n"], mask_n: Int64[Tensor, " n"], position_n: Int64[Tensor, " n"]
+    ) -> Profile:
+        """Where the nats lie, given the cross-entropy of each masked token, its mask, and its place in the target."""
+        length = self.is_masked_Un.shape[1]
+        masked_n, maskable_n = self.is_masked_Un.sum(1)[mask_n], torch.full_like(mask_n, length)
+        return profile_of(nll_n, self.share_U[mask_n], masked_n, maskable_n, position_n, length)
+
+    @property
+    def share_U(self) -> Float64[Tensor, " U"]:
+        """What the sum under each mask is multiplied by."""
+        return torch.zeros(len(self.is_masked_Un), dtype=torch.float64).index_add(0, self.mask_S, self.share_S)
 
 
 def total(parts: list[LikelihoodEstimate]) -> LikelihoodEstimate:

@@ -1,0 +1,175 @@
+"""What likelihoods cost: forwards for the same error, and requests per second beside ZHZisZZ/dllm's evaluation.
+
+Alone: the spread of a text's bound under a model that learned something, scored again and again with the same number of
+noised copies, drawn in three ways. The forwards that one way needs for another's error are as many times as many as the
+ratio of variances. `--peer`: questions with choices, random ids under random weights; each side scores the same pairs
+with the same number of copies, in turns, on one thread. Times are CPU seconds, a ratio is the median over the rounds of
+theirs to ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+SPECIAL = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """Questions with choices, like those of a task: tokens of a question, of a choice, choices, questions."""
+
+    name: str
+    model: str
+    prompt: int
+    target: int
+    choices: int
+    questions: int
+    samples: int = 128
+
+
+CASES = (
+    Case("letters (MMLU, C-Eval)", "0.9M", 96, 1, 4, 4),
+    Case("words (ARC, WinoGrande)", "0.9M", 48, 5, 4, 2),
+    Case("sentences (HellaSwag, PIQA)", "0.9M", 64, 24, 4, 1),
+    Case("a text of its own", "0.9M", 0, 128, 1, 1),
+    Case("letters (MMLU, C-Eval)", "124M", 96, 1, 4, 1, 32),
+    Case("sentences (HellaSwag, PIQA)", "124M", 64, 24, 4, 1, 32),
+    Case("a text of its own", "124M", 0, 128, 1, 1, 32),
+)
+
+
+def pairs_of(case: Case, vocabulary: int, seed: int) -> list[tuple[list[int], list[int]]]:
+    """Random questions, each with its choices."""
+    chance = random.Random(seed)
+
+    def ids(length: int) -> list[int]:
+        return [chance.randrange(vocabulary - SPECIAL) for _ in range(length)]
+
+    questions = [ids(case.prompt) for _ in range(case.questions)]
+    return [(question, ids(case.target)) for question in questions for _ in range(case.choices)]
+
+
+def compare(case: Case, sides: dict[str, Any], folder: Path, vocabulary: int, rounds: int) -> dict[str, Any]:
+    """Both sides in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    means: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(-1, rounds):
+        job = {"folder": str(folder), "samples": case.samples, "seed": max(number, 0), "batch_size": 32}
+        job["pairs"] = pairs_of(case, vocabulary, max(number, 0))
+        for name, side in sides.items():
+            answer = side.ask(job)
+            if number >= 0:  # the first one warms up
+                seconds[name].append(answer["seconds"])
+                means[name].append(sum(answer["values"]) / len(answer["values"]))
+    requests = case.questions * case.choices
+    ratio = median(theirs / ours for theirs, ours in zip(seconds["peer"], seconds["ours"], strict=True))
+    rates = {name: round(requests / median(times), 2) for name, times in seconds.items()}
+    nats = {name: round(sum(values) / len(values), 2) for name, values in means.items()}
+    return {
+        "case": case.name,
+        "model": case.model,
+        "samples": case.samples,
+        "per_second": rates,
+        "nats": nats,
+        "ratio": ratio,
+    }
+
+
+def against_peer(checkout: str, python: str, rounds: int, core: int | None) -> None:
+    """One line for each case."""
+    from generate import Side
+    from speed import models
+
+    script = str(HERE / "speed/likelihood_side.py")
+    sides = {"ours": Side([sys.executable, script], core), "peer": Side([python, script, checkout], core)}
+    with tempfile.TemporaryDirectory() as folder:
+        for case in CASES:
+            config = models.CONFIGS[case.model]
+            made = models.write(Path(folder) / case.model, config)
+            print(json.dumps(compare(case, sides, made, config["vocab_size"], rounds)), flush=True)
+    for side in sides.values():
+        side.close()
+
+
+def spread(model: str, text: Path | None, length: int, samples: int, seeds: int) -> None:
+    """Standard deviations of one text's bound at equal forwards."""
+    import torch
+
+    import unmask
+    from unmask.diffusion.schedules import Linear
+    from unmask.diffusion.weights import elbo_weight
+    from unmask.objectives.estimators import LikelihoodEstimator, masked_nll_sums
+
+    torch.set_num_threads(1)
+    lm = unmask.load(model, device="cpu", dtype="float32")
+    root = HERE.parent
+    files = [text] if text else [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    words = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    x0_L = torch.tensor(lm.tokenizer(words, add_special_tokens=False)["input_ids"][:length])
+    mask, network = lm.model.mask_token_id, lm.model.eval()
+
+    def independent(seed: int) -> float:
+        generator = torch.Generator().manual_seed(seed)
+        t_S = torch.rand(samples, generator=generator).double()
+        is_masked_SL = torch.rand(samples, length, generator=generator).double() < t_S[:, None]
+        x0_SL = x0_L.expand(samples, -1)
+        with torch.no_grad():
+            chunks = [slice(start, start + 8) for start in range(0, samples, 8)]
+            noised_SL = x0_SL.masked_fill(is_masked_SL, mask)
+            sums = [masked_nll_sums(network, noised_SL[c], x0_SL[c], is_masked_SL[c]) for c in chunks]
+        return -float((elbo_weight(Linear(), t_S) * torch.cat(sums)).mean())
+
+    def estimated(method: str, seed: int) -> float:
+        estimator = LikelihoodEstimator(mask, samples, seed, 8, method=method)
+        return estimator(network, x0_L[:0], x0_L).mean
+
+    ways = {
+        "independent times": independent,
+        "spread times": lambda seed: estimated("bernoulli", seed),
+        "exact counts": lambda seed: estimated("exact_count", seed),
+    }
+    first = 0.0
+    for name, way in ways.items():
+        values = torch.tensor([way(seed) for seed in range(seeds)], dtype=torch.float64)
+        variance = float(values.var())
+        first = first or variance
+        found = {
+            "tokens": length,
+            "samples": samples,
+            "way": name,
+            "mean": float(values.mean()),
+            "error": variance**0.5,
+        }
+        print(json.dumps({**found, "fewer_forwards": round(first / variance, 1)}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="example:base", help="for the spread")
+    parser.add_argument("--text", type=Path, help="a text file; default: this repository's README and pages")
+    parser.add_argument("--lengths", type=int, nargs="*", default=[128, 512, 1024])
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--seeds", type=int, default=24)
+    parser.add_argument("--peer", help="a checkout of ZHZisZZ/dllm")
+    parser.add_argument("--peer_python", help="a Python in which it can be imported")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--core", type=int, help="pin both sides to this core")
+    asked = parser.parse_args()
+    if asked.peer:
+        against_peer(asked.peer, asked.peer_python or sys.executable, asked.rounds, asked.core)
+    else:
+        for length in asked.lengths:
+            spread(asked.model, asked.text, length, asked.samples, asked.seeds)
+
+
+if __name__ == "__main__":
+    main()
