@@ -22,6 +22,8 @@ from unmask.data.scratch import TableWriter, columns_in_batches
 
 ROW_FEATURES = Features({"input_ids": List(Value("int32")), "document": List(Value("int32"))})
 TOKEN_FEATURES = Features({"input_ids": List(Value("int32"))})
+# characters that are tokenised in one call
+_TOGETHER = 1 << 19
 
 
 class Documents(NamedTuple):
@@ -40,7 +42,20 @@ class Rows(NamedTuple):
 
 def tokenise_texts(texts: list[str], tokenizer: Any) -> list[list[int]]:
     """Token ids of each text, with nothing added around it; special tokens written in a text count as such."""
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    ids: list[list[int]] = []
+    for some in _portions(texts):
+        ids += tokenizer(some, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return ids
+
+
+def _portions(texts: list[str]) -> Iterator[list[str]]:
+    """Texts in groups: what a tokenizer knows of a text while it works takes fifty times the room of the text."""
+    start = characters = 0
+    for end, text in enumerate(texts, 1):
+        characters += len(text)
+        if characters >= _TOGETHER or end == len(texts):
+            yield texts[start:end]
+            start, characters = end, 0
 
 
 def whole_dataset(tokenised: Dataset, *, max_length: int, eos_token_id: int | None) -> Dataset:

@@ -90,16 +90,20 @@ def without_problems(table: Dataset, label: str, skip: bool) -> tuple[Dataset, l
     Raises:
         DataError: there are others, and they are not to be skipped.
     """
-    problems = table["problem"][:]
-    bad = [problem for problem in problems if problem]
-    if bad and not skip:
-        alike = f" ({len(bad):,} such rows)" if len(bad) > 1 else ""
-        raise DataError(f"{bad[0]}{alike}")
+    bad: list[tuple[int, str]] = []
+    start = 0
+    for column in columns_in_batches(table, "problem"):
+        bad += [(start + index, problem) for index, problem in enumerate(column.to_pylist()) if problem]
+        start += len(column)
     if not bad:
         return table, []
+    if not skip:
+        alike = f" ({len(bad):,} such rows)" if len(bad) > 1 else ""
+        raise DataError(f"{bad[0][1]}{alike}")
     more = "; ..." if len(bad) > 3 else ""
-    note = f"{label}: {len(bad):,} of {len(problems):,} rows skipped: {'; '.join(bad[:3])}{more}"
-    return table.select(np.flatnonzero([not problem for problem in problems])), [note]
+    listed = "; ".join(problem for _, problem in bad[:3])
+    note = f"{label}: {len(bad):,} of {len(table):,} rows skipped: {listed}{more}"
+    return table.select(np.delete(np.arange(len(table)), [index for index, _ in bad])), [note]
 
 
 def trainable(table: Dataset, encoding: Encoding, label: str) -> tuple[Dataset, list[str]]:
@@ -160,16 +164,22 @@ def tokenise_documents(records: Dataset, tokenizer: Any, label: str, work: Work)
     """
 
     def change(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        problems = [mask_problem(text, where, tokenizer) for text, where in zip(*_pair(batch), strict=True)]
-        texts = ["" if problem else text for text, problem in zip(batch["text"], problems, strict=True)]
+        texts, problems = batch["text"], _mask_problems(batch, tokenizer)
+        if any(problems):
+            texts = ["" if problem else text for text, problem in zip(texts, problems, strict=True)]
         return {"input_ids": tokenise_texts(texts, tokenizer), "problem": problems}
 
     table, notes = without_problems(map_batches(records, change, _CHECKED_TOKENS, work), label, work.skip_bad_rows)
     return table.select_columns(list(TOKEN_FEATURES)), notes
 
 
-def _pair(batch: dict[str, list[Any]]) -> tuple[list[str], list[str]]:
-    return batch["text"], batch["where"]
+def _mask_problems(batch: dict[str, list[Any]], tokenizer: Any) -> list[str]:
+    try:
+        check_no_mask_token(batch["text"], tokenizer)
+    except DataError:
+        pairs = zip(batch["text"], batch["where"], strict=True)
+        return [mask_problem(text, where, tokenizer) for text, where in pairs]
+    return [""] * len(batch["text"])
 
 
 def mask_problem(text: str, where: str, tokenizer: Any) -> str:
