@@ -110,6 +110,9 @@ class Feeder:
         call = Call(fed.tokens_BL, self._attention(question, keys), at_n)
         if plan.stores:
             call = replace(call, cache=self._placed(question, columns, keys))
+            if plan.share is not None:
+                is_asked_BL = torch.zeros_like(fed.given_BL).flatten().index_fill(0, at_n, True).view_as(fed.given_BL)
+                call.cache.asked_BL = is_asked_BL.repeat(2, 1) if self.is_guided else is_asked_BL
             if self.options.cache_drift is not None:
                 call.cache.watched_BW = self._unchanged(question, columns, fed.tokens_BL)
         elif columns.index is not None:

@@ -44,6 +44,8 @@ class KVCache:
             before the rows that are fed; None until `remember` is called.
         share: of the columns fed next, the share that each layer computes anew, 1 being all of them; see `moved.py`.
             None: all, and nothing is kept for later shares.
+        asked_BL: bool `[b, w]`, columns of the next forward that something is asked of: they come first among those
+            that have moved as far. None: all alike.
         changes: what each layer last added to the stream, `[layers, B, capacity, D]`; None until a share is asked for.
     """
 
@@ -60,6 +62,7 @@ class KVCache:
         self.moved_B: Tensor | None = None
         self.hidden: Tensor | None = None
         self.share: float | None = None
+        self.asked_BL: Tensor | None = None
         self.changes: Tensor | None = None
 
     @property
@@ -149,7 +152,7 @@ class KVCache:
         if self.columns_BW is None:
             self.length = max(self.length, self.start + rows)
         self.start, self.columns_BW, self.rows, self.watched_BW = self.length, None, None, None
-        self.share = None
+        self.share, self.asked_BL = None, None
 
     def anew(self, fed: int) -> int:
         """How many of so many columns fed the next forward computes anew."""

@@ -42,7 +42,8 @@ def run_moved(
     if wanted == 0:
         return unmoved_BLD
     kept_BLGK = cache.values[index][row_B1, :, column_BL]
-    chosen_Bm = least_alike(layer.attention.values(layer.attention_norm(x_BLD)), kept_BLGK, wanted)
+    values_BLGK = layer.attention.values(layer.attention_norm(x_BLD))
+    chosen_Bm = least_alike(values_BLGK, kept_BLGK, wanted, cache.asked_BL)
     chosen_BmD = chosen_Bm[..., None].expand(-1, -1, x_BLD.shape[-1])
     part_BmD, whole = x_BLD.gather(1, chosen_BmD), cache.columns_BW
     cache.columns_BW = column_BL.gather(1, chosen_Bm)
@@ -52,8 +53,15 @@ def run_moved(
     return unmoved_BLD.scatter(1, chosen_BmD, after_BmD)
 
 
-def least_alike(new_BLGK: Tensor, old_BLGK: Tensor, count: int) -> Tensor:
-    """int64 `[B, count]`, ascending: the places of each row at which both differ most, the earlier one if equally."""
+def least_alike(new_BLGK: Tensor, old_BLGK: Tensor, count: int, asked_BL: Tensor | None) -> Tensor:
+    """int64 `[B, count]`, ascending: the places of each row at which both differ most; if equally, those asked about.
+
+    In the first layer nothing moves but tokens just written, and a mask learns of them only if it is computed anew:
+    were that left to chance, most of what is asked would be answered as before.
+    """
     alike_BL = F.cosine_similarity(new_BLGK.flatten(2).float(), old_BLGK.flatten(2).float(), dim=-1)
     # what has not moved must not be put in order by rounding, which depends on the other rows of the batch
-    return (alike_BL / ALIKE).round().argsort(dim=1, stable=True)[:, :count].sort(1).values
+    order_BL = 2 * (alike_BL / ALIKE).round()
+    if asked_BL is not None:
+        order_BL = order_BL - asked_BL.float()
+    return order_BL.argsort(dim=1, stable=True)[:, :count].sort(1).values

@@ -133,12 +133,15 @@ class ByHand:
         return self.model.head(self.model.trunk.norm(x))
 
     def next(self, ids: list[int], text: int) -> Tensor:
+        """All that follows `text` is one block: of columns that moved as far, masks come first, then earlier ones."""
+        is_mask = [token == MASK for token in ids[text:]]
         x, places = self.model.trunk.embed(torch.tensor(ids[text:])), list(range(text, len(ids)))
         for layer, kept in zip(self.layers, self.kept, strict=True):
             q, k, v = self.keys_and_values(layer, x, places)
             new, old = v.flatten(1), kept["v"][text:].flatten(1)
             alike = [round(float(a @ b / (a.norm() * b.norm())), 4) for a, b in zip(new, old, strict=True)]
-            chosen = sorted(range(len(x)), key=lambda place: alike[place])[: math.ceil(self.share * len(x))]
+            order = sorted(zip(alike, [not mask for mask in is_mask], range(len(x)), strict=True))
+            chosen = [place for _, _, place in order[: math.ceil(self.share * len(x))]]
             for place in chosen:
                 kept["k"][text + place], kept["v"][text + place] = k[place], v[place]
             change = kept["change"][text:].clone()
