@@ -19,6 +19,10 @@ LLADA: dict[str, Any] = {
     "rope": True,
     "rope_theta": 10000.0,
     "weight_tying": False,
+    # published code drops a tenth where nothing is said
+    "attention_dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "residual_dropout": 0.0,
 }
 QWEN: dict[str, Any] = {
     "model_type": "a2d-qwen3",
