@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +145,41 @@ class Attention(nn.Module):
         return q, self.k_proj(x_BLD).view(heads), self.v_proj(x_BLD).view(heads)
 
 
+class Wanted(NamedTuple):
+    """Where hidden states are asked for.
+
+    Attributes:
+        columns: those that they lie in; None: all.
+        at: int64 `[n]` flat positions, counted within these columns.
+    """
+
+    columns: slice | None
+    at: Tensor
+
+    @staticmethod
+    def among(at_n: Tensor, length: int, *, can_part: bool) -> Wanted:
+        """For flat positions in rows of `length`; the columns are narrowed down if `can_part`.
+
+        Not on a GPU, which would wait, nor where gradients are wanted, which take all columns.
+        """
+        if not can_part or at_n.device.type != "cpu" or at_n.numel() == 0 or torch.is_grad_enabled():
+            return Wanted(None, at_n)
+        column_n = at_n % length
+        first, last = int(column_n.min()), int(column_n.max()) + 1
+        if 2 * (last - first) > length:
+            return Wanted(None, at_n)
+        return Wanted(slice(first, last), at_n // length * (last - first) + column_n - first)
+
+    def of(self, x_BLD: Tensor) -> Tensor:
+        """The rows of a stream, `[1, n, D]`."""
+        x_BLD = x_BLD if self.columns is None else x_BLD[:, self.columns]
+        return x_BLD.flatten(0, 1).index_select(0, self.at)[None]
+
+    def of_seen(self, seen_BHLK: Tensor) -> Tensor:
+        """The rows of what the queries in the columns saw, `[1, H, n, K]`."""
+        return seen_BHLK.transpose(1, 2).flatten(0, 1).index_select(0, self.at).transpose(0, 1)[None]
+
+
 class Layer(nn.Module):
     """Attention and MLP, each behind a norm and added to the stream."""
 
@@ -163,13 +198,13 @@ class Layer(nn.Module):
         how: PreparedAttention,
         cache: KVCache | None,
         eager: bool,
-        rows: slice | None = None,
+        wanted: Wanted | None = None,
     ) -> Tensor:
-        """`rows`: the only columns whose result is wanted."""
-        seen_BHLK = run_part(self, self.recompute, self._look, x_BLD, rotation, how, cache, eager, rows)
-        if rows is not None:
-            # laid out as a whole one is: a compiled part takes it for the same
-            x_BLD = x_BLD[:, rows].clone(memory_format=torch.contiguous_format)
+        """The stream after this layer; where `wanted` says so, at these places only, `[1, n, D]`."""
+        columns = None if wanted is None else wanted.columns
+        seen_BHLK = run_part(self, self.recompute, self._look, x_BLD, rotation, how, cache, eager, columns)
+        if wanted is not None:
+            x_BLD, seen_BHLK = wanted.of(x_BLD), wanted.of_seen(seen_BHLK)
         return run_part(self, self.recompute, self.answer, x_BLD, seen_BHLK)
 
     def _look(
@@ -221,12 +256,12 @@ class DenseTrunk(nn.Module):
         attention: AttentionSpec | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
-        wanted: slice | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Hidden states `[B, L, D]` of int64 ids `[B, L]`; see `types.Denoiser` for the rest.
 
-        `wanted`: columns whose hidden states are asked for, all if None; the last layer computes the others' only as
-        far as these see them.
+        `at`: int64 flat positions; then `[n, D]` there, the last layer computing the others only as far as these see
+        them.
         """
         if self.captures:  # what the last forward left in a captured graph's buffers is no longer needed
             torch.compiler.cudagraph_mark_step_begin()
@@ -241,19 +276,19 @@ class DenseTrunk(nn.Module):
         x_BLD = self.embed(tokens_BL)
         if self.shape.embedding_scale != 1.0:
             x_BLD = x_BLD * self.shape.embedding_scale
-        whole = self.layers if wanted is None or not how.can_part else self.layers[:-1]
-        for index, layer in enumerate(whole):
-            if cache is not None and cache.share is not None:
+        in_part = cache is not None and cache.share is not None
+        wanted = None if at is None else Wanted.among(at, rows, can_part=how.can_part and not in_part)
+        for index, layer in enumerate(self.layers):
+            if in_part:
                 x_BLD = run_moved(layer, index, x_BLD, rotation, how, cache, self.eager_attention)
                 continue
-            x_BLD = run_layer(layer, self.recompute, index, x_BLD, rotation, how, cache, self.eager_attention)
-        if len(whole) < len(self.layers):
-            x_BLD = self.layers[-1](x_BLD, rotation, how, cache, self.eager_attention, wanted)
-        elif wanted is not None:
-            x_BLD = x_BLD[:, wanted]
+            only = wanted if index == len(self.layers) - 1 else None
+            x_BLD = run_layer(layer, self.recompute, index, x_BLD, rotation, how, cache, self.eager_attention, only)
+        if in_part and wanted is not None:
+            x_BLD = wanted.of(x_BLD)
         if cache is not None:
             cache.advance(rows)
-        return self.norm(x_BLD)
+        return self.norm(x_BLD if at is None else x_BLD[0])
 
     def recompute_activations(self, strategy: str | None) -> None:
         """Compute activations again in the backward pass, by one of `recompute.STRATEGIES`; None: keep all."""

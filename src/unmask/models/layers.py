@@ -176,7 +176,7 @@ class Rotation:
         if torch.is_grad_enabled():
             rotated = x * self.cos + turned * self.sin
         else:
-            rotated = turned.mul_(self.sin).addcmul_(x, self.cos)
+            rotated = turned.mul_(self.sin).add_(x * self.cos)
         rotated = rotated.to(x_BHLK.dtype)
         return rotated if width == x_BHLK.shape[-1] else torch.cat((rotated, x_BHLK[..., width:]), dim=-1)
 

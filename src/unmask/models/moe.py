@@ -78,7 +78,7 @@ class SparseShape(DenseShape):
 
 
 class Router(nn.Module):
-    """Chooses each token's experts and their weights, in float32 whatever the model's type."""
+    """Chooses each token's experts and their weights, in float32 at least, whatever the model's type."""
 
     expert_bias: Tensor | None
 
@@ -90,10 +90,11 @@ class Router(nn.Module):
         self.register_buffer("expert_bias", torch.zeros(shape.experts) if shape.routing_bias else None)
 
     def forward(self, x_nD: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights, float32, and numbers, int64, of each row's experts, the best first: both `[n, active]`."""
+        """Weights, float32 at least, and numbers, int64, of each row's experts, the best first: both `[n, active]`."""
         shape = self.shape
         with torch.autocast(x_nD.device.type, enabled=False):
-            logits_nE = F.linear(x_nD.float(), self.weight.float())
+            exact = torch.promote_types(x_nD.dtype, torch.float32)
+            logits_nE = F.linear(x_nD.to(exact), self.weight.to(exact))
             scores_nE = logits_nE.sigmoid() if shape.scores == "sigmoid" else logits_nE.softmax(-1)
             chosen_nA = self._best(scores_nE)
             weight_nA = scores_nE.gather(1, chosen_nA)
@@ -105,7 +106,7 @@ class Router(nn.Module):
     def _best(self, scores_nE: Tensor) -> Tensor:
         shape = self.shape
         if self.expert_bias is not None:
-            scores_nE = scores_nE + self.expert_bias.float()
+            scores_nE = scores_nE + self.expert_bias.to(scores_nE.dtype)
         if shape.groups > 1:
             # after DeepSeek-V3 (arXiv 2412.19437, section 2.1.2): a group is as good as its two best experts
             grouped = scores_nE.unflatten(1, (shape.groups, -1))

@@ -48,15 +48,6 @@ class ShellConfig(PreTrainedConfig):
         return dict(self.official)
 
 
-def _span(at: Tensor, length: int) -> slice | None:
-    """The columns that flat positions lie in, where it is worth asking; None: all. Not on a GPU, which would wait."""
-    if torch.compiler.is_compiling() or at.device.type != "cpu" or at.numel() == 0 or torch.is_grad_enabled():
-        return None
-    column = at % length
-    first, last = int(column.min()), int(column.max())
-    return slice(first, last + 1) if 2 * (last + 1 - first) <= length else None
-
-
 class Aligned:
     """An autoregressive model as a `Denoiser`: row i predicts token i."""
 
@@ -137,7 +128,7 @@ class DiffusionModel(PreTrainedModel):
             signal: self-conditioning; no family here uses it.
 
         Returns:
-            logits `[B, L, V]` or `[n, V]` and hidden `[B, L, D]` (None where a few logits are asked for and no more was
+            logits `[B, L, V]` or `[n, V]` and hidden `[B, L, D]` (None where `logits_at` is given and no more was
             computed), or nll float32 `[n]` in nats. The hidden states are
             the network's, row by row, also where a family's row i predicts token i + 1; logits and nll are aligned.
         """
@@ -151,22 +142,18 @@ class DiffusionModel(PreTrainedModel):
             input_ids, seen = self._needed(input_ids, attention, cache)
         else:
             seen = attention
-        if cache is None and not is_shifted and targets is None and logits_at is not None:
-            span = _span(logits_at, length)
-            if span is not None:
-                return self._narrow(input_ids, seen, positions, logits_at, span)
-        hidden_BLD = self.trunk(input_ids, attention=seen, positions=positions, cache=cache)
+        at = None if is_shifted else logits_at
+        hidden = self.trunk(input_ids, attention=seen, positions=positions, cache=cache, at=at)
+        wanted = hidden
         if cache is not None and fed is not None:
-            cache.remember(fed, hidden_BLD)
+            cache.remember(fed, hidden)
             wanted = self._before_cached(cache, fed, logits_at, attention)
         elif is_shifted:
-            wanted = self._before(hidden_BLD, logits_at, attention)
-        else:
-            wanted = hidden_BLD if logits_at is None else hidden_BLD.flatten(0, 1).index_select(0, logits_at)
+            wanted = self._before(hidden, logits_at, attention)
         if targets is not None:
             # not the hidden states: mixed precision would copy them to float32 for nobody
             return DenoiserOutput(nll=self._nll(wanted, targets))
-        return DenoiserOutput(logits=self._logits(wanted), hidden=hidden_BLD)
+        return DenoiserOutput(logits=self._logits(wanted), hidden=hidden if at is None else None)
 
     def _allowed(self, asked: AttentionSpec | None, length: int) -> AttentionSpec | None:
         """What was asked for, as far as the checkpoint's own pattern allows it over `length` positions."""
@@ -177,15 +164,6 @@ class DiffusionModel(PreTrainedModel):
             # ours is the largest distance, the configuration's counts the token itself
             asked = replace(asked or AttentionSpec(), window=window - 1)
         return asked
-
-    def _narrow(
-        self, input_ids: Tensor, attention: AttentionSpec | None, positions: Tensor | None, at: Tensor, span: slice
-    ) -> DenoiserOutput:
-        """Logits within a span of columns, the last layer being computed only there."""
-        length, width = input_ids.shape[1], span.stop - span.start
-        hidden_BWD = self.trunk(input_ids, attention=attention, positions=positions, wanted=span)
-        where = at // length * width + at % length - span.start
-        return DenoiserOutput(logits=self._logits(hidden_BWD.flatten(0, 1).index_select(0, where)))
 
     def _needed(
         self, input_ids: Tensor, attention: AttentionSpec | None, cache: KVCache
