@@ -88,6 +88,7 @@ def really(folder: Path, lora: LoraSettings | None, what: Pass, recompute: str |
         (Pass(ROWS, LENGTH, PREDICTED, bf16=True), None, "selective"),
         (Pass(ROWS, LENGTH, PREDICTED), LoraSettings(r=4), "selective"),
         (Pass(12, LENGTH, 700), None, None),  # more than the head computes at once
+        (Pass(100, LENGTH, 6000), None, "whole_layer"),  # of which not all are imagined
     ],
     ids=[
         "plain",
@@ -100,6 +101,7 @@ def really(folder: Path, lora: LoraSettings | None, what: Pass, recompute: str |
         "products",
         "adapter-products",
         "many-logits",
+        "very-many-logits",
     ],
 )
 def test_a_rehearsal_takes_what_the_allocator_took(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ from unmask.models.adapters import LoraSettings, attach_lora
 from unmask.models.facts import Facts
 from unmask.models.shell import DiffusionModel
 from unmask.types import AttentionSpec
+
+# positions at which the head is run where there are more
+_FEW, _MORE = 2048, 3072
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,12 @@ class Ledger(TorchDispatchMode):
             self._gradients.add(key)
             self.gradients += self.sizes[key]
 
+    def turn(self) -> tuple[int, int]:
+        """The peaks so far; those to come begin anew."""
+        before = self.working, self.together
+        self.working, self.together = self.alive - self.gradients, self.alive
+        return before
+
     def _note(self, tensor: Tensor) -> int:
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -138,13 +147,44 @@ def _like(tensor: Tensor) -> Tensor:
 
 
 def rehearse(model: DiffusionModel, what: Pass) -> Peaks:
-    """Run one pass of a model made by `imagined`."""
+    """Run one pass of a model made by `imagined`.
+
+    The head's part of it, which goes through many tiles, is run for a few positions and for some more; what it takes
+    grows evenly with them.
+    """
+    if what.predicted <= _MORE:
+        return _whole(*_passed(model, what))
+    few, more = (_passed(model, replace(what, predicted=predicted)) for predicted in (_FEW, _MORE))
+    beyond = (what.predicted - _MORE) / (_MORE - _FEW)
+    around_head = [round(two + beyond * (two - one)) for one, two in zip(few[0], more[0], strict=True)]
+    return _whole((around_head[0], around_head[1], around_head[2]), more[1])
+
+
+# saved, working, together: as in `Peaks`
+_Moment = tuple[int, int, int]
+
+
+def _whole(around_head: _Moment, in_trunk: Peaks) -> Peaks:
+    saved, working, together = around_head
+    return replace(
+        in_trunk, saved=saved, working=max(working, in_trunk.working), together=max(together, in_trunk.together)
+    )
+
+
+def _passed(model: DiffusionModel, what: Pass) -> tuple[_Moment, Peaks]:
+    """The peaks until the head's backward pass has ended, and those after it."""
     tokens_BL = torch.zeros(what.rows, what.length, dtype=torch.int64)
     at = torch.arange(what.predicted)
     targets = torch.zeros(what.predicted, dtype=torch.int64)
     attention = AttentionSpec(document_BL=torch.zeros_like(tokens_BL), packed=False) if what.hidden else None
-    ledger = Ledger(model.parameters())
+    ledger, moments = Ledger(model.parameters()), [(0, 0)]
     handles = [_watch(weight, ledger) for weight in model.parameters() if weight.requires_grad]
+
+    def wait_for_gradient(_module: nn.Module, _inputs: Any, hidden: Tensor) -> None:
+        if hidden.requires_grad:
+            handles.append(hidden.register_hook(lambda _gradient: moments.append(ledger.turn())))
+
+    handles.append(model.trunk.register_forward_hook(wait_for_gradient))
     mixed = torch.autocast("cpu", dtype=torch.bfloat16) if what.bf16 else nullcontext()
     with ledger:
         with mixed:
@@ -153,7 +193,9 @@ def rehearse(model: DiffusionModel, what: Pass) -> Peaks:
         loss.backward()
     for handle in handles:
         handle.remove()
-    return Peaks(saved, ledger.working, ledger.together, ledger.gradients)
+    in_trunk = Peaks(saved, ledger.working, ledger.together, ledger.gradients)
+    model.zero_grad()
+    return (saved, *moments[-1]), in_trunk
 
 
 def _watch(weight: nn.Parameter, ledger: Ledger) -> Any:
