@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from unmask.errors import ConfigError
-from unmask.training.launch import ALIASES, CONFIGS, SLURM, config_path
+from unmask.training.launch import ALIASES, CONFIGS, ELASTIC, SCRIPTS, SLURM, config_path
 from unmask.training.launch.__main__ import main
 
 
@@ -35,6 +39,8 @@ def test_the_path_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{config_path('zero2')}\n"
     assert main(["slurm"]) == 0
     assert capsys.readouterr().out == f"{SLURM}\n"
+    assert main(["elastic"]) == 0
+    assert capsys.readouterr().out == f"{ELASTIC}\n"
     assert main(["zero22"]) == 2
     assert 'no launch configuration "zero22". Did you mean "zero2"?' in capsys.readouterr().err
     assert main([]) == 0
@@ -98,6 +104,101 @@ def test_the_slurm_script_starts_one_launcher_per_node(cluster: dict[str, str]) 
         *("--dataset_args", "allenai/tulu-3-sft-mixture[train:10000,test:1000]"),
         *("--output_dir", "models/a b[train:10000,test:1000]", "--max_length", "1024", "--num_train_epochs", "4"),
     ]
+
+
+def test_the_slurm_script_takes_the_verb_and_its_options_as_they_are(cluster: dict[str, str]) -> None:
+    words = ["sft", "--dataset_args", "my data[train:10]+b*", "--script_path", "kept"]
+    done = submit(["--accelerate_config", "zero3", *words], cluster)
+    assert done.returncode == 0, done.stderr
+    told = Path(cluster["TOLD"]).read_text().splitlines()
+    assert told[told.index("-m") :] == ["-m", "unmask", *words]
+    assert told[told.index("--config_file") + 1] == str(config_path("zero3"))
+
+
+RANK = """
+import os, signal, sys, time
+def say(what): open(os.environ["TOLD"], "a").write(what + "\\n")
+signal.signal(signal.SIGUSR1, lambda *_: (say("saved"), sys.exit(0)))
+say("started")
+while True: time.sleep(0.05)
+"""
+
+
+def test_a_job_near_its_limit_is_told_to_save_and_queued_again(cluster: dict[str, str], tmp_path: Path) -> None:
+    """The launcher starts a process that saves when it is told to; it would itself die of the signal."""
+    (tmp_path / "rank").write_text(RANK)
+    launcher = f'{shlex.quote(sys.executable)} "{tmp_path}/rank" & wait $!; echo "rank $?" >> "$TOLD"; exit 7'
+    (tmp_path / "accelerate").write_text(f"#!/usr/bin/env bash\n{launcher}\n")
+    (tmp_path / "scontrol").write_text('#!/usr/bin/env bash\n[ "$1" = show ] && echo node-a || echo "$@" >> "$TOLD"\n')
+    told = Path(cluster["TOLD"])
+    job = subprocess.Popen(["bash", str(SLURM), "sft"], env=cluster, stdout=subprocess.PIPE, text=True)
+    while not (told.is_file() and "started" in told.read_text()):
+        assert job.poll() is None
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR1)
+    said, _ = job.communicate(timeout=60)
+    assert told.read_text().splitlines() == ["started", "saved", "rank 0", "requeue 123"]
+    # the launcher's own status reaches Slurm
+    assert job.returncode == 7
+    assert "goes back into the queue" in said
+
+
+def test_a_job_that_fails_is_not_queued_again(cluster: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "accelerate").write_text("#!/usr/bin/env bash\nexit 3\n")
+    assert submit(["sft"], cluster).returncode == 3
+    assert not Path(cluster["TOLD"]).exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_the_scripts_are_bash(script: Path) -> None:
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    if checker := shutil.which("shellcheck"):
+        assert subprocess.run([checker, str(script)], capture_output=True, text=True).stdout == ""
+
+
+def elastic(arguments: list[str], cluster: dict[str, str], tmp_path: Path, ranks: str = "2") -> Any:
+    """The script, with a torchrun that starts one process of so many, which says what it was given."""
+    rank = f'WORLD_SIZE={ranks}; export WORLD_SIZE; while [ "$1" != --no_python ]; do shift; done; shift; exec "$@"'
+    for name, body in (
+        ("torchrun", f'echo "$@" > "$TOLD.torchrun"; {rank}'),
+        ("python", 'printf "%s\\n" "$@" > "$TOLD"'),
+    ):
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    return subprocess.run(["bash", str(ELASTIC), *arguments], env=cluster, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("ranks", "accumulation"), [("1", "16"), ("4", "4"), ("16", "1")])
+def test_elastic_processes_keep_the_update(
+    cluster: dict[str, str], tmp_path: Path, ranks: str, accumulation: str
+) -> None:
+    ours = ["--nodes", "1:4", "--gpus", "4", "--meet", "node-a:29400", "--samples", "32"]
+    words = ["sft", "--per_device_train_batch_size", "2", "--output_dir", "a b"]
+    done = elastic([*ours, *words], cluster, tmp_path, ranks)
+    assert done.returncode == 0, done.stderr
+    told = Path(cluster["TOLD"]).read_text().splitlines()
+    assert told == ["-m", "unmask", *words, "--gradient_accumulation_steps", accumulation]
+    launcher = Path(f"{cluster['TOLD']}.torchrun").read_text()
+    assert "--nnodes 1:4 --nproc_per_node 4 --max_restarts 100" in launcher
+    assert "--rdzv_endpoint node-a:29400" in launcher
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "1", "sft"], "needs --samples"),
+        (["--gpus", "1", "--samples", "8"], "then sft or pretrain"),
+        (["--sample", "8", "sft"], 'unknown option "--sample"'),
+        (["--gpus", "1", "--samples", "24", "sft"], "--samples 24 is no multiple of 16"),
+    ],
+)
+def test_the_elastic_script_refuses(
+    cluster: dict[str, str], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = elastic(arguments, cluster, tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not Path(cluster["TOLD"]).exists()
 
 
 @pytest.mark.parametrize(

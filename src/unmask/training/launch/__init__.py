@@ -1,4 +1,4 @@
-"""Configuration files for `accelerate launch` and a Slurm script, and where they lie.
+"""Configuration files for `accelerate launch`, scripts for Slurm and for machines that come and go, and where they lie.
 
 `accelerate launch --config_file "$(python -m unmask.training.launch zero2)" -m unmask sft ...`
 """
@@ -22,6 +22,8 @@ CONFIGS = {
 }
 ALIASES = {"deepspeed_zero1": "zero1", "deepspeed_zero2": "zero2", "deepspeed_zero3": "zero3", "fsdp": "fsdp2"}
 SLURM = HOME / "train.slurm.sh"
+ELASTIC = HOME / "elastic.sh"
+SCRIPTS = {"slurm": SLURM, "elastic": ELASTIC}
 
 
 def config_path(name: str) -> Path:

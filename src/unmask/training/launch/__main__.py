@@ -1,11 +1,11 @@
-"""`python -m unmask.training.launch NAME` prints the path of a launch configuration, `slurm` that of the script."""
+"""`python -m unmask.training.launch NAME` prints the path of a launch configuration or script (slurm, elastic)."""
 
 from __future__ import annotations
 
 import sys
 
 from unmask.errors import ConfigError
-from unmask.training.launch import CONFIGS, SLURM, config_path
+from unmask.training.launch import CONFIGS, SCRIPTS, config_path
 
 
 def main(argv: list[str]) -> int:
@@ -14,7 +14,7 @@ def main(argv: list[str]) -> int:
         print("\n".join(f"{name:<8}{purpose}" for name, purpose in CONFIGS.items()))
         return 0
     try:
-        print(SLURM if argv[0] == "slurm" else config_path(argv[0]))
+        print(SCRIPTS.get(argv[0]) or config_path(argv[0]))
     except ConfigError as error:
         print(f"unmask: {error}", file=sys.stderr)
         return 2
