@@ -37,7 +37,7 @@ test-all: $(STAMP)
 	@$(PYTEST) $(ARGS)
 
 reliability: $(STAMP)
-	@UNMASK_RELIABILITY=whole $(PYTEST) -p no:timeout tests/reliability $(ARGS)
+	@UNMASK_RELIABILITY=whole $(PYTEST) --timeout 3600 tests/reliability $(ARGS)
 
 test-gpu: $(STAMP)
 	@$(BIN)/python -m pytest -q -m gpu $(ARGS)
