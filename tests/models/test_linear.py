@@ -81,9 +81,14 @@ def test_gradients_have_gradients():
 
 
 def test_compiled_it_is_whole():
-    layer, x = Linear(3, 2), torch.randn(4, 3)
+    layer, x = Linear(3, 2), torch.randn(4, 5, 3, requires_grad=True)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), layer(x))
+    compiled(x).square().sum().backward()
+    found = [x.grad, layer.weight.grad, layer.bias.grad]
+    result = layer(x).detach()
+    for gradient, exact in zip(found, exact_gradients(layer, x, 2 * result), strict=True):
+        torch.testing.assert_close(gradient.double(), exact, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.skipif(not linear._HAS_ONEDNN, reason="this PyTorch was built without oneDNN")

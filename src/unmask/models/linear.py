@@ -29,6 +29,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` of `[..., K]`, `[N, K]` and `[N]`, by the fastest library at hand."""
     if not _is_for_onednn(x, weight):
         return F.linear(x, weight, bias)
+    if torch.compiler.is_compiling():
+        return torch.ops.unmask.product(x, weight, bias)
     if torch.is_grad_enabled():
         return _Product.apply(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], None)
@@ -60,6 +62,37 @@ class _Product(torch.autograd.Function):
         return of_x, of_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
 
 
+# the same as an operation that compilers leave as it is: inductor takes oneDNN's own for one of packed weights
+_OPERATIONS = torch.library.Library("unmask", "FRAGMENT")
+_OPERATIONS.define("product(Tensor rows, Tensor weight, Tensor? bias) -> Tensor")
+
+
+@torch.library.impl(_OPERATIONS, "product", "CPU")
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], None)
+
+
+@torch.library.register_fake("unmask::product", lib=_OPERATIONS)
+def _(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    del bias
+    return rows.new_empty(*rows.shape[:-1], weight.shape[0])
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0], inputs[1])
+
+
+def _backward(ctx: Any, of_result: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    (rows, weight), product = ctx.saved_tensors, torch.ops.unmask.product
+    flat = of_result.reshape(-1, of_result.shape[-1]).contiguous()
+    of_rows = product(flat, weight.t(), None).view(rows.shape) if ctx.needs_input_grad[0] else None
+    of_weight = product(flat.t(), rows.reshape(-1, rows.shape[-1]).t(), None) if ctx.needs_input_grad[1] else None
+    return of_rows, of_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
+
+
+torch.library.register_autograd("unmask::product", _backward, setup_context=_remember, lib=_OPERATIONS)
+
+
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         _HAS_ONEDNN
@@ -68,6 +101,5 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         # a tensor of another class (sharded, quantised, fake) has products of its own
         and type(weight) in (Tensor, nn.Parameter)
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )
