@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
 
 import unmask.data.prepare as module
 import unmask.data.scratch as scratch
@@ -78,6 +79,24 @@ def test_pretraining_from_it_is_pretraining_from_the_source(
     prepared = DataArguments(str(tmp_path / "out"), max_length=48, load_preprocessed_data=True)
     again = build_pretrain(prepared, byte_tokenizer)
     assert (_rows(again.train), _rows(again.test)) == (_rows(source.train), _rows(source.test))
+
+
+@pytest.mark.parametrize(("overlap", "packing"), [(0, False), (7, False), (0, True)])
+def test_an_index_says_where_documents_begin(
+    write: Write, tmp_path: Path, byte_tokenizer: Any, overlap: int, packing: bool
+) -> None:
+    texts = [f"{number:03d} " * chance for number, chance in enumerate(random.Random(1).choices(range(40), k=90))]
+    data = DataArguments(str(write("a.jsonl", [{"text": text} for text in texts])), max_length=48, packing=packing)
+    prepare(data, byte_tokenizer, "pretrain", Target(tmp_path / "out", overlap=overlap))
+    rows = load_from_disk(str(tmp_path / "out"))["input_ids"][:]
+    index = Dataset.from_file(str(tmp_path / "out" / "documents-train.arrow"))
+    begun = [byte_tokenizer.decode(rows[place["row"]][place["column"] :][:3]) for place in index]
+    expected = [f"{number:03d}" for number, text in enumerate(texts) if text]
+    assert len(begun) >= len(expected) - 1
+    # the last row's edge may cut a number short
+    assert [one for one in begun if len(one) == 3] == [e for e, b in zip(expected, begun, strict=False) if len(b) == 3]
+    places = [(place["row"], place["column"]) for place in index]
+    assert places == sorted(set(places)) and sum(len(one) == 3 for one in begun) > 60
 
 
 def test_numpy_files_are_in_the_known_layout(write: Write, tmp_path: Path, byte_tokenizer: Any) -> None:

@@ -13,11 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, IterableDataset, concatenate_datasets
 
 from unmask.data.manifest import check_prepared
 from unmask.data.mixture import Mixture, interleaved
-from unmask.data.packing import ROW_FEATURES, count_tokens, pack_dataset, pack_texts, whole_dataset, whole_texts
+from unmask.data.packing import (
+    ROW_FEATURES,
+    count_tokens,
+    document_places,
+    pack_dataset,
+    pack_texts,
+    whole_dataset,
+    whole_texts,
+)
 from unmask.data.scratch import Work, quiet_unless_seen
 from unmask.data.settings import DataSettings, Mode
 from unmask.data.sources import Opened, Reading, Records, read
@@ -39,12 +48,15 @@ class Splits:
         test: always a `Dataset`; None: there is no test part.
         notes: lines to be shown to the user.
         mixture: how the rows of `train` are drawn; None: each once per epoch.
+        documents: split -> what tells where its documents begin, int64 `[documents, 2]` rows and columns, some at a
+            time; for a corpus that was packed here.
     """
 
     train: Dataset | IterableDataset
     test: Dataset | None = None
     notes: list[str] = field(default_factory=list)
     mixture: Mixture | None = None
+    documents: dict[str, Callable[[], Iterator[np.ndarray]]] = field(default_factory=dict)
 
 
 def build_sft(data: DataSettings, tokenizer: Any) -> Splits:
@@ -111,7 +123,7 @@ def tokenised(
         trains = [(one.spec.path, records.train) for one, records in zip(sources.trained, found, strict=True)]
         train, more, mixture = make.tables(trains, "train", work, weights)
     assert train is not None
-    return Splits(train, test, notes + more + told, mixture)
+    return Splits(train, test, notes + more + told, mixture, make.documents)
 
 
 def _beside(sources: Sources, found: list[Records], tested: list[Records]) -> Iterator[tuple[Opened, Records]]:
@@ -148,6 +160,7 @@ class _Conversations:
         if not tokenizer.chat_template and not data.load_preprocessed_data:
             raise ConfigError("the tokenizer has no chat_template, so a conversation cannot be written; set one")
         self.skip = data.skip_bad_rows
+        self.documents: dict[str, Callable[[], Iterator[np.ndarray]]] = {}
         self.encoding = Encoding(tokenizer, data.max_length, data.truncation, data.mask_prompt_loss, data.train_turns)
 
     def stream(self, start: Any) -> Iterator[dict[str, Any]]:
@@ -176,7 +189,8 @@ class _Documents:
         eos = tokenizer.eos_token_id if data.insert_eos else None
         self.cutting = {"max_length": data.max_length, "eos_token_id": eos}
         self.packing = {**self.cutting, "drop_tail": data.drop_tail, "overlap": overlap}
-        self.whole = data.packing
+        self.whole, self.overlap = data.packing, overlap
+        self.documents: dict[str, Callable[[], Iterator[np.ndarray]]] = {}
 
     def stream(self, start: Any) -> Iterator[dict[str, Any]]:
         rows_of = partial(whole_texts, **self.cutting) if self.whole else partial(pack_texts, **self.packing)
@@ -189,6 +203,8 @@ class _Documents:
         sets, notes = _each(tables, self._tokenised, label, work)
         if sets and not weights and not any("document" in one.column_names for one in sets):
             sets = [concatenate_datasets(sets)]
+            options = {**self.cutting, "overlap": self.overlap, "whole": self.whole}
+            self.documents[label] = partial(document_places, sets[0], **options)
         packed = [self._packed(one, label) for one in sets]
         return _mixed([rows for rows, _ in packed], [*notes, *(note for _, some in packed for note in some)], weights)
 

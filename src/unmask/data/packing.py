@@ -158,6 +158,26 @@ def pack_documents(
         yield _rows(ids[None], document[None])
 
 
+def document_places(
+    tokenised: Dataset, *, max_length: int, eos_token_id: int | None, overlap: int = 0, whole: bool = False
+) -> Iterator[np.ndarray]:
+    """Where documents begin among the rows that `pack_dataset`, or `whole_dataset`, makes of them.
+
+    Yields:
+        int64 `[documents, 2]`, row and column, for some documents at a time; rows that a dropped tail would have been
+        in count on.
+    """
+    step, before = max_length - overlap, 0
+    for batch in map(_documents, columns_in_batches(tokenised, "input_ids")):
+        _, lengths = _with_eos(batch, eos_token_id)
+        sizes = -(-lengths // max_length) if whole else lengths
+        starts = before + np.cumsum(sizes) - sizes
+        before += int(sizes.sum())
+        # of two rows that share a token, the first
+        row = starts if whole else np.maximum((starts - overlap) // step, 0)
+        yield np.stack([row, np.zeros_like(row) if whole else starts - row * step], axis=1)
+
+
 def from_lists(documents: list[list[int]]) -> Documents:
     """Documents out of lists of ids."""
     lengths = np.array([len(document) for document in documents], np.int64)

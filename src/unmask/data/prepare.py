@@ -26,7 +26,7 @@ from unmask.data.scratch import quiet_unless_seen
 from unmask.data.settings import DataSettings, Mode
 from unmask.data.sources import comes_tokenised
 from unmask.data.sources.named import Sources, open_sources
-from unmask.data.writing import Format, flush_folder, write_sets
+from unmask.data.writing import Format, flush_folder, write_places, write_sets
 from unmask.errors import ConfigError
 
 # days that a cached set is kept after its last use
@@ -158,7 +158,11 @@ def _write(splits: Splits, folder: Path, to: Format, manifest: Manifest, data: D
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with quiet_unless_seen():
-        write_sets(_sets(splits), folder, to, width=data.max_length, fill=tokenizer.eos_token_id or 0)
+        sets = _sets(splits)
+        write_sets(sets, folder, to, width=data.max_length, fill=tokenizer.eos_token_id or 0)
+        if to == "arrow":
+            for name, places in splits.documents.items():
+                write_places(places(), folder / f"documents-{name}.arrow", len(sets[name]))
     manifest.write(folder)
     flush_folder(folder)
 

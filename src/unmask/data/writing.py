@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from unmask.data.formats.token_arrays import LENGTHS, TOKENS
@@ -37,6 +38,17 @@ def write_sets(sets: dict[str, Dataset], folder: Path, to: Format, *, width: int
             place = folder / name if len(sets) > 1 else folder
             place.mkdir(exist_ok=True)
             _write_arrays(rows, place, width, fill)
+
+
+def write_places(places: Iterable[np.ndarray], file: Path, rows: int) -> None:
+    """Where documents begin, int64 `[documents, 2]` at a time, as an Arrow file; those beyond `rows` are left out."""
+    schema = pa.schema([("row", pa.int64()), ("column", pa.int32())])
+    with pa.ipc.new_stream(str(file), schema) as stream:
+        for some in places:
+            row, column = some[some[:, 0] < rows].T
+            stream.write_batch(
+                pa.RecordBatch.from_arrays([pa.array(row), pa.array(column.astype(np.int32))], schema=schema)
+            )
 
 
 def flush_folder(folder: Path) -> None:
