@@ -76,7 +76,8 @@ def gather_optimizer(engine: Any, groups: Sequence[Sequence[str]]) -> dict[str, 
             state[name] = {**parts, **{key: _copied(value) for key, value in scalars.items()}}
     inner = engine.optimizer.optimizer.param_groups
     told = [{key: value for key, value in group.items() if key != "params"} for group in inner]
-    named = [{**group, "params": list(own)} for group, own in zip(told, groups, strict=True)]
+    # DeepSpeed drops groups without weights
+    named = [{**group, "params": list(own)} for group, own in zip(told, filter(None, groups), strict=True)]
     return {"state": state, "param_groups": named}
 
 
@@ -93,7 +94,8 @@ def fill_optimizer(engine: Any, saved: dict[str, Any]) -> None:
     for name, weight in _trained(engine):
         for key in flat:
             set_state(weight, state[name][key].to(weight.device), key)
-    for group, old in zip(optimizer.optimizer.param_groups, saved["param_groups"], strict=True):
+    kept = [group for group in saved["param_groups"] if group["params"]]
+    for group, old in zip(optimizer.optimizer.param_groups, kept, strict=True):
         group.update({key: value for key, value in old.items() if key != "params" and key in group})
 
 
