@@ -8,7 +8,11 @@ from importlib import import_module
 from unmask.errors import ConfigError, did_you_mean
 
 HARNESS = "unmask.cli.eval_harness:run"
-KINDS = {"tables": ("unmask.cli.eval_tables:run", "questions about tables, or any conversations with right answers")}
+KINDS = {
+    "tables": ("unmask.cli.eval_tables:run", "questions about tables, or any conversations with right answers"),
+    "likelihood": ("unmask.cli.eval_likelihood:run", "nats per token, perplexity, bits per byte of texts"),
+    "compare": ("unmask.cli.eval_compare:run", "two evaluations of the same cases: paired differences"),
+}
 
 
 def run(argv: list[str]) -> int:

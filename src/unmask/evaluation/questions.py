@@ -48,6 +48,28 @@ def load_questions(dataset_args: str, limit: int | None = None) -> tuple[list[di
     return questions[:limit], notes
 
 
+def load_texts(dataset_args: str, text_field: str = "text", limit: int | None = None) -> tuple[list[str], list[str]]:
+    """The texts of all datasets in `dataset_args`, and notes; which rows these are, see `load_questions`.
+
+    Raises:
+        ConfigError: the text is no dataset, or `limit` is below 1.
+        DataError: nothing there, a bad row, no texts.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}; it must be at least 1.")
+    texts: list[str] = []
+    notes: list[str] = []
+    for spec in parse_dataset_args(dataset_args):
+        opened = open_dataset(spec)
+        records = read(opened, Reading("text", text_field))
+        chosen: Any = records.test if opened.is_evaluated() else records.train
+        if "text" not in chosen.column_names:
+            raise DataError(f"{spec.path} holds tokens, no texts that bytes could be counted of.")
+        texts += chosen["text"]
+        notes += records.notes
+    return texts[:limit], notes
+
+
 def _beside(opened: Opened) -> dict[str, dict[str, Any]]:
     """Place of a row -> its fields of known names."""
     parts = [part for part in (opened.train, opened.test) if part is not None]

@@ -42,24 +42,38 @@ def estimates(
     seed: int,
     batch_size: int,
     guidance_scale: float = 0.0,
+    numbers: Sequence[int] | None = None,
+    profiled: bool = False,
 ) -> Iterator[tuple[int, LikelihoodEstimate]]:
-    """Index and estimate of each pair, as they are finished: see `DiffusionLM.log_likelihoods`."""
+    """Index and estimate of each pair, as they are finished: see `DiffusionLM.log_likelihoods`.
+
+    Where `numbers` are given, one per pair, each has masks of its own, and errors are independent. `profiled`: they say
+    where their nats lie.
+    """
     for number, (prompt, target) in enumerate(pairs):
         _check_length(number, len(prompt) + len(target), model.facts.shape.max_length)
     with evaluating(model):
         if model.facts.attention == "causal":
             if guidance_scale:
                 raise ConfigError("guidance_scale is for diffusion models; this one is autoregressive, with no masks.")
-            first = [_beginning(tokenizer)]
+            first = [beginning(tokenizer)]
             whole = [(prompt or first, target) for prompt, target in pairs]
-            yield from causal_log_likelihoods(model, whole, batch_size=batch_size, device=model.device)
+            yield from causal_log_likelihoods(
+                model, whole, batch_size=batch_size, profiled=profiled, device=model.device
+            )
         else:
             how: LikelihoodEstimator | BlockwiseEstimator = LikelihoodEstimator(
-                mask_token_id(tokenizer, model), samples, seed, batch_size, guidance_scale=guidance_scale
+                mask_token_id(tokenizer, model),
+                samples,
+                seed,
+                batch_size,
+                guidance_scale,
+                own_masks=numbers is not None,
+                profiled=profiled,
             )
             if model.facts.attention == "block_causal":
                 how = BlockwiseEstimator(how, _block_size(model), halves=model.family.shift)
-            yield from how.many(model, pairs, device=model.device)
+            yield from how.many(model, pairs, device=model.device, numbers=numbers)
 
 
 def _block_size(model: DiffusionModel) -> int:
@@ -71,7 +85,7 @@ def _block_size(model: DiffusionModel) -> int:
     return model.facts.block_size
 
 
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> int:
+def beginning(tokenizer: PreTrainedTokenizerBase) -> int:
     """What stands before a text, so that its first token is predicted too."""
     token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if not isinstance(token, int):

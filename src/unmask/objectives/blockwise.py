@@ -64,10 +64,16 @@ class BlockwiseEstimator:
     halves: bool = False
 
     def many(
-        self, denoiser: Denoiser, pairs: Sequence[Pair], *, device: torch.device | str = "cpu"
+        self,
+        denoiser: Denoiser,
+        pairs: Sequence[Pair],
+        *,
+        device: torch.device | str = "cpu",
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, LikelihoodEstimate]]:
         """Estimate many pairs; arguments and results as of `LikelihoodEstimator.many`."""
-        targets = [self._target(index, prompt, target) for index, (prompt, target) in enumerate(pairs) if len(target)]
+        told = numbers or range(len(pairs))
+        targets = [self._target(i, told[i], *pair) for i, pair in enumerate(pairs) if len(pair[1])]
         for index, (_, target) in enumerate(pairs):
             if len(target) == 0:
                 yield index, LikelihoodEstimate(0.0, 0.0, self.how.samples)
@@ -80,11 +86,11 @@ class BlockwiseEstimator:
                 own_n = row_n == row
                 yield target.index, self._estimate(target, copy_n[own_n], column_n[own_n], nll_n[own_n])
 
-    def _target(self, index: int, prompt: Sequence[int], target: Sequence[int]) -> _Target:
+    def _target(self, index: int, number: int, prompt: Sequence[int], target: Sequence[int]) -> _Target:
         start, end = len(prompt), len(prompt) + len(target)
         edges = [start, *range((start // self.block_size + 1) * self.block_size, end, self.block_size), end]
         spans = enumerate(zip(edges, edges[1:], strict=False))
-        blocks = [self.how.masks(last - first, index, block) for block, (first, last) in spans]
+        blocks = [self.how.masks(last - first, number, block) for block, (first, last) in spans]
         return _Target(index, [*prompt, *target], start, [masks for masks in blocks if masks is not None])
 
     def _chunks(self, targets: list[_Target]) -> Iterator[list[_Target]]:

@@ -92,7 +92,12 @@ class LikelihoodEstimator:
         return dict(self.many(denoiser, [pair], device=target_ids.device))[0]
 
     def many(
-        self, denoiser: Denoiser, pairs: Sequence[Pair], *, device: torch.device | str = "cpu"
+        self,
+        denoiser: Denoiser,
+        pairs: Sequence[Pair],
+        *,
+        device: torch.device | str = "cpu",
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, LikelihoodEstimate]]:
         """Estimate log p(target | prompt) of many pairs, `batch_size` noised copies at a time, whosever they are.
 
@@ -102,6 +107,7 @@ class LikelihoodEstimator:
             denoiser: without dropout, if results are to repeat.
             pairs: ids of prompt and target, either may be empty.
             device: the denoiser's.
+            numbers: by which `own_masks` tells the pairs apart; None: their indices.
 
         Yields:
             Index of the pair and its estimate, each once, the longest first; up to rounding the same as alone.
@@ -110,7 +116,7 @@ class LikelihoodEstimator:
             questions = Questions(
                 self.batch_size, device, guidance_scale=self.guidance_scale, mask_token_id=self.mask_token_id
             )
-            masks = {index: self.masks(len(pairs[index][1]), index) for index in window}
+            masks = {i: self.masks(len(pairs[i][1]), numbers[i] if numbers else i) for i in window}
             first = {index: self._ask(questions, pairs[index], masks[index]) for index in window}
             nll_n, slot_n, column_n = questions.tokens(denoiser)
             for index, slot in first.items():
@@ -128,16 +134,16 @@ class LikelihoodEstimator:
         found = masks.estimate(sums_U)
         return replace(found, profile=masks.profile(nll_n, mask_n, position_n)) if self.profiled else found
 
-    def masks(self, length: int, index: int, block: int = 0) -> TargetMasks | None:
+    def masks(self, length: int, number: int, block: int = 0) -> TargetMasks | None:
         """The masks of `length` tokens of a target, or of a block of it; None: there are no tokens.
 
         Args:
             length: tokens.
-            index: of the pair. block: see `target_masks`.
+            number: of the pair. block: see `target_masks`.
         """
         if length == 0:
             return None
-        seed = (self.seed << 32) + index + 1 if self.own_masks else self.seed
+        seed = (self.seed << 32) + number + 1 if self.own_masks else self.seed
         how = {"samples": self.samples, "method": self.method, "enumerates": self.enumerates}
         return target_masks(length, seed=seed, block=block, **how)
 

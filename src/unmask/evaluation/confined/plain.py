@@ -32,7 +32,7 @@ def packed(value: Any, keep: Callable[[Any], int]) -> Any:
         return {"dict": [[packed(key, keep), packed(item, keep)] for key, item in value.items()]}
     for name, kind in _CONTAINERS.items():
         if isinstance(value, kind):
-            return {name: [packed(item, keep) for item in value]}
+            return {name: [packed(item, keep) for item in value]}  # pyright: ignore[reportGeneralTypeIssues]
     return {"object": keep(value)}
 
 

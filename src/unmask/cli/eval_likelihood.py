@@ -1,0 +1,193 @@
+"""`unmask eval likelihood`: nats, perplexity, bits per byte of texts. Parsing, printing, and the files of a report."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.cli import sampling
+from unmask.cli.config import Parsed, parse
+from unmask.cli.options import OptionTable
+from unmask.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from unmask.evaluation.likelihood import Passage
+    from unmask.lm import DiffusionLM
+
+DOES = (
+    "How well a model predicts texts: nats per token, perplexity and bits per byte with a standard error, by the share "
+    "of tokens that is masked and by position. Of a diffusion model these are bounds, of an autoregressive one exact; "
+    "both are asked about the same tokens after the same beginning."
+)
+EXAMPLES = """\
+examples:
+  unmask eval likelihood --model_name_or_path runs/base --dataset_args held-out.txt --output_dir runs/base-nll
+  unmask eval likelihood --model_name_or_path example:base --text "The river is 846 km long." --json
+  unmask eval likelihood --model_name_or_path runs/chat --dataset_args "chats.jsonl[test:200]" --answers
+"""
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class EvalLikelihoodArguments:
+    """What is scored by whom"""
+
+    model_name_or_path: str | None = None
+    """Folder or Hub id of a checkpoint or an adapter."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter to put on top."""
+    dataset_args: str | None = None
+    """Texts: files, folders, Hub ids; test:N or a split of its own for testing is taken where there is one."""
+    text: str | None = None
+    """A text, instead of data."""
+    text_field: str = "text"
+    """Column of the texts."""
+    answers: bool = False
+    """The data are conversations: score the last answer of each, given what is before it."""
+    output_dir: str | None = None
+    """Folder for cases.jsonl, results.json, results.md and results.html; an interrupted evaluation is gone on with."""
+    limit: int | None = None
+    """Score the first so many texts only."""
+    max_length: int | None = None
+    """Tokens of a passage, the one that begins it included; longer texts are cut. The model's limit unless given."""
+    samples: int = 32
+    """Masked copies of each passage; more of them make the standard error smaller."""
+    seed: int = 0
+    """Of the masks."""
+    batch_size: int = 32
+    """Copies per forward; changes no figure beyond rounding."""
+    fresh: bool = False
+    """Score everything again, though output_dir has cases."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    dtype: str = "auto"
+    """auto (as stored), float32, bfloat16 or float16."""
+    load_in_4bit: bool = False
+    """Hold the layers' matrices in 4 bits (NF4; needs the extra `quant`)."""
+    load_in_8bit: bool = False
+    """Hold the layers' matrices in 8 bits (needs the extra `quant`)."""
+    compile: bool = False
+    """Put the layers through torch.compile: the first forwards take longer, later ones less time."""
+    json: bool = False
+    """Print the results as one JSON object."""
+
+
+def run(argv: list[str]) -> int:
+    """Run `unmask eval likelihood`."""
+    parsed = parse(argv, OptionTable("eval likelihood", DOES, (EvalLikelihoodArguments,)))
+    if parsed is None:
+        print(EXAMPLES)
+        return 0
+    sampling.say_notes(parsed)
+    _check(parsed)
+    folder = _folder(parsed)
+    from unmask.evaluation import report
+
+    began = time.perf_counter()
+    texts, notes = _read(parsed)
+    lm = sampling.load_model(parsed)
+    found = _evaluated(parsed, lm, _passages(parsed, lm, texts), tuple(notes), folder, began)
+    if folder is not None:
+        report.write(folder, found)
+    print(json.dumps(found, ensure_ascii=False) if parsed["json"] else report.page(found))
+    return 0
+
+
+def _check(parsed: Parsed) -> None:
+    if (parsed["dataset_args"] is None) == (parsed["text"] is None):
+        raise ConfigError("eval likelihood scores texts. Give --dataset_args FILE, or --text TEXT; one of them.")
+    if parsed["answers"] and parsed["text"] is not None:
+        raise ConfigError("--answers scores conversations. Give them by --dataset_args, in place of --text.")
+    for name in ("samples", "batch_size", "limit"):
+        if parsed[name] is not None and parsed[name] < 1:
+            raise ConfigError(f"{name} is {parsed[name]}; it must be at least 1.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("eval likelihood runs in one process. Start it without accelerate launch or torchrun.")
+
+
+def _folder(parsed: Parsed) -> Path | None:
+    if parsed["output_dir"] is None:
+        return None
+    from unmask.evaluation.report import CASES
+
+    folder = Path(parsed["output_dir"]).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if parsed["fresh"]:
+            (folder / CASES).unlink(missing_ok=True)
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error.strerror or error}. Choose another one.") from None
+    return folder
+
+
+def _read(parsed: Parsed) -> tuple[list[Any], list[str]]:
+    """Texts, or conversations, and notes."""
+    if parsed["text"] is not None:
+        return [parsed["text"]], []
+    from unmask.evaluation.questions import load_questions, load_texts
+
+    if not parsed["answers"]:
+        return load_texts(parsed["dataset_args"], parsed["text_field"], parsed["limit"])
+    records, notes = load_questions(parsed["dataset_args"], parsed["limit"])
+    return [record["messages"] for record in records], notes
+
+
+def _passages(parsed: Parsed, lm: DiffusionLM, texts: list[Any]) -> list[Passage]:
+    from unmask.evaluation.likelihood import answers_of, passages_of
+
+    return answers_of(lm, texts) if parsed["answers"] else passages_of(lm, texts, parsed["max_length"])
+
+
+def _evaluated(
+    parsed: Parsed,
+    lm: DiffusionLM,
+    passages: list[Passage],
+    notes: tuple[str, ...],
+    folder: Path | None,
+    began: float,
+) -> dict[str, Any]:
+    from unmask.evaluation import likelihood, report
+
+    settings = likelihood.LikelihoodSettings(parsed["samples"], parsed["seed"], parsed["batch_size"])
+    cases_file = None if folder is None else folder / report.CASES
+    cases = likelihood.score_passages(lm, passages, settings, cases_file=cases_file, progress=_teller())
+    is_exact = lm.model.facts.attention == "causal"
+    kind = "Exact likelihoods." if is_exact else "Bounds: the model may predict better than this, not worse."
+    result = report.Result(
+        task="likelihood",
+        version=VERSION,
+        data=parsed["dataset_args"] or "a text",
+        metrics=likelihood.metrics_of(cases),
+        model=report.model_facts(lm, parsed["model_name_or_path"], parsed["adapter"]),
+        settings={**asdict(settings), "max_length": parsed["max_length"], "answers": parsed["answers"]},
+        seed=parsed["seed"],
+        seconds=round(time.perf_counter() - began, 1),
+        curves=likelihood.curves_of(cases),
+        notes=(kind, "Standard errors are of the masks drawn, not of the choice of texts.", *notes),
+    )
+    return report.document(result)
+
+
+def _teller() -> Callable[[int, int], None]:
+    """Says how far it is, a line for every tenth, with the time that is left."""
+    began, first, said = time.perf_counter(), [-1], [0]
+
+    def tell(done: int, total: int) -> None:
+        if first[0] < 0:
+            first[0] = done
+            if done:
+                print(f"{done:,} of {total:,} passages were scored before", file=sys.stderr)
+        share = 10 * done // max(total, 1)
+        if share > said[0]:
+            said[0] = share
+            seconds = time.perf_counter() - began
+            left = seconds / max(done - first[0], 1) * (total - done)
+            print(f"{done:,} of {total:,} passages, {seconds:.0f} s, {left:.0f} s left", file=sys.stderr)
+
+    return tell
