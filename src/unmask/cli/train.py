@@ -91,6 +91,8 @@ def _run(verb: str, argv: list[str]) -> int:
     settings = settings_from(parsed, verb)
     say(parsed.notes)
 
+    # read by PyTorch at its first allocation: on Linux, gradients of a large vocabulary come in pages of 2 MiB
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from rich.console import Console
 
     from unmask.training import run
