@@ -77,7 +77,7 @@ def alpaca_lengths(folder: Path | None) -> list[tuple[int, int]]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizers" / "gpt2" / "tokenizer.json"))
-    rows = json.loads(next((folder / "alpaca_en").glob("alpaca_data*.json")).read_text(encoding="utf-8"))[:1000]
+    rows = json.loads(next((folder / "alpaca_en").glob("*gpt4*.json")).read_text(encoding="utf-8"))
     prompts = tokenizer.encode_batch([f"{row['instruction']}\n{row['input']}\n" for row in rows])
     answers = tokenizer.encode_batch([row["output"] for row in rows])
     lengths = [(len(prompt), len(prompt) + len(answer) + 1) for prompt, answer in zip(prompts, answers, strict=True)]

@@ -7,9 +7,13 @@ both noise the same tokens.
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from typing import Any
+
+if sys.argv[1:] == ["ours"]:
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `unmask pretrain` and `unmask sft` do
 
 import torch
 from stepping import Steps, config_of, serve
