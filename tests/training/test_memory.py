@@ -214,6 +214,23 @@ def test_eight_bit_states() -> None:
     assert state_bytes("lion_32bit", torch.empty(64), 4) == 4 * 64
 
 
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch", "sgd", "adafactor", "adagrad", "rmsprop"])
+def test_what_a_step_makes_and_frees(tmp_path: Path, optim: str) -> None:
+    weights = [torch.nn.Parameter(torch.zeros(256, 300)), torch.nn.Parameter(torch.zeros(100, 100))]
+    arguments = TrainingArguments(output_dir=str(tmp_path), optim=optim, use_cpu=True, report_to="none")
+    kind, words = Trainer.get_optimizer_cls_and_kwargs(arguments, None)
+    optimizer = kind(weights, **words)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    with allocated() as found:
+        optimizer.step()
+    sizes = [weight.numel() * 4 for weight in weights]
+    told = memory.step_bytes(optim, sizes, on_gpu=False)
+    # at most what is told, up to single numbers and rows, and not far below
+    assert found[0] <= told + 10_000 and (found[0] >= 0.45 * told)
+
+
 @pytest.mark.parametrize("optim", ["adamw_8bit", "lion_8bit", "paged_adamw_32bit"])
 def test_states_of_eight_bits_are_what_bitsandbytes_holds(
     settings: Callable[..., Settings], optim: str, monkeypatch: pytest.MonkeyPatch

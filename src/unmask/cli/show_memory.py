@@ -88,7 +88,7 @@ def _question(parsed: Parsed, facts: Any) -> Any:
         RunArguments(checkpointing_strategy=parsed["checkpointing_strategy"]),
         {name: parsed[name] for name in trainer},
     )
-    return question_of(settings, "sft", facts, bf16=parsed["bf16"])
+    return question_of(settings, "sft", facts, bf16=parsed["bf16"], on_gpu=True)
 
 
 def _check(parsed: Parsed) -> None:

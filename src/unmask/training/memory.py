@@ -36,6 +36,7 @@ class Question:
         bf16: mixed precision. recompute: one of `recompute.STRATEGIES`; None: all activations are kept.
         optim: transformers' name. accumulation: forwards of an update.
         copies: noisy ones of each row. streams: those that a row is fed as; 0: copies are rows of their own.
+        on_gpu: whether a GPU trains, where some optimizers take other ways.
     """
 
     facts: Facts
@@ -51,6 +52,7 @@ class Question:
     accumulation: int = 1
     copies: int = 1
     streams: int = 0
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Counted:
-    """What the shapes say: weights in all, bytes of them, weights trained, bytes of optimizer states, largest units."""
+    """What the shapes say: weights in all, bytes of them, weights trained, bytes of optimizer states, largest units,
+    and what the optimizer makes and frees in its step."""
 
     weights: int
     bytes: int
@@ -95,6 +98,7 @@ class _Counted:
     states: int
     layer: int
     root: int
+    step: int = 0
 
 
 def estimate(question: Question, sharing: str = "none", ranks: int = 1) -> Estimate:
@@ -143,7 +147,8 @@ def _estimate(question: Question, sharing: str, ranks: int, measured: tuple[_Cou
     held = _DIVIDED[sharing](counted, question, ranks)
     weights, gradients, optimizer, buffers = (int(size) for size in held)
     together = peaks.together if sharing == "none" and question.accumulation == 1 else gradients + peaks.working
-    peak = weights + optimizer + buffers + max(together, gradients)
+    step = counted.step // (1 if sharing in ("none", "ddp") else ranks)
+    peak = weights + optimizer + buffers + max(together, gradients + step)
     return Estimate(sharing, ranks, weights, gradients, optimizer, buffers, peaks.working, peak)
 
 
@@ -164,6 +169,7 @@ def _count(model: Any, question: Question, cast: bool) -> _Counted:
         ),
         layer=max(layers, default=0),
         root=total - sum(layers),
+        step=step_bytes(question.optim, [weight.numel() * own[id(weight)] for weight in trained], question.on_gpu),
     )
 
 
@@ -203,6 +209,18 @@ def state_bytes(optim: str, weight: Tensor, size: int) -> int:
         return 4 * (count if weight.dim() < 2 else count // weight.shape[-1] + count // weight.shape[-2])
     states = {"sgd": 0, "adagrad": 1, "rmsprop": 1}.get(optim, 1 if "lion" in optim else 2)
     return states * count * (4 if "32bit" in optim else size)
+
+
+def step_bytes(optim: str, weights: list[int], on_gpu: bool) -> int:
+    """Bytes that an optimizer makes and frees while it does its step, beside its states, for weights of these bytes."""
+    largest = max(weights, default=0)
+    if "8bit" in optim:
+        # a kernel on a GPU; elsewhere bitsandbytes computes in float32, weight by weight
+        return 0 if on_gpu else 4 * largest
+    if "fused" in optim or "32bit" in optim or optim == "sgd":
+        return 0
+    # PyTorch's own go through all weights at once on a GPU, and one by one elsewhere, as Adafactor does everywhere
+    return sum(weights) if on_gpu and optim != "adafactor" else 2 * largest
 
 
 Held = tuple[float, float, float, float]

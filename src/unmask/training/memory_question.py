@@ -12,17 +12,20 @@ from unmask.training.ingredients import lora_settings
 from unmask.training.memory import Estimate, Question, estimate
 
 
-def question_of(settings: Settings, verb: str, facts: Facts, *, bf16: bool | None = None) -> Question:
+def question_of(
+    settings: Settings, verb: str, facts: Facts, *, bf16: bool | None = None, on_gpu: bool | None = None
+) -> Question:
     """What a run asks of one device.
 
     Args:
         settings, verb: of the run. facts: of its model.
-        bf16: mixed precision; None: as the settings say, or else as this machine would.
+        bf16: mixed precision; None: as the settings say, or else as this machine would. on_gpu: likewise.
     """
     get, chosen = settings.trainer.get, settings.model
     adapted = chosen.lora or chosen.adapter is not None
-    if bf16 is None:
+    if on_gpu is None:
         on_gpu = torch.cuda.is_available() and not get("use_cpu")
+    if bf16 is None:
         bf16 = bool(get("bf16", on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)))
     usual = "bfloat16" if adapted and bf16 else "float32"
     return Question(
@@ -34,6 +37,7 @@ def question_of(settings: Settings, verb: str, facts: Facts, *, bf16: bool | Non
         length=settings.data.max_length,
         hidden=verb == "sft" and settings.data.padding == "none" and not settings.data.packing,
         bf16=bf16,
+        on_gpu=on_gpu,
         recompute=settings.run.checkpointing_strategy if get("gradient_checkpointing") else None,
         optim=str(get("optim") or "adamw_torch_fused"),
         accumulation=get("gradient_accumulation_steps", 1),
