@@ -495,7 +495,8 @@ def test_every_command_of_ours_is_accepted(
             settings_of(verb, *argv)
             continue
         assert main([verb, *argv]) == 2
-        assert re.search(r'no folder "|holds no|there is no file|no such file|no file', capsys.readouterr().err)
+        told = r'no folder "|holds no|there is no file|no such file|no file|harness is not installed'
+        assert re.search(told, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("command", [S0, S0_REPO, S2_SFT, S2_PT, *(text.split(maxsplit=1)[1] for text in S4.values())])

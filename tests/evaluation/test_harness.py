@@ -21,7 +21,7 @@ from unmask.errors import ConfigError
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 
 from unmask.evaluation import harness_tasks
-from unmask.evaluation.harness_tasks import choose_tasks
+from unmask.evaluation.harness_tasks import find_tasks, load_tasks
 from unmask.evaluation.lm_eval import HarnessLM
 from unmask.evaluation.requests import Request
 
@@ -74,17 +74,20 @@ def test_accuracies_are_those_of_the_likelihoods(run: Run, model: Path) -> None:
         per_letter = [value / len(choice) for value, choice in zip(found, row["choices"], strict=True)]
         right += found.index(max(found)) == row["gold"]
         right_per_letter += per_letter.index(max(per_letter)) == row["gold"]
-    found = run("arc_easy")["tasks"]["arc_easy"]
-    assert found["metrics"]["acc"]["mean"] == pytest.approx(right / 3)
-    assert found["metrics"]["acc_norm"]["mean"] == pytest.approx(right_per_letter / 3)
-    assert (found["count"], found["num_fewshot"]) == (3, 0)
+    found = run("arc_easy")
+    metrics = found["metrics"]
+    assert metrics["arc_easy acc"]["mean"] == pytest.approx(right / 3)
+    assert metrics["arc_easy acc_norm"]["mean"] == pytest.approx(right_per_letter / 3)
+    assert metrics["arc_easy acc"]["count"] == 3 and metrics["arc_easy acc"]["stderr"] is not None
+    assert found["settings"]["tasks"] == {"arc_easy": {"version": 1.0, "num_fewshot": 0, "of": 3}}
+    assert (found["model"]["family"], found["task"]) == ("llada", "arc_easy")
 
 
 def test_perplexity_is_that_of_the_likelihoods(run: Run, model: Path) -> None:
     lm = unmask.load(model, device="cpu")
     values = [lm.log_likelihood(row["context"], f" {row['continuation']}", samples=3) for row in LAMBADA]
     found = run("lambada")
-    assert found["tasks"]["lambada_openai"]["metrics"]["perplexity"]["mean"] == pytest.approx(
+    assert found["metrics"]["lambada_openai perplexity"]["mean"] == pytest.approx(
         math.exp(-sum(values) / len(values)), rel=1e-4
     )
     assert any("1 of 2 parts are not in" in note and "lambada_standard" in note for note in found["notes"])
@@ -101,13 +104,19 @@ def test_answers_are_kept_and_an_interrupted_run_ends_as_a_whole_one(
     half.parent.mkdir()
     half.write_bytes(b"".join(lines[1:6]) + lines[6][:20])
     again = run("gsm8k,arc_easy", *more, "--output_path", str(tmp_path / "half"))
-    assert again["tasks"] == whole["tasks"]
+    assert again["metrics"] == whole["metrics"]
+    assert (tmp_path / "half/cases.jsonl").read_bytes() == (tmp_path / "whole/cases.jsonl").read_bytes()
     assert sorted(half.read_bytes().splitlines(keepends=True)) == sorted(lines)
     samples = next((tmp_path / "whole").rglob("samples_gsm8k_*.jsonl")).read_text().splitlines()
     assert [json.loads(line)["doc"]["question"] for line in samples] == ["test 0?", "test 1?"] * 2
     assert next((tmp_path / "whole").rglob("results_*.json")).is_file()
-    assert json.loads((tmp_path / "whole/results.json").read_text())["tasks"] == whole["tasks"]
-    assert "| gsm8k | 3.0 | 1 | 2 | exact_match" in (tmp_path / "whole/results.md").read_text()
+    assert json.loads((tmp_path / "whole/results.json").read_text()) == whole
+    assert "| gsm8k exact_match (strict-match) | 0.0000 |" in (tmp_path / "whole/results.md").read_text()
+    cases = [json.loads(line) for line in (tmp_path / "whole/cases.jsonl").read_text().splitlines()]
+    names = {"exact_match (strict-match)", "exact_match (flexible-extract)"}
+    assert [set(case["metrics"]) for case in cases] == [names] * 2 + [{"acc", "acc_norm"}] * 3
+    mean = sum(case["metrics"]["acc"] for case in cases[2:]) / 3
+    assert mean == pytest.approx(whole["metrics"]["arc_easy acc"]["mean"])
 
 
 def test_prompts_go_through_the_chat_template(run: Run, tmp_path: Path) -> None:
@@ -134,7 +143,8 @@ def test_the_tutorials_command_runs_with_its_string_as_it_is(
     words += ["pretrained=DIR,is_check_greedy=False,mc_num=1,max_length=1024,steps=256,block_size=64,cfg=0.0"]
     assert main(["eval", *words, "--data_dir", str(data), "--device", "cpu"]) == 0
     found = json.loads((tmp_path / "OUT/results.json").read_text())
-    assert found["groups"]["cmmlu"]["acc"]["mean"] in (0, 1) and list(found["tasks"]) == ["cmmlu_arts"]
+    assert list(found["metrics"]) == ["cmmlu acc", "cmmlu acc_norm", "cmmlu_arts acc", "cmmlu_arts acc_norm"]
+    assert found["metrics"]["cmmlu acc"]["mean"] in (0, 1) and found["metrics"]["cmmlu acc"]["count"] == 1
     settings = found["settings"]
     assert (settings["samples"], settings["max_length"], settings["batch_size"]) == (1, 1024, 4)
     assert settings["generation"] == {"steps": 256, "block_size": 64, "guidance_scale": 0.0}
@@ -154,7 +164,7 @@ def test_programs_are_run_only_with_consent(
         words = ["eval", "--tasks", "humaneval", "--model_name_or_path", str(model), "--data_dir", str(tmp_path)]
         assert main(words) == 2
     assert "humaneval runs programs that the model writes" in capsys.readouterr().err
-    task = choose_tasks(["humaneval"], data_dir=tmp_path, allow_code_execution=True).by_name["humaneval"]
+    task = load_tasks(find_tasks(["humaneval"], allow_code_execution=True), tmp_path).by_name["humaneval"]
     for answer, passed in ((row["canonical_solution"], 1), ("    return 2", 0), ("    import os; os._exit(0)", 0)):
         program = row["prompt"] + answer
         assert task.process_results(row, [[program]]) == {"pass@1": passed}
@@ -166,7 +176,7 @@ def test_an_unknown_task_is_told_its_nearest(monkeypatch: pytest.MonkeyPatch) ->
     folder = str(harness_tasks._HOME / "gsm8k")
     monkeypatch.setattr(harness_tasks, "TaskManager", lambda **_: some(include_path=folder))
     with pytest.raises(ConfigError, match=r'the harness has no task "gsm8kk"\. Did you mean "gsm8k'):
-        choose_tasks(["gsm8kk"])
+        find_tasks(["gsm8kk"])
 
 
 def test_a_model_that_sees_both_sides_may_fill_in(model: Path) -> None:
@@ -187,6 +197,7 @@ def test_a_model_that_sees_both_sides_may_fill_in(model: Path) -> None:
 
 
 REFUSALS = [
+    (["--tasks", "piqa", "--model_name_or_path", "nowhere"], 'there is no folder "nowhere"|no folder "nowhere"'),
     (["--tasks", "piqa"], r"task piqa has no data in data_dir: looked for .*piqa/piqa\*\.jsonl"),
     (["--tasks", "arc_easy", "--model", "dream"], '--model is "dream", but the checkpoint is of the family llada'),
     (["--tasks", "arc_easy", "--num_fewshot", "-1"], "num_fewshot is -1; it must be at least 0"),
@@ -200,7 +211,7 @@ def test_mistakes_are_told(
     words: list[str], told: str, model: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = ["--model_name_or_path", str(model), "--data_dir", str(data), "--device", "cpu", "--samples", "1"]
-    assert main(["eval", *words, *known]) == 2
+    assert main(["eval", *known, *words]) == 2
     assert re.search(told, " ".join(capsys.readouterr().err.split()))
 
 

@@ -38,7 +38,6 @@ examples:
     --model_args "pretrained=DIR,mc_num=1,max_length=1024,steps=256,block_size=64,cfg=0.0"
   unmask eval --tasks list
 """
-RESULTS, PAGE = "results.json", "results.md"
 BATCH_SIZE = 16
 # spelled in --model_args and --gen_kwargs, without effect here
 _NOTHING = {"trust_remote_code": "no code of a checkpoint is run", "do_sample": ""}
@@ -142,15 +141,15 @@ def run(argv: list[str]) -> int:
     if parsed is None:
         print(EXAMPLES)
         return 0
-    _check(parsed)
+    _check_harness(parsed)
     quieten()
-    names = [parsed["tasks"]] if isinstance(parsed["tasks"], str) else list(parsed["tasks"])
-    if names == ["list"]:
+    if _names(parsed) == ["list"]:
         from unmask.evaluation.harness_tasks import all_names
 
         print("\n".join(all_names()))
         return 0
-    return _evaluate(parsed, names)
+    _check(parsed)
+    return _evaluate(parsed)
 
 
 def read_arguments(argv: list[str]) -> Parsed | None:
@@ -205,11 +204,22 @@ def _mapping(name: str, text: str | None) -> dict[str, Any]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def _check(parsed: Parsed) -> None:
+def _names(parsed: Parsed) -> list[str]:
+    return [parsed["tasks"]] if isinstance(parsed["tasks"], str) else list(parsed["tasks"])
+
+
+def _check_harness(parsed: Parsed) -> None:
     if not parsed["tasks"]:
         raise ConfigError("--tasks is missing. Name some: --tasks gsm8k,arc_easy; --tasks list prints all.")
     if find_spec("lm_eval") is None:
         raise ResourceError('lm-evaluation-harness is not installed. Install it: pip install "unmask[eval]"')
+
+
+def _check(parsed: Parsed) -> None:
+    if not parsed["model_name_or_path"]:
+        raise ConfigError(
+            "no model is named. Give --model_name_or_path FOLDER_OR_HUB_ID, or pretrained=... in model_args."
+        )
     for name in ("batch_size", "max_batch_size"):
         value = parsed[name]
         if isinstance(value, int) and value < 1:
@@ -229,14 +239,14 @@ def quieten() -> None:
     sampling.quieten()
 
 
-def _evaluate(parsed: Parsed, names: list[str]) -> int:
+def _evaluate(parsed: Parsed) -> int:
     from unmask.evaluation.answering import Answerer
     from unmask.evaluation.requests import Answers
     from unmask.evaluation.sharing import Team
 
     settings, options, folder = _settings(parsed), _harness_options(parsed), _folder(parsed)
     leads = os.environ.get("RANK", "0") == "0"
-    chosen = _chosen(parsed, names) if leads else None
+    chosen = _chosen(parsed) if leads else None
     lm = _loaded(parsed)
     team = Team()
     try:
@@ -301,15 +311,18 @@ def _folder(parsed: Parsed) -> Path | None:
     return folder
 
 
-def _chosen(parsed: Parsed, names: list[str]) -> ChosenTasks:
-    from unmask.evaluation.harness_tasks import choose_tasks
+def _chosen(parsed: Parsed) -> ChosenTasks:
+    """Names and consent first, which cost nothing; then whether there is such a model; then the tasks' data."""
+    from unmask.evaluation.harness_tasks import find_tasks, load_tasks
+    from unmask.models.checkpoints import resolve_folder
 
-    return choose_tasks(
-        names,
-        data_dir=None if parsed["data_dir"] is None else Path(parsed["data_dir"]).expanduser(),
+    found = find_tasks(
+        _names(parsed),
         include_path=parsed["include_path"],
         allow_code_execution=parsed["allow_code_execution"] or parsed["confirm_run_unsafe_code"],
     )
+    resolve_folder(os.path.expanduser(parsed["model_name_or_path"]))
+    return load_tasks(found, None if parsed["data_dir"] is None else Path(parsed["data_dir"]).expanduser())
 
 
 def _loaded(parsed: Parsed) -> DiffusionLM:
@@ -321,7 +334,9 @@ def _loaded(parsed: Parsed) -> DiffusionLM:
 
 def _report(parsed: Parsed, chosen: ChosenTasks, answerer: Answerer, options: HarnessOptions, team: Team) -> None:
     """Evaluate, write, print."""
-    from unmask.evaluation.harness import document, evaluate_tasks, page
+    from unmask.evaluation import report
+    from unmask.evaluation.harness import evaluate_tasks
+    from unmask.evaluation.harness_report import cases, result, write_cases
 
     folder, began = _folder(parsed), time.perf_counter()
     if not parsed["is_check_greedy"]:
@@ -330,22 +345,31 @@ def _report(parsed: Parsed, chosen: ChosenTasks, answerer: Answerer, options: Ha
         print(f"note: {line}", file=sys.stderr)
     name = parsed["model_name_or_path"]
     results = evaluate_tasks(answerer, chosen, options, name=name, output_path=folder, team=team)
-    notes = [*chosen.notes, *_notes(answerer)]
-    about = {"name": name, "adapter": parsed["adapter"], "notes": notes}
-    found = document(results, answerer, options, about | {"seconds": round(time.perf_counter() - began, 1)})
-    shown = page(found)
+    found = report.document(
+        result(
+            results,
+            _names(parsed),
+            report.model_facts(answerer.lm, name, parsed["adapter"]),
+            answerer.settings,
+            options,
+            data=parsed["data_dir"] or "the Hub",
+            seconds=round(time.perf_counter() - began, 1),
+            notes=(*chosen.notes, *_notes(answerer)),
+        )
+    )
     if folder is not None:
-        _write(folder / RESULTS, json.dumps(found, indent=2, ensure_ascii=False, default=str) + "\n")
-        _write(folder / PAGE, shown)
-    print(json.dumps(found, ensure_ascii=False, default=str) if parsed["json"] else shown)
+        report.write(folder, found)
+        write_cases(folder, cases(results))
+    print(json.dumps(found, ensure_ascii=False, default=str) if parsed["json"] else report.page(found))
 
 
 def _notes(answerer: Answerer) -> list[str]:
     notes = []
     if answerer.shortened:
-        notes.append(f"{len(answerer.shortened):,} prompts were too long for the model and lost their beginning")
+        count = len(answerer.shortened)
+        notes.append(f"Prompts that were too long for the model and lost their beginning: {count:,}.")
     if answerer.ignored:
-        notes.append(f"settings of tasks without meaning here: {', '.join(sorted(answerer.ignored))}")
+        notes.append(f"Settings of tasks without meaning here: {', '.join(sorted(answerer.ignored))}.")
     return notes
 
 
@@ -367,13 +391,3 @@ def _teller(team: Team) -> Callable[[str, int, int], None]:
             print(f"{done:,} of {total:,} {_KINDS[kind]}{whose}, {seconds:.0f} s, {left:.0f} s left", file=sys.stderr)
 
     return tell
-
-
-def _write(file: Path, text: str) -> None:
-    part = file.with_name(f"{file.name}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, "utf-8")
-        os.replace(part, file)
-    except OSError as error:
-        raise ResourceError(f"cannot write {file}: {error.strerror or error}. Choose another --output_path.") from None

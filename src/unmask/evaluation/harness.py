@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import logging
-import platform
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval import evaluator  # pyright: ignore[reportMissingImports]
 from lm_eval.loggers import EvaluationTracker  # pyright: ignore[reportMissingImports]
 
-from unmask import __version__
 from unmask.errors import ConfigError
 from unmask.evaluation.answering import Answerer
 from unmask.evaluation.harness_tasks import ChosenTasks
 from unmask.evaluation.lm_eval import Blanks, HarnessLM
 from unmask.evaluation.requests import Answer, Request
 from unmask.evaluation.sharing import Team
-from unmask.lm.identity import fingerprint
 
-SCHEMA = 1
 # the harness' own: of Python, NumPy, torch, and of the examples it draws
 USUAL_SEEDS = (0, 1234, 1234, 1234)
 # resamples for the error of metrics that are no mean; its own 100,000 take minutes and change the third digit
@@ -87,7 +82,7 @@ def evaluate_tasks(
         team: other processes that answer too.
 
     Returns:
-        The harness' results, without its samples.
+        The harness' results with its samples.
 
     Raises:
         ConfigError: the harness refuses the settings, for example more examples than there are.
@@ -125,7 +120,7 @@ def evaluate_tasks(
                 num_fewshot=options.num_fewshot,
                 limit=options.limit,
                 batch_size=answerer.settings.batch_size,
-                log_samples=options.log_samples,
+                log_samples=True,
                 apply_chat_template=options.apply_chat_template,
                 fewshot_as_multiturn=multiturn,
                 system_instruction=options.system_instruction,
@@ -140,102 +135,13 @@ def evaluate_tasks(
             )
     except (AssertionError, ValueError) as error:
         raise ConfigError(f"the harness stopped: {error}") from error
-    samples = results.pop("samples", None)
     if tracker is not None:
-        tracker.save_results_aggregated(results=results, samples=samples)
-        for task, rows in (samples or {}).items():
-            tracker.save_results_samples(task_name=task, samples=rows)
+        told = {name: found for name, found in results.items() if name != "samples"}
+        tracker.save_results_aggregated(results=told, samples=results["samples"])
+        for task, rows in results["samples"].items() if options.log_samples else ():
+            tracker.save_results_samples(task_name=task, samples=deepcopy(rows))
     return results
-
-
-def document(
-    results: dict[str, Any], answerer: Answerer, options: HarnessOptions, about: dict[str, Any]
-) -> dict[str, Any]:
-    """Everything that a reader of the figures has to know, ready for JSON.
-
-    Args:
-        results: of `evaluate_tasks`.
-        answerer, options: how it was evaluated.
-        about: what else is to be told: name, adapter, notes, seconds.
-    """
-    lm = answerer.lm
-    model = {
-        "name": about["name"],
-        "adapter": about["adapter"],
-        "family": lm.family.name,
-        "parameters": lm.model.num_parameters(),
-        "fingerprint": fingerprint(lm),
-        "dtype": str(lm.model.dtype).removeprefix("torch."),
-        "device": str(lm.model.device),
-    }
-    groups = results.get("groups", {})
-    return {
-        "task": "harness",
-        "schema": SCHEMA,
-        "unmask": __version__,
-        "lm_eval": version("lm_eval"),
-        "model": model,
-        "settings": asdict(answerer.settings) | {"generation": dict(answerer.settings.generation)},
-        "harness": asdict(options),
-        "tasks": {task: _task(task, results) for task in results["results"] if task not in groups},
-        "groups": {group: _figures(found) for group, found in groups.items()},
-        "notes": about["notes"],
-        "seconds": about["seconds"],
-        "machine": {"system": platform.platform(), "torch": torch.__version__, "threads": torch.get_num_threads()},
-    }
-
-
-def page(found: dict[str, Any]) -> str:
-    """The document as a table in Markdown: groups first, then tasks, then what a reader has to know."""
-    rows = [_row(["task", "version", "examples", "questions", "metric", "value", "error"])]
-    rows.append(_row(["---", "---", "---:", "---:", "---", "---:", "---:"]))
-    for name, figures in found["groups"].items():
-        rows += _lines([f"**{name}**", "", "", ""], figures)
-    for name, task in found["tasks"].items():
-        counts = ["" if task[key] is None else f"{task[key]:,}" for key in ("num_fewshot", "count")]
-        rows += _lines([name, str(task["version"]), *counts], task["metrics"])
-    notes = [f"{note[:1].upper()}{note[1:]}." for note in found["notes"]]
-    return "\n\n".join([f"# {found['model']['name']}", "\n".join(rows), *notes]) + "\n"
-
-
-def _lines(head: list[str], figures: dict[str, dict[str, Any]]) -> list[str]:
-    cells = [[metric, _number(figure["mean"]), _number(figure["stderr"])] for metric, figure in figures.items()]
-    return [_row([*(head if number == 0 else [""] * len(head)), *row]) for number, row in enumerate(cells)]
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _no_commit() -> None:
     return None
-
-
-def _task(name: str, results: dict[str, Any]) -> dict[str, Any]:
-    counted = results.get("n-samples", {}).get(name, {})
-    return {
-        "version": results["versions"].get(name),
-        "num_fewshot": results.get("n-shot", {}).get(name),
-        "count": counted.get("effective"),
-        "of": counted.get("original"),
-        "metrics": _figures(results["results"][name]),
-    }
-
-
-def _figures(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """metric, with its filter where it has one -> mean and standard error."""
-    figures: dict[str, dict[str, Any]] = {}
-    for key, value in found.items():
-        metric, comma, filtered = key.partition(",")
-        if not comma or metric.endswith("_stderr"):
-            continue
-        error = found.get(f"{metric}_stderr,{filtered}")
-        label = metric if filtered == "none" else f"{metric} ({filtered})"
-        figures[label] = {"mean": value, "stderr": error if isinstance(error, float) else None}
-    return figures

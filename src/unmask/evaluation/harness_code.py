@@ -5,13 +5,13 @@ The harness' tasks load `code_eval` from the Hub, which runs programs unprotecte
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-TIMEOUT_SECONDS = 5.0
-MEMORY_BYTES = 1 << 30
+from unmask.evaluation.code import judge, pass_at_k
+
+LIMITS: dict[str, Any] = {"timeout_seconds": 5.0, "memory_bytes": 1 << 30}
 
 
 class CodeMetric:
@@ -33,7 +33,7 @@ class CodeMetric:
             k: for which k; those above the number of programs are left out.
         """
         passed = {
-            number: [passes(program, test) for program in programs]
+            number: [outcome.passed for outcome in judge(programs, test, **LIMITS)]
             for number, (test, programs) in enumerate(zip(references, predictions, strict=True))
         }
         shares = {
@@ -59,15 +59,3 @@ def code_metric() -> Iterator[None]:
         yield
     finally:
         evaluate.load = usual
-
-
-def passes(program: str, test: str) -> bool:
-    """Whether a test, which the program cannot reach, finds nothing wrong with it within the limits."""
-    from unmask.evaluation import sandbox
-
-    return sandbox.examine(program, test, timeout_seconds=TIMEOUT_SECONDS, memory_bytes=MEMORY_BYTES).passed
-
-
-def pass_at_k(count: int, right: int, k: int) -> float:
-    """How probable it is that one of k programs passes, drawn from `count` of which `right` do (Chen et al. 2021)."""
-    return 1.0 - math.comb(count - right, k) / math.comb(count, k)

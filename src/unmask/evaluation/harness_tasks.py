@@ -52,47 +52,72 @@ class ChosenTasks:
     notes: list[str] = field(default_factory=list)
 
 
-def choose_tasks(
-    names: Sequence[str],
-    *,
-    data_dir: Path | None = None,
-    include_path: str | None = None,
-    allow_code_execution: bool = False,
-) -> ChosenTasks:
-    """Find tasks and load their data.
+@dataclass(frozen=True)
+class FoundTasks:
+    """Names of tasks that there are, and may be run.
+
+    Attributes:
+        given: names as they were given. names: those of the harness. leaves: the single tasks behind them.
+        manager: the harness' index.
+        runs_code: whether one of them runs what the model writes.
+    """
+
+    given: tuple[str, ...]
+    names: tuple[str, ...]
+    leaves: tuple[str, ...]
+    manager: Any
+    runs_code: bool
+
+
+def find_tasks(
+    names: Sequence[str], *, include_path: str | None = None, allow_code_execution: bool = False
+) -> FoundTasks:
+    """Look tasks up; nothing is loaded.
 
     Args:
         names: tasks, groups and tags of the harness, or short names of ours; files of the harness' kind.
-        data_dir: folder of benchmarks; None: each task loads its dataset from the Hub.
         include_path: folder of tasks of one's own, in the harness' form.
         allow_code_execution: tasks that run what the model writes are wanted.
 
     Raises:
-        ConfigError: an unknown name, a task twice, or one that runs code without consent.
-        DataError: its files are not in `data_dir`, or damaged.
-        ResourceError: it needs a package, or a dataset, that is not there.
+        ConfigError: an unknown name, or a task that runs code without consent.
     """
-    asked = list(dict.fromkeys(name for given in names for name in SHORT.get(given, (given,))))
+    asked = tuple(dict.fromkeys(name for given in names for name in SHORT.get(given, (given,))))
     manager = _manager(asked, include_path)
-    index = manager.task_index
-    leaves = _all_leaves(index, asked)
-    unsafe = [name for name in leaves if (index[name].cfg or {}).get("unsafe_code")]
+    leaves = _all_leaves(manager.task_index, asked)
+    unsafe = [name for name in leaves if (manager.task_index[name].cfg or {}).get("unsafe_code")]
     if unsafe and not allow_code_execution:
         raise ConfigError(
             f"{unsafe[0]} runs programs that the model writes. They run in a sandbox, without network and with limits "
             "of time and memory; add --allow_code_execution if you want that."
         )
-    with code_metric() if unsafe else nullcontext():
-        notes = [] if data_dir is None else _bring_home(index, leaves, data_dir)
+    return FoundTasks(tuple(dict.fromkeys(names)), asked, tuple(leaves), manager, bool(unsafe))
+
+
+def load_tasks(found: FoundTasks, data_dir: Path | None = None) -> ChosenTasks:
+    """Tasks with their data.
+
+    Args:
+        found: what to load.
+        data_dir: folder of benchmarks; None: each task loads its dataset from the Hub.
+
+    Raises:
+        ConfigError: a task is asked for twice, or `data_dir` is no folder.
+        DataError: its files are not there, or damaged.
+        ResourceError: it needs a package, or a dataset, that is not there.
+    """
+    index, asked, notes = found.manager.task_index, list(found.names), list[str]()
+    with code_metric() if found.runs_code else nullcontext():
         if data_dir is not None:
-            notes += [note for given in names for note in _leave_out(index, given, asked, data_dir)]
-        loaded = _load(manager, asked)
-    objects = [loaded["groups"].get(name) for name in asked]
-    grouped = {task.task_name for group in objects if group is not None for task in group.get_all_tasks()}
+            notes += _bring_home(index, found.leaves, data_dir)
+            notes += [note for given in found.given for note in _leave_out(index, given, asked, data_dir)]
+        loaded = _load(found.manager, asked)
+    groups = [loaded["groups"][name] for name in asked if name in loaded["groups"]]
+    grouped = {task.task_name for group in groups for task in group.get_all_tasks()}
     single = [task for name, task in loaded["tasks"].items() if name not in grouped]
     tasks = dict(loaded["tasks"])
     greedy = frozenset(name for name, task in tasks.items() if _asks_greedy(task))
-    return ChosenTasks([*single, *(group for group in objects if group is not None)], tasks, greedy, manager, notes)
+    return ChosenTasks([*single, *groups], tasks, greedy, found.manager, notes)
 
 
 def all_names() -> list[str]:
@@ -172,7 +197,7 @@ def _bring_home(index: dict[str, Any], leaves: Sequence[str], data_dir: Path) ->
             config = {**_resolved(index[leaf]), **changes}
             index[leaf] = replace(index[leaf], yaml_path=None, cfg=config)
             if changes.get("fewshot_split") and config.get("num_fewshot"):
-                notes.append(f"{leaf}: there is no other part for examples, which are drawn from the questions")
+                notes.append(f"{leaf}: there is no other part for examples, which are drawn from the questions.")
     return notes
 
 
@@ -188,7 +213,7 @@ def _leave_out(index: dict[str, Any], given: str, asked: list[str], data_dir: Pa
             asked.remove(name)
         else:
             _drop(index, name, set(lost))
-    note = f"{given}: {len(lost)} of {len(parts)} parts are not in {data_dir} and left out: {_few(lost)}"
+    note = f"{given}: {len(lost)} of {len(parts)} parts are not in {data_dir} and left out: {_few(lost)}."
     return [note] if lost else []
 
 
@@ -201,7 +226,7 @@ def _nothing_there(config: Mapping[str, Any], name: str, data_dir: Path) -> str:
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
 
 
 def _drop(index: dict[str, Any], name: str, lost: set[str]) -> None:
