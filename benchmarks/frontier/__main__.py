@@ -18,7 +18,10 @@ def write_report(options: argparse.Namespace) -> None:
     from benchmarks.frontier.settings import settings
 
     compared = {setting.name for setting in settings("tables")}
-    found = report.summarise(row for row in read(options.results) if row["setting"] in compared)
+    rows = [row for row in read(options.results) if row["setting"] in compared]
+    for (task, model), share in report.left_out(rows).items():
+        print(f"{model} is left out: {100 * share:.0f} % of {task} right under {report.BASELINE.name}", file=sys.stderr)
+    found = report.summarise(rows)
     print("without a cache\n\n" + report.strategies_table(found))
     for strategy, knob in (("confidence", 0), ("threshold", 0), ("threshold", 1)):
         print(f"\n{strategy} on each cache\n\n" + report.caches_table(found, strategy, knob))

@@ -1,6 +1,7 @@
 """Tables and a figure of what was measured: quality with its interval, tokens per forward, positions per token.
 
-Each seed is a model of its own with questions of its own. Intervals cover the choice of both: models are drawn with
+Each seed is a model of its own with questions of its own. A model that has not learned its task says nothing about
+decoding and is left out (`left_out`). Intervals cover the choice of models and questions: models are drawn with
 replacement, then questions of each, and the spread is widened by sqrt(k / (k - 1)) for the k models there are, as a
 sample's variance is. For shares, Wilson's interval over all questions is taken where it is wider.
 
@@ -22,6 +23,8 @@ from benchmarks.frontier.settings import BASELINE, CACHES, KNOBS, LENGTHS
 from unmask.evaluation.intervals import wilson
 
 TASKS = ("sums", "sudoku", "tables", "stories")
+# the share of right answers under the baseline from which on a model is taken to have learned its task
+LEARNED = 0.8
 # a loss below this is none: points of accuracy, nats per token
 MARGINS = {"sums": 0.02, "sudoku": 0.02, "tables": 0.02, "stories": 0.1}
 COLOURS = ("#1f6fb4", "#c2461c", "#3b8c4a", "#8a4fb0", "#b8860b", "#d1478c", "#17a2a2", "#6b6b6b", "#7a3b1e", "#22408f")
@@ -30,7 +33,7 @@ COLOURS = (*COLOURS, "#9acd32", "#ff8c69", "#4b0082", "#2f4f4f", "#00b0f0", "#80
 
 @dataclass(frozen=True)
 class Summary:
-    """One setting on one task, all seeds together.
+    """One setting on one task, all models together.
 
     Attributes:
         mark: share of right answers, or nats per token of stories. low, high: its interval (95 %).
@@ -45,15 +48,41 @@ class Summary:
     surest_loss: float
     per_forward: float
     per_token: float
-    seeds: int
+    models: int
     count: int
 
 
 Found = dict[str, dict[str, Summary]]
 
 
+def left_out(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], float]:
+    """Models that have not learned their task: (task, model) -> share of right answers under the baseline."""
+    marks: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        if row["setting"] == BASELINE.name and row["task"] != "stories":
+            marks[row["task"], model_of(row)] += row["marks"]
+    shares = {key: sum(found) / len(found) for key, found in marks.items()}
+    return {key: share for key, share in shares.items() if share < LEARNED}
+
+
+def model_of(row: dict[str, Any]) -> str:
+    """The model that a row was measured with."""
+    return row.get("model") or f"{row['task']}-{row['seed']}"
+
+
+def by_model(by_seed: dict[int, dict[str, Any]], marks: Callable[[int], list[float]]) -> list[list[float]]:
+    """The marks of each model, whatever sets of questions it was asked."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for seed, row in by_seed.items():
+        found[model_of(row)] += marks(seed)
+    return list(found.values())
+
+
 def summarise(rows: Iterable[dict[str, Any]]) -> Found:
-    """By setting, then by task."""
+    """By setting, then by task, without the models that are `left_out`."""
+    rows = list(rows)
+    out = left_out(rows)
+    rows = [row for row in rows if (row["task"], model_of(row)) not in out]
     groups: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in rows:
         groups[row["setting"], row["task"]][row["seed"]] = row
@@ -67,12 +96,14 @@ def summarise(rows: Iterable[dict[str, Any]]) -> Found:
 def _summary(task: str, by_seed: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]]) -> Summary:
     marks = [mark for row in by_seed.values() for mark in row["marks"]]
     sign = 1 if task == "stories" else -1
-    pairs = [
-        [sign * (mine - other) for mine, other in zip(row["marks"], base[seed]["marks"], strict=True)]
-        for seed, row in by_seed.items()
-        if seed in base
-    ]
-    low, high = of_models([row["marks"] for row in by_seed.values()])
+    paired = {seed: row for seed, row in by_seed.items() if seed in base}
+
+    def losses(seed: int) -> list[float]:
+        both = zip(paired[seed]["marks"], base[seed]["marks"], strict=True)
+        return [sign * (mine - other) for mine, other in both]
+
+    pairs = by_model(paired, losses)
+    low, high = of_models(by_model(by_seed, lambda seed: by_seed[seed]["marks"]))
     if task != "stories":
         narrow, wide = wilson(sum(marks), len(marks))
         low, high = min(low, narrow), max(min(high, 1.0), wide)
@@ -87,7 +118,7 @@ def _summary(task: str, by_seed: dict[int, dict[str, Any]], base: dict[int, dict
         surest_loss=of_models(pairs)[0] if pairs else math.nan,
         per_forward=emitted / forwards,
         per_token=positions / max(emitted, 1),
-        seeds=len(by_seed),
+        models=len({model_of(row) for row in by_seed.values()}),
         count=len(marks),
     )
 
@@ -178,7 +209,7 @@ def ranking(found: Found) -> str:
 
 def everything(found: Found) -> str:
     """All figures, as comma-separated values."""
-    names = ("mark", "low", "high", "loss", "per_forward", "per_token", "seeds", "count")
+    names = ("mark", "low", "high", "loss", "per_forward", "per_token", "models", "count")
     lines = ["setting,task," + ",".join(names)]
     for name, by_task in found.items():
         for task in TASKS:

@@ -39,11 +39,11 @@ def measured() -> list[dict[str, Any]]:
 
 
 def test_costs_are_totals_over_totals() -> None:
-    rows = [row(BASELINE, "sums", [1.0], 0, forwards=100), row(BASELINE, "sums", [0.0], 1, forwards=300)]
-    found = report.summarise(rows)[BASELINE.name]["sums"]
+    rows = [row(BASELINE, "stories", [1.0], 0, forwards=100), row(BASELINE, "stories", [0.0], 1, forwards=300)]
+    found = report.summarise(rows)[BASELINE.name]["stories"]
     assert found.per_forward == pytest.approx(400 / 400)
     assert found.per_token == pytest.approx(50 * 400 / 400)
-    assert (found.mark, found.seeds, found.count) == (0.5, 2, 2)
+    assert (found.mark, found.models, found.count) == (0.5, 2, 2)
 
 
 def test_losses_are_paired_and_worse_is_above_0_whatever_the_unit() -> None:
@@ -62,6 +62,18 @@ def test_intervals_are_as_wide_as_models_differ() -> None:
     # 300 questions: +-0.057, and a quarter more for what three models cannot tell
     assert 0.1 < alike[1] - alike[0] < 0.16
     assert report.of_models([[2.0] * 5]) == (2.0, 2.0)
+
+
+def test_a_model_that_has_not_learned_its_task_is_left_out() -> None:
+    rows = [row(BASELINE, "sums", [1.0] * 9, 0), row(BASELINE, "sums", [1.0, 0.0, 0.0], 1)]
+    rows += [row(FAST, "sums", [1.0] * 9, 0), row(FAST, "sums", [0.0, 0.0, 0.0], 1)]
+    assert report.left_out(rows) == {("sums", "sums-1"): pytest.approx(1 / 3)}
+    found = report.summarise(rows)
+    assert (found[FAST.name]["sums"].mark, found[FAST.name]["sums"].models) == (1.0, 1)
+    # sets of questions asked of one model are one model
+    asked = [{**entry, "model": "sums-0"} for entry in (*rows[:1], row(BASELINE, "sums", [1.0, 0.9], 1))]
+    told = report.summarise(asked)[BASELINE.name]["sums"]
+    assert (told.models, told.count) == (1, 11)
 
 
 def test_only_what_loses_nowhere_is_ranked_the_cheapest_first() -> None:
