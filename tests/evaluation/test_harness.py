@@ -12,11 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import unmask
 from tests.tiny import write_checkpoint
 from unmask.cli.main import main
 from unmask.errors import ConfigError
+from unmask.models.adapters import LoraSettings, attach_lora
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 
@@ -91,6 +93,21 @@ def test_perplexity_is_that_of_the_likelihoods(run: Run, model: Path) -> None:
         math.exp(-sum(values) / len(values)), rel=1e-4
     )
     assert any("1 of 2 parts are not in" in note and "lambada_standard" in note for note in found["notes"])
+
+
+def test_an_adapter_answers_unmerged(run: Run, model: Path, tmp_path: Path) -> None:
+    lm = unmask.load(model, device="cpu")
+    before = lm.log_likelihood("red blue red", " blue", samples=3)
+    attach_lora(lm.model, LoraSettings(r=2))
+    for name, weight in lm.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=2.0, generator=torch.Generator().manual_seed(0))
+    lm.save(tmp_path / "adapter")
+    values = [lm.log_likelihood(row["context"], f" {row['continuation']}", samples=3) for row in LAMBADA]
+    run("lambada_openai", "--adapter", str(tmp_path / "adapter"), "--output_path", str(tmp_path / "out"))
+    cases = [json.loads(line) for line in (tmp_path / "out/cases.jsonl").read_text().splitlines()]
+    assert [case["metrics"]["log_likelihood"] for case in cases] == pytest.approx(values, rel=1e-4)
+    assert abs(values[0] - before) > 0.1
 
 
 def test_answers_are_kept_and_an_interrupted_run_ends_as_a_whole_one(
