@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unmask.errors import DataError
-from unmask.evaluation import report
 
 # what says which case it is; the rest of a case depends on who answered
 _SAME = ("id", "question", "gold", "tokens", "bytes")
+CASES = "cases.jsonl"
 RESAMPLES = 2000
 Numbers = npt.NDArray[np.float64]
 
@@ -115,7 +115,7 @@ def _columns(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], name: str) 
 
 def _cases(folder: Path) -> dict[str, dict[str, Any]]:
     """What identifies a case -> the case."""
-    file = folder / report.CASES if folder.is_dir() else folder
+    file = folder / CASES if folder.is_dir() else folder
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
