@@ -93,6 +93,7 @@ def test_an_epoch_of_many_lengths_is_learned_alike_out_of_a_handful_of_graphs(tm
     assert 2 <= graphs() <= 5 * kinds
 
 
+@pytest.mark.long
 def test_an_adapter_learns_alike(tmp_path: Path):
     model = build(tmp_path, FAMILIES.get("llada")).train()
     attach_lora(model, LoraSettings(r=4, lora_dropout=0.0))
@@ -107,7 +108,7 @@ def test_an_adapter_learns_alike(tmp_path: Path):
     assert graphs() <= 5 and any("lora_A" in name for name in plain)
 
 
-@pytest.mark.parametrize("strategy", ["whole_layer", "fine_grained"])
+@pytest.mark.parametrize("strategy", [pytest.param("whole_layer", marks=pytest.mark.long), "fine_grained"])
 def test_activations_may_be_computed_again(tmp_path: Path, strategy: str):
     model = build(tmp_path, FAMILIES.get("llada")).train()
     plain = learned(model, tokens(2, 20), None)
