@@ -141,7 +141,8 @@ def measure(case: Case, dtype: str, folder: Path, sides: dict[str, Side], rounds
     for number in range(rounds + 1):
         job = job_of(case, dtype, folder, vocabulary, number)
         if number == 0:
-            short = {"max_new_tokens": case.block, "steps": 2}
+            # two blocks, so that a compiled side meets every shape
+            short = {"max_new_tokens": 2 * case.block, "steps": 4}
             job = {**job, "ours": {**job["ours"], **short}, "peer": {**job["peer"], **short}}
         names = list(sides) if number % 2 else list(reversed(sides))
         answers = {name: sides[name].ask(job) for name in names}
@@ -166,10 +167,24 @@ def _figures(
             "tokens_per_forward": case.new / answer["forwards"],
             "positions_per_token": answer["positions"] / written,
         }
-    if "peer" in answers:
-        ratios = [theirs / mine for theirs, mine in zip(seconds["peer"], seconds["ours"], strict=True)]
-        figures["ratio"] = {"median": median(ratios), "least": min(ratios), "most": max(ratios)}
+    for name, whose in (("ratio", "ours"), ("ratio_compiled", "compiled")):
+        if "peer" in answers and whose in answers:
+            figures[name] = _ratio(seconds["peer"], seconds[whose])
+    if "compiled" in answers:
+        figures["gain"] = _ratio(seconds["ours"], seconds["compiled"])
+        figures["compiled_same"] = answers["ours"]["tokens"] == answers["compiled"]["tokens"]
     return figures
+
+
+def _ratio(longer: list[float], shorter: list[float]) -> dict[str, float]:
+    """Round by round."""
+    ratios = [one / other for one, other in zip(longer, shorter, strict=True)]
+    return {"median": median(ratios), "least": min(ratios), "most": max(ratios)}
+
+
+def spread(ratio: dict[str, float]) -> str:
+    """Of the rounds."""
+    return f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
 
 
 def line(found: dict[str, Any]) -> str:
@@ -178,8 +193,10 @@ def line(found: dict[str, Any]) -> str:
     cells = [found["case"], found["model"], found["dtype"], f"{ours['tokens_per_second']:.1f}", str(ours["forwards"])]
     cells += [f"{ours['tokens_per_forward']:.2f}", f"{ours['positions_per_token']:.1f}"]
     if peer and ratio:
-        spread = f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
-        cells += [f"{peer['tokens_per_second']:.1f}", f"{peer['positions_per_token']:.1f}", spread, same(found)]
+        cells += [f"{peer['tokens_per_second']:.1f}", f"{peer['positions_per_token']:.1f}", spread(ratio), same(found)]
+    if "gain" in found:
+        cells += [f"{found['compiled']['tokens_per_second']:.1f}", spread(found["gain"])]
+        cells += [spread(found["ratio_compiled"])] if peer else []
     return "| " + " | ".join(cells) + " |"
 
 
@@ -194,10 +211,12 @@ def same(found: dict[str, Any]) -> str:
     return f"{same_rounds} of {len(found['differences'])} rounds; from row {places[0][0]}, token {places[0][1]}"
 
 
-def head(has_peer: bool) -> str:
+def head(has_peer: bool, has_compiled: bool) -> str:
     """The first lines of the table."""
     names = ["case", "model", "dtype", "tokens/s", "forwards", "tokens per forward", "positions per token"]
     names += ["dllm: tokens/s", "positions per token", "ratio of CPU time", "same tokens"] if has_peer else []
+    names += ["compiled: tokens/s", "gain"] if has_compiled else []
+    names += ["compiled: ratio"] if has_compiled and has_peer else []
     return f"| {' | '.join(names)} |\n|{'---|' * 3}{'---:|' * (len(names) - 3)}"
 
 
@@ -209,6 +228,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="denoising steps, instead of each case's own")
     parser.add_argument("--peer", type=Path, help="checkout of ZHZisZZ/dllm")
     parser.add_argument("--peer_python", default=sys.executable, help="Python that can import it")
+    parser.add_argument("--compile", action="store_true", help="a further side of ours whose layers are compiled")
     parser.add_argument("--core", type=int, help="processor core that both sides are pinned to (Linux)")
     parser.add_argument("--models", type=Path, help="folder to keep the models in; default: a temporary one")
     parser.add_argument("--json", type=Path, help="append each row of figures to this file")
@@ -220,10 +240,12 @@ def run(options: argparse.Namespace, models: Path) -> None:
     from speed.models import CONFIGS, write
 
     sides = {"ours": Side([sys.executable, str(HERE / "speed" / "ours.py")], options.core)}
+    if options.compile:
+        sides["compiled"] = Side([sys.executable, str(HERE / "speed" / "ours.py"), "compile"], options.core)
     if options.peer:
         command = [options.peer_python, str(HERE / "speed" / "dllm_side.py"), str(options.peer.resolve())]
         sides["peer"] = Side(command, options.core)
-    print(head(bool(options.peer)), flush=True)
+    print(head(bool(options.peer), options.compile), flush=True)
     for case in (case for case in CASES if not options.cases or case.name in options.cases):
         case = case if options.steps is None else Case(**{**asdict(case), "steps": options.steps})
         folder = write(models / case.model, CONFIGS[case.model])
