@@ -76,8 +76,9 @@ def gather_optimizer(engine: Any, groups: Sequence[Sequence[str]]) -> dict[str, 
             state[name] = {**parts, **{key: _copied(value) for key, value in scalars.items()}}
     inner = engine.optimizer.optimizer.param_groups
     told = [{key: value for key, value in group.items() if key != "params"} for group in inner]
-    # DeepSpeed drops groups without weights
-    named = [{**group, "params": list(own)} for group, own in zip(told, filter(None, groups), strict=True)]
+    # groups without weights, which DeepSpeed drops, other engines expect
+    options = iter(told)
+    named = [{**(next(options) if own else told[0]), "params": list(own)} for own in groups]
     return {"state": state, "param_groups": named}
 
 
