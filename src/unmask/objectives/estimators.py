@@ -55,6 +55,8 @@ class LikelihoodEstimator:
             stratified over all samples). "bernoulli" masks each token with probability t, t of low discrepancy over
             (0, 1), and weighs by 1 / t. Both are unbiased for the bound; the first has less variance.
         enumerates: False: draw masks even where all could be scored.
+        corrects: with exact counts, lower the variance by what the samples have in common at each place of the target;
+            False: LLaDA's plain mean.
         own_masks: every target gets masks of its own, so that the errors of several are independent.
         profiled: say in each estimate where its nats lie.
 
@@ -71,6 +73,7 @@ class LikelihoodEstimator:
     guidance_scale: float = 0.0
     method: str = "exact_count"
     enumerates: bool = True
+    corrects: bool = True
     own_masks: bool = False
     profiled: bool = False
 
@@ -130,8 +133,11 @@ class LikelihoodEstimator:
 
     def estimate(self, masks: TargetMasks, nll_n: Tensor, mask_n: Tensor, position_n: Tensor) -> LikelihoodEstimate:
         """The estimate, given the cross-entropy of each masked token, its mask, and its place among what is masked."""
-        sums_U = torch.zeros(len(masks.is_masked_Un), dtype=torch.float64).index_add(0, mask_n, nll_n)
-        found = masks.estimate(sums_U)
+        if self.corrects and self.method == "exact_count" and not masks.is_exact:
+            found = masks.estimate_by_tokens(nll_n, mask_n, position_n)
+        else:
+            sums_U = torch.zeros(len(masks.is_masked_Un), dtype=torch.float64).index_add(0, mask_n, nll_n)
+            found = masks.estimate(sums_U)
         return replace(found, profile=masks.profile(nll_n, mask_n, position_n)) if self.profiled else found
 
     def masks(self, length: int, number: int, block: int = 0) -> TargetMasks | None:

@@ -68,6 +68,26 @@ class TargetMasks:
         error = 0.0 if self.is_exact else stratified_error(values_S[self.level_S.argsort(stable=True)] * samples)
         return LikelihoodEstimate(float(values_S.sum()), error, samples)
 
+    def estimate_by_tokens(
+        self, nll_n: Float64[Tensor, " n"], mask_n: Int64[Tensor, " n"], position_n: Int64[Tensor, " n"]
+    ) -> LikelihoodEstimate:
+        """The same with less variance, given the cross-entropy of each masked token, its mask, its place in the target.
+
+        Of a token's cross-entropy only what differs from the other samples' mean at its place is multiplied; the means
+        are added for all places. What a sample is corrected by comes from other samples, whose masks are independent of
+        its own, so that the estimate stays unbiased (a difference estimator with control variates). For exact counts.
+        """
+        is_masked_Sn = self.is_masked_Un[self.mask_S]
+        nll_Un = torch.zeros(self.is_masked_Un.shape, dtype=torch.float64).index_put((mask_n, position_n), nll_n)
+        nll_Sn = nll_Un[self.mask_S]
+        others_n, times_n = nll_Sn.sum(0) - nll_Sn, is_masked_Sn.sum(0) - is_masked_Sn.long()
+        overall_S1 = others_n.sum(1, keepdim=True) / times_n.sum(1, keepdim=True).clamp(min=1)
+        usual_Sn = torch.where(times_n > 0, others_n / times_n.clamp(min=1), overall_S1)
+        differs_S = ((nll_Sn - usual_Sn) * is_masked_Sn).sum(1)
+        values_S = -(self.share_S * len(self.mask_S) * differs_S + usual_Sn.sum(1))
+        error = stratified_error(values_S[self.level_S.argsort(stable=True)])
+        return LikelihoodEstimate(float(values_S.mean()), error, len(self.mask_S))
+
     def profile(
         self, nll_n: Float[Tensor, " n"], mask_n: Int64[Tensor, " n"], position_n: Int64[Tensor, " n"]
     ) -> Profile:
