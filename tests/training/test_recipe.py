@@ -43,7 +43,8 @@ def begun(settings: Make) -> Make:
 )
 def test_twelve_changes_are_refused_with_both_values(begun: Make, name: str, value: object) -> None:
     shown = name if "batch" not in name and "accumulation" not in name else "samples_per_update"
-    with pytest.raises(ConfigError, match=rf"different run \(.*{shown} \S+ -> .*--fresh.*--allow_change [a-z_,]*{shown}"):
+    told = rf"different run \(.*{shown} \S+ -> .*--fresh.*--allow_change [a-z_,]*{shown}"
+    with pytest.raises(ConfigError, match=told):
         train(begun(**{name: value}), verb="sft")
 
 

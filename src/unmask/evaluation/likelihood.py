@@ -21,7 +21,7 @@ from unmask.evaluation.report import Curve, Metric
 from unmask.lm import DiffusionLM
 from unmask.lm.identity import fingerprint
 from unmask.lm.prompts import Messages
-from unmask.lm.scoring import beginning, estimates, pair_ids
+from unmask.lm.scoring import Scoring, beginning, estimates, pair_ids
 from unmask.objectives.profile import BINS, Profile
 
 # passages that are scored between two writes to the file of cases
@@ -158,8 +158,8 @@ def score_passages(
     for start in range(0, len(left), _TOGETHER):
         numbers = left[start : start + _TOGETHER]
         pairs = [(passages[number].prompt, passages[number].target) for number in numbers]
-        how = {"samples": settings.samples, "seed": settings.seed, "batch_size": settings.batch_size}
-        found = estimates(lm.model, lm.tokenizer, pairs, **how, numbers=numbers, profiled=True)
+        scoring = Scoring(settings.samples, settings.seed, settings.batch_size, profiled=True)
+        found = estimates(lm.model, lm.tokenizer, pairs, scoring, numbers)
         scores.add([_case(keys[numbers[i]], passages[numbers[i]], estimate) for i, estimate in found])
         progress(len(scores.by_key), len(passages))
     return [scores.by_key[key] for key in keys]

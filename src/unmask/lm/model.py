@@ -25,7 +25,7 @@ from unmask.lm.filling import Filler
 from unmask.lm.infilling import BlankRow, between, ids_row, read_text
 from unmask.lm.many import BATCH_SIZE, Asked, asked_rows, finished_rows
 from unmask.lm.prompts import Prompt, encode, several
-from unmask.lm.scoring import estimates, pair_ids
+from unmask.lm.scoring import Scoring, estimates, pair_ids
 from unmask.lm.streaming import Generation, Part, TextStream, evaluating
 from unmask.models.adapters import has_adapter, save_adapter
 from unmask.models.card import saved_card, write_card
@@ -281,8 +281,7 @@ class DiffusionLM:
             ConfigError: a setting is out of range, a prompt or target is none, or both are longer than the model reads.
         """
         split = [pair_ids(prompt, target, self.tokenizer) for prompt, target in pairs]
-        settings = {"samples": samples, "seed": seed, "batch_size": batch_size, "guidance_scale": guidance_scale}
-        done = dict(estimates(self.model, self.tokenizer, split, **settings))
+        done = dict(estimates(self.model, self.tokenizer, split, Scoring(samples, seed, batch_size, guidance_scale)))
         return [done[number] for number in range(len(split))]
 
     def save(self, folder: str | os.PathLike[str], *, max_shard_size: str = "5GB") -> None:

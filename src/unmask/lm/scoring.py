@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
@@ -33,43 +34,53 @@ def pair_ids(prompt: Prompt, target: Target, tokenizer: PreTrainedTokenizerBase)
     return whole[:start], whole[start:]
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How likelihoods are estimated.
+
+    Attributes:
+        samples, seed, batch_size, guidance_scale: see `DiffusionLM.log_likelihoods`.
+        profiled: the estimates say where their nats lie.
+    """
+
+    samples: int
+    seed: int
+    batch_size: int
+    guidance_scale: float = 0.0
+    profiled: bool = False
+
+
 def estimates(
     model: DiffusionModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
-    *,
-    samples: int,
-    seed: int,
-    batch_size: int,
-    guidance_scale: float = 0.0,
+    scoring: Scoring,
     numbers: Sequence[int] | None = None,
-    profiled: bool = False,
 ) -> Iterator[tuple[int, LikelihoodEstimate]]:
     """Index and estimate of each pair, as they are finished: see `DiffusionLM.log_likelihoods`.
 
-    Where `numbers` are given, one per pair, each has masks of its own, and errors are independent. `profiled`: they say
-    where their nats lie.
+    Where `numbers` are given, one per pair, each has masks of its own, and errors are independent.
     """
     for number, (prompt, target) in enumerate(pairs):
         _check_length(number, len(prompt) + len(target), model.facts.shape.max_length)
     with evaluating(model):
         if model.facts.attention == "causal":
-            if guidance_scale:
+            if scoring.guidance_scale:
                 raise ConfigError("guidance_scale is for diffusion models; this one is autoregressive, with no masks.")
             first = [beginning(tokenizer)]
             whole = [(prompt or first, target) for prompt, target in pairs]
             yield from causal_log_likelihoods(
-                model, whole, batch_size=batch_size, profiled=profiled, device=model.device
+                model, whole, batch_size=scoring.batch_size, profiled=scoring.profiled, device=model.device
             )
         else:
             how: LikelihoodEstimator | BlockwiseEstimator = LikelihoodEstimator(
                 mask_token_id(tokenizer, model),
-                samples,
-                seed,
-                batch_size,
-                guidance_scale,
+                scoring.samples,
+                scoring.seed,
+                scoring.batch_size,
+                scoring.guidance_scale,
                 own_masks=numbers is not None,
-                profiled=profiled,
+                profiled=scoring.profiled,
             )
             if model.facts.attention == "block_causal":
                 how = BlockwiseEstimator(how, _block_size(model), halves=model.family.shift)

@@ -1,7 +1,7 @@
 """Texts that a model in training writes for its report: always from the same prompts, with the same seed.
 
-Knows nothing of pages. Each rank runs the same forwards, on its own copy of the weights, or, where they are divided over
-ranks, on what all of them put together.
+Knows nothing of pages. Each rank runs the same forwards, on its own copy of the weights, or, where they are divided
+over ranks, on what all of them put together.
 """
 
 from __future__ import annotations
