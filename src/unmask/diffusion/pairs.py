@@ -5,6 +5,7 @@ Counted from the sizes of documents and blocks, without a square of all pairs. P
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -40,15 +41,16 @@ def attended_pairs(spec: AttentionSpec | None, batch: int, length: int) -> int:
 
 def _by_distance(spec: AttentionSpec, document_n: Int[Tensor, " n"]) -> int:
     """Each token with itself, those before it, and, unless the pattern is causal, those behind it."""
-    _, document_n, size_D = document_n.unique_consecutive(return_inverse=True, return_counts=True)
-    start_D = size_D.cumsum(0) - size_D
+    document = document_n.numpy()
+    starts = np.flatnonzero(np.diff(document, prepend=-1))
+    sizes = np.diff(starts, append=len(document))
     # of a token among those of its document
-    place_n = torch.arange(len(document_n)) - start_D[document_n]
-    before_n, behind_n = place_n, size_D[document_n] - 1 - place_n
+    before = np.arange(len(document)) - np.repeat(starts, sizes)
+    behind = np.repeat(sizes, sizes) - 1 - before
     if spec.window is not None:
-        before_n, behind_n = before_n.clamp(max=spec.window), behind_n.clamp(max=spec.window)
+        before, behind = before.clip(max=spec.window), behind.clip(max=spec.window)
     share = 1.0 if spec.kind == "bidirectional" else spec.ahead
-    return len(document_n) + int(before_n.sum()) + round(share * int(behind_n.sum()))
+    return len(document) + int(before.sum()) + round(share * int(behind.sum()))
 
 
 def _by_block(document_n: Int[Tensor, " n"], block_n: Int[Tensor, " n"], stream_n: Int[Tensor, " n"]) -> int:
@@ -58,10 +60,10 @@ def _by_block(document_n: Int[Tensor, " n"], block_n: Int[Tensor, " n"], stream_
     block_n = block_n - block_n.min()
     streams, blocks = 1 + int(stream_n.max()), 1 + int(block_n.max())
     key_n = (document_n * blocks + block_n) * streams + stream_n
-    key_G, size_G = key_n.unique(return_counts=True)
-    clean_G = torch.where(key_G % streams == CLEAN, size_G, 0)
-    before_G = torch.cat([torch.zeros(1, dtype=torch.int64), clean_G.cumsum(0)])
-    first_of_block_G = torch.searchsorted(key_G, key_G - key_G % streams)
-    first_of_document_G = torch.searchsorted(key_G, key_G - key_G % (streams * blocks))
+    key_G, size_G = np.unique(key_n.numpy(), return_counts=True)
+    clean_G = np.where(key_G % streams == CLEAN, size_G, 0)
+    before_G = np.concatenate([[0], clean_G.cumsum()])
+    first_of_block_G = np.searchsorted(key_G, key_G - key_G % streams)
+    first_of_document_G = np.searchsorted(key_G, key_G - key_G % (streams * blocks))
     seen_G = size_G + before_G[first_of_block_G] - before_G[first_of_document_G]
     return int((size_G * seen_G).sum())

@@ -279,7 +279,7 @@ class DenseTrunk(nn.Module):
         in_part = cache is not None and cache.share is not None
         wanted = None if at is None else Wanted.among(at, rows, can_part=how.can_part and not in_part)
         for index, layer in enumerate(self.layers):
-            if in_part:
+            if cache is not None and in_part:
                 x_BLD = run_moved(layer, index, x_BLD, rotation, how, cache, self.eager_attention)
                 continue
             only = wanted if index == len(self.layers) - 1 else None
