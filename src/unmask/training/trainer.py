@@ -355,7 +355,9 @@ class DiffusionTrainer(Trainer):
         if self.parts.asked.is_deepspeed:
             zero.fill_optimizer(self.model_wrapped, state)
         else:
-            set_optimizer_state_dict(self.model_wrapped, optimizer, optim_state_dict=state, options=_GATHERED)
+            # what is whole everywhere is not sent: with an optimizer that has no state, sending would fail
+            options = _GATHERED if self.parts.asked.is_divided and state["state"] else StateDictOptions()
+            set_optimizer_state_dict(self.model_wrapped, optimizer, optim_state_dict=state, options=options)
         checkpointing.resume_schedule(self.lr_scheduler, optimizer, asked, checkpointing.load_scheduler(folder))
         for state in checkpointing.load_reports(folder, self.args.process_index, self.args.world_size):
             self.tally.restore(state["sums"], self.args.device)
