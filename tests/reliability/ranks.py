@@ -1,37 +1,32 @@
 """Runs of `unmask` on several processes, one after the other: a script, so that all of them import torch once.
 
-usage: ranks.py JOBS.json. Each job is {"name": of its log, "engine": ..., "ranks": ..., "argv": of unmask}. Forks before
-torch has computed anything, and sets what torchrun would. Prints the exit status of each rank of each job as JSON.
+usage: ranks.py JOBS.json. A job is {"output": a folder, "engine": ..., "ranks": ..., "argv": of unmask, "after": where
+to go on from, or null}. Forks before torch has computed anything, and sets what torchrun would. Writes OUTPUT.RANK.log;
+prints the exit status of each rank of each job as JSON.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
+import shutil
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from fsdp_on_cpu import allow_fsdp
+from ports import free_port
 
 import unmask.training.run  # noqa: F401
 from unmask.cli.main import main
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
 
 
 def forked(job: dict[str, Any], rank: int, port: int) -> int:
     child = os.fork()
     if child:
         return child
-    log = os.open(f"{job['name']}.{rank}.log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    log = os.open(f"{job['output']}.{rank}.log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
     if job["ranks"] > 1:
@@ -44,12 +39,17 @@ def forked(job: dict[str, Any], rank: int, port: int) -> int:
     status = 1
     try:
         status = main(job["argv"])
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(status)
 
 
 def run(job: dict[str, Any]) -> list[int]:
+    if job["after"]:
+        shutil.copytree(job["after"], job["output"])
     port = free_port()
     children = [forked(job, rank, port) for rank in range(job["ranks"])]
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]

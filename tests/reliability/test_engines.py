@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 
 import unmask
 from tests.reliability.conftest import IS_WHOLE
+from tests.reliability.ports import free_port
+from unmask.training.launch import config_path
 from unmask.training.report import read_report
 
 SCRIPT = Path(__file__).with_name("ranks.py")
@@ -26,57 +29,111 @@ CASES: dict[str, list[str]] = {
     "block": ["--objective", "block", "--block_size", "16", "--padding", "block", "--packing", "true"],
     "lora": ["--lora", "true", "--r", "4", "--lora_alpha", "8", "--lora_dropout", "0"],
 }
-ENGINES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+TOLD = {"ddp": "DDP", "fsdp2": "FSDP2", **{f"zero{stage}": f"DeepSpeed ZeRO-{stage}" for stage in (1, 2, 3)}}
+ENGINES = tuple(TOLD)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What processes do: train a case under an engine so far, perhaps going on from an earlier run.
+
+    Attributes:
+        engine: one of `ENGINES`, or none. ranks: processes. case: of `CASES`. updates: trained until then.
+        after: what was run before in that folder.
+    """
+
+    engine: str
+    ranks: int
+    case: str
+    updates: int = 3
+    after: Run | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.after.name + '-' if self.after else ''}{self.engine}{self.ranks}-{self.case}-{self.updates}"
+
+
+def reference(case: str) -> Run:
+    return Run("none", 1, case)
+
+
+def started(engine: str, case: str) -> Run:
+    return Run(engine, 1 if engine == "none" else 2, case, updates=2)
+
+
+def gone_on_with(engine: str, case: str) -> list[Run]:
+    """From its checkpoint with two processes and with one, and from one process's with two."""
+    own, other = started(engine, case), started("none", case)
+    return [Run(engine, 2, case, after=own), Run("none", 1, case, after=own), Run(engine, 2, case, after=other)]
+
+
+# in the short form only what no other test of `make test` does
+COMPARED = [(engine, case) for engine in ENGINES for case in CASES] if IS_WHOLE else [("fsdp2", "lora")]
+RESUMED = [(engine, case) for engine in ENGINES for case in ("masked", "lora")] if IS_WHOLE else []
+
+
+def wanted() -> list[Run]:
+    """All runs of all tests, each once, those before others first."""
+    runs = [reference(case) for _, case in COMPARED] + [Run(engine, 2, case) for engine, case in COMPARED]
+    for pair in RESUMED:
+        runs += [started("none", pair[1]), started(*pair), *gone_on_with(*pair)]
+    return [run for run in dict.fromkeys(runs) if is_possible(run.engine)]
+
+
+def is_possible(engine: str) -> bool:
+    return not engine.startswith("zero") or find_spec("deepspeed") is not None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The folder of the runs and how each rank of each ended."""
+
+    folder: Path
+    status: dict[str, list[int]]
+
+    def at(self, run: Run) -> Path:
+        """Where a run that came to its end is."""
+        output = self.folder / run.name
+        assert not any(self.status[run.name]), Path(f"{output}.0.log").read_text()[-3000:]
+        return output
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("engines")
+def ended(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, conversations: Path) -> Ended:
+    folder, runs = tmp_path_factory.mktemp("engines"), wanted()
+    jobs = [job(run, folder, checkpoint, conversations) for run in runs]
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # of what DeepSpeed compiles with
+    set_here = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path}
+    command = [sys.executable, str(SCRIPT), str(folder / "jobs.json")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **set_here}, cwd=folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    status = json.loads(done.stdout.splitlines()[-1])
+    return Ended(folder, {run.name: each for run, each in zip(runs, status, strict=True)})
 
 
-@pytest.fixture(scope="module")
-def alone(folder: Path, checkpoint: Path, conversations: Path) -> Callable[[str], Path]:
-    """What one process makes of a case, trained once."""
-
-    def made(case: str) -> Path:
-        if not (folder / case).is_dir():
-            finish([job(folder / case, "none", 1, case, 3, checkpoint, conversations)], folder)
-        return folder / case
-
-    return made
-
-
-def job(output: Path, engine: str, ranks: int, case: str, updates: int, model: Path, data: Path) -> dict[str, Any]:
-    """One run: three updates of eight samples, in forwards of two, with evaluation, samples and checkpoints."""
+def job(run: Run, folder: Path, model: Path, data: Path) -> dict[str, Any]:
+    """For the script: updates of eight samples, in forwards of two, with evaluation, samples and checkpoints."""
+    output, engine = folder / run.name, run.engine
     argv = ["sft", "--model_name_or_path", str(model), "--dataset_args", f"{data}[train:33,test:7]"]
-    argv += ["--max_length", "96", "--output_dir", str(output), "--max_steps", str(updates), "--seed", "3"]
-    argv += ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", str(4 // ranks)]
+    argv += ["--max_length", "96", "--output_dir", str(output), "--max_steps", str(run.updates), "--seed", "3"]
+    argv += ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", str(4 // run.ranks)]
     argv += ["--learning_rate", "1e-2", "--lr_scheduler_type", "constant", "--warmup_steps", "0"]
     argv += ["--logging_steps", "1", "--eval_strategy", "steps", "--eval_steps", "2", "--save_steps", "2"]
     argv += ["--per_device_eval_batch_size", "2", "--sample_prompts", "red blue", "--sample_new_tokens", "8"]
-    stage = {"stage": int(engine[-1])} if engine.startswith("zero") else None
-    if stage:
+    if engine.startswith("zero"):
         auto = (
             "train_micro_batch_size_per_gpu",
             "train_batch_size",
             "gradient_accumulation_steps",
             "gradient_clipping",
         )
-        argv += ["--deepspeed", json.dumps({"zero_optimization": stage, **dict.fromkeys(auto, "auto")})]
+        zero = {"zero_optimization": {"stage": int(engine[-1])}, **dict.fromkeys(auto, "auto")}
+        argv += ["--deepspeed", json.dumps(zero)]
     argv += ["--fsdp", "full_shard"] if engine == "fsdp2" else []
-    return {"name": str(output), "engine": engine, "ranks": ranks, "argv": [*argv, *CASES[case]]}
-
-
-def finish(jobs: list[dict[str, Any]], folder: Path) -> None:
-    """Run them, one after the other; all must come to their end."""
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # of DeepSpeed's compiler driver
-    set_here = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path}
-    command = [sys.executable, str(SCRIPT), str(folder / "jobs.json")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **set_here}, cwd=folder)
-    assert done.returncode == 0, done.stderr[-2000:]
-    for each, status in zip(jobs, json.loads(done.stdout.splitlines()[-1]), strict=True):
-        assert not any(status), Path(f"{each['name']}.0.log").read_text()[-3000:]
+    after = str(folder / run.after.name) if run.after else None
+    told = {"output": str(output), "engine": engine, "ranks": run.ranks, "after": after}
+    return {**told, "argv": [*argv, *CASES[run.case]]}
 
 
 def difference(one: Path, other: Path) -> float:
@@ -93,72 +150,77 @@ def told(output: Path) -> list[dict[str, float]]:
     return [{name: line[name] for name in names if name in line} for line in lines]
 
 
-def assert_same(ours: Path, reference: Path) -> float:
-    """Losses, evaluation, samples and weights; the largest difference of the weights."""
-    for line, expected in zip(told(ours), told(reference), strict=True):
-        assert line == pytest.approx(expected, rel=1e-4)
-    samples, expected = (read_report(folder / "report.html")["samples"] for folder in (ours, reference))
-    assert [each["recording"]["rows"] for each in samples] == [each["recording"]["rows"] for each in expected]
-    apart = difference(ours / "checkpoint-final", reference / "checkpoint-final")
-    assert apart < ROUNDING
-    return apart
+def samples(output: Path) -> list[Any]:
+    """What the model wrote while it learned."""
+    return [each["recording"]["rows"] for each in read_report(output / "report.html")["samples"]]
 
 
-def needs(engine: str) -> None:
-    if engine.startswith("zero") and find_spec("deepspeed") is None:
+def skip_without(engine: str) -> None:
+    if not is_possible(engine):
         pytest.skip('needs DeepSpeed: pip install "unmask[deepspeed]"')
 
 
-SHORT = [("fsdp2", "lora")]
-WHOLE = [(engine, case) for engine in ENGINES for case in CASES if (engine, case) not in SHORT]
-
-
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(("engine", "case"), SHORT + (WHOLE if IS_WHOLE else []))
-def test_two_processes_learn_what_one_does(
-    folder: Path,
-    alone: Callable[[str], Path],
-    checkpoint: Path,
-    conversations: Path,
-    figure: Callable[[str], None],
-    engine: str,
-    case: str,
-) -> None:
-    needs(engine)
-    reference, output = alone(case), folder / f"{engine}-{case}"
-    finish([job(output, engine, 2, case, 3, checkpoint, conversations)], folder)
-    apart = assert_same(output, reference)
-    said = Path(f"{output}.0.log").read_text()
-    name = {"ddp": "DDP", "fsdp2": "FSDP2"}.get(engine, f"DeepSpeed ZeRO-{engine[-1]}")
-    assert f"engine: {name}, 2 processes (cpu), float32" in said
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(("engine", "case"), COMPARED)
+def test_two_processes_learn_what_one_does(ended: Ended, figure: Callable[[str], None], engine: str, case: str) -> None:
+    skip_without(engine)
+    output, expected = ended.at(Run(engine, 2, case)), ended.at(reference(case))
+    for line, other in zip(told(output), told(expected), strict=True):
+        assert line == pytest.approx(other, rel=1e-4)
+    assert samples(output) == samples(expected)
+    apart = difference(output / "checkpoint-final", expected / "checkpoint-final")
+    assert apart < ROUNDING
+    likelihoods = [
+        unmask.load(str(folder / "checkpoint-final")).log_likelihood("red", "blue", samples=2)
+        for folder in (output, expected)
+    ]
+    assert likelihoods[0] == pytest.approx(likelihoods[1], rel=1e-3)
+    assert f"engine: {TOLD[engine]}, 2 processes (cpu), float32" in Path(f"{output}.0.log").read_text()
     assert "engine:" not in Path(f"{output}.1.log").read_text()
-    lm = unmask.load(str(output / "checkpoint-final"))
-    assert lm.generate(["red"], max_new_tokens=4, steps=2, block_size=4)[0].token_ids
-    figure(f"    {name}, two processes, {case}: losses and samples of one; weights {apart:.1e} apart at most")
+    figure(f"    {TOLD[engine]}, two processes, {case}: losses and samples of one; weights at most {apart:.0e} apart")
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(("engine", "case"), RESUMED)
+def test_any_number_goes_on_from_a_checkpoint(
+    ended: Ended, figure: Callable[[str], None], engine: str, case: str
+) -> None:
+    skip_without(engine)
+    expected = ended.at(reference(case)) / "checkpoint-final"
+    for run in gone_on_with(engine, case):
+        assert run.after is not None and ended.at(run.after)
+        output = ended.at(run)
+        assert f"resuming from {output / 'checkpoint-2'}" in Path(f"{output}.0.log").read_text()
+        assert difference(output / "checkpoint-final", expected) < ROUNDING
+    figure(f"    {TOLD[engine]}, {case}: two processes and one go on from its checkpoint, and it from one process's")
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not IS_WHOLE, reason="whole in make reliability")
-@pytest.mark.parametrize("case", ["masked", "lora"])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_any_number_goes_on_from_its_checkpoints(
-    folder: Path,
-    alone: Callable[[str], Path],
-    checkpoint: Path,
-    conversations: Path,
-    figure: Callable[[str], None],
-    engine: str,
-    case: str,
+@pytest.mark.parametrize(
+    ("launcher", "message"),
+    [
+        (["--config_file", str(config_path("ddp")), "--num_processes", "2"], None),
+        (["--config_file", str(config_path("fsdp2")), "--num_processes", "2"], "On CPUs accelerate does not divide"),
+        (["--cpu", "--num_processes", "2"], "asked for several processes and started one"),
+    ],
+    ids=["ddp", "fsdp2", "cpu"],
+)
+def test_accelerate_starts_what_it_says_or_nothing(
+    checkpoint: Path, conversations: Path, tmp_path: Path, launcher: list[str], message: str | None
 ) -> None:
-    needs(engine)
-    reference, given = alone(case), (checkpoint, conversations)
-    for later, ranks in ((engine, 2), ("none", 1)):
-        output = folder / f"{engine}-{case}-then-{later}"
-        finish([job(output, engine, 2, case, 2, *given), job(output, later, ranks, case, 3, *given)], folder)
-        assert f"resuming from {output / 'checkpoint-2'}" in Path(f"{output}.0.log").read_text()
-        apart = difference(output / "checkpoint-final", reference / "checkpoint-final")
-        assert apart < ROUNDING
-    output = folder / f"none-{case}-then-{engine}"
-    finish([job(output, "none", 1, case, 2, *given), job(output, engine, 2, case, 3, *given)], folder)
-    assert difference(output / "checkpoint-final", reference / "checkpoint-final") < ROUNDING
-    figure(f"    {engine}, {case}: two processes and one go on from its checkpoint, and it from one process's")
+    told = job(Run("ddp", 2, "masked", updates=1), tmp_path, checkpoint, conversations)
+    command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "--main_process_port", str(free_port())]
+    done = subprocess.run(
+        [*command, "-m", "unmask", *told["argv"]],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert (done.returncode == 0) == (message is None), done.stderr[-3000:]
+    if message is None:
+        assert "engine: DDP, 2 processes (cpu), float32" in done.stdout
+    else:
+        assert message in done.stderr
+        assert not Path(told["output"]).exists()
