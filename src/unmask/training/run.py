@@ -47,6 +47,7 @@ from unmask.training.report_facts import Facts, Material, facts_of, shown_memory
 from unmask.training.report_samples import sampler_for
 from unmask.training.saving import insist
 from unmask.training.shortage import explained
+from unmask.training.spikes import Spikes
 from unmask.training.trackers import tracker_callbacks
 from unmask.training.trainer import DiffusionTrainer, RunParts
 from unmask.training.watch import Watch
@@ -131,6 +132,9 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
         _save(model, parts, target, tensors)
         write_run_card(target, material, facts, Reached(trainer.state.global_step, metrics.history))
 
+    tell = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    watched = (Watch(settings.run.hang_timeout), Spikes(shares.update, tell))
+
     def leave_replay(update: int) -> str:
         weights = trainer.gathered_weights()
         if not args.should_save:
@@ -149,11 +153,11 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
             save_weights=save,
             load_weights=lambda target: _load(model, target),
             leave_replay=leave_replay,
-            tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+            tell=tell,
             peak=peak,
             asked=asked_for(settings),
         ),
-        [Watch(settings.run.hang_timeout), Epochs(fed.epochs_done), metrics, ProgressLine(console), *shown, *eased],
+        [*watched, Epochs(fed.epochs_done), metrics, ProgressLine(console), *shown, *eased],
     )
     trainer.remove_callback(PrinterCallback)
     # the first thing written: every mistake in the settings, and every other engine, has been found by now
