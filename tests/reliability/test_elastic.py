@@ -40,7 +40,9 @@ def accumulation(ranks: int) -> list[str]:
 def environment(told: Path) -> dict[str, str]:
     told.mkdir()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "OMP_NUM_THREADS": "1", "STREAM_TOLD": str(told), "PATH": path}
+    # as launch/elastic.sh sets it, which says why
+    fresh = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return {**os.environ, **fresh, "OMP_NUM_THREADS": "1", "STREAM_TOLD": str(told), "PATH": path}
 
 
 def alone(folder: Path, words: list[str]) -> Stream:

@@ -57,6 +57,8 @@ one_process='
     fi
     exec python -m unmask "${@:3}" --gradient_accumulation_steps $(($2 / together))
 '
+# The launcher would offer restarted processes the addresses of those before them, which are gone.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec torchrun --nnodes "$nodes" --nproc_per_node "$gpus" --max_restarts "$restarts" \
     --rdzv_backend c10d --rdzv_endpoint "$meet" --rdzv_id "${SLURM_JOB_ID:-unmask}" \
     --no_python bash -c "$one_process" process "$micro" "$samples" "${words[@]}"
