@@ -100,7 +100,8 @@ class Run:
         return Settings(
             ModelArguments(str(model)),
             replace(data, block_size=8 if blocks else data.block_size),
-            ObjectiveArguments(how.objective),  # type: ignore[arg-type]
+            # by samples, of which forwards have as many, or by tokens, of which they do not
+            ObjectiveArguments(how.objective, loss_normalization="sequence" if blocks else "token"),  # type: ignore[arg-type]
             RunArguments(report=False),
             {**trainer, **descent, **compiling},
         )
