@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaConfig, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from unmask.diffusion import blocks
-from unmask.models.layers import PreparedAttention, RMSNorm, Rotation, attend, prepare_attention
+from unmask.models.layers import GatedMLP, PreparedAttention, RMSNorm, Rotation, attend, prepare_attention
 from unmask.types import AttentionSpec
 
 LENGTH = 8
@@ -169,3 +169,15 @@ def test_rotation_keeps_the_type_and_turns_in_float32():
     assert turned.dtype == torch.bfloat16
     torch.testing.assert_close(turned.float().norm(dim=-1), x_BHLK.float().norm(dim=-1), rtol=0.01, atol=0)
     assert not torch.equal(turned[..., 0, :], turned[..., 1, :])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gated_mlp_learns_as_if_everything_were_kept(dtype: torch.dtype):
+    mlp = GatedMLP(16, 24).to(dtype)
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    learned = [x, *mlp.parameters()]
+    plain = mlp.down_proj(F.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
+    mine = mlp(x)
+    assert torch.equal(mine, plain)
+    pairs = zip(torch.autograd.grad(mine.sum(), learned), torch.autograd.grad(plain.sum(), learned), strict=True)
+    assert all(torch.equal(found, wanted) for found, wanted in pairs)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unmask.models.cpu_attention import attend_in_tiles, is_for_tiles
 from unmask.models.documents import Runs, attend_by_documents, runs_of
 from unmask.models.linear import Linear
 from unmask.models.tiled import TILE, Tile, attend_by_flex, attend_by_tiles, block_mask, spelt_out, tiles_of
@@ -54,9 +55,26 @@ class GatedMLP(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         gate, up = self.gate_proj(x_BLD), self.up_proj(x_BLD)
-        if torch.is_grad_enabled() or gate.dtype != up.dtype:
+        if gate.dtype != up.dtype or (torch.is_grad_enabled() and torch.compiler.is_compiling()):
             return self.down_proj(F.silu(gate) * up)
+        if torch.is_grad_enabled():
+            return self.down_proj(_Gated.apply(gate, up))
         return self.down_proj(F.silu(gate, inplace=True).mul_(up))
+
+
+class _Gated(torch.autograd.Function):
+    """`silu(gate) * up`, of which silu(gate) is not kept: the same operations as without, one of them done twice."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(gradients[0] * up, gate), F.silu(gate).mul_(gradients[0])
 
 
 def added(stream: Tensor, made: Tensor) -> Tensor:
@@ -390,6 +408,8 @@ def attend(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, how: PreparedAttentio
         return attend_by_flex(q_BHLK, k_BGLK, v_BGLK, how.blocks)
     if eager:
         return _attend_eagerly(q_BHLK, k_BGLK, v_BGLK, how)
+    if how.mask is None and not how.causal and is_for_tiles(q_BHLK, k_BGLK, v_BGLK):
+        return attend_in_tiles(q_BHLK, k_BGLK, v_BGLK)
     grouped = q_BHLK.shape[1] != k_BGLK.shape[1]
     return F.scaled_dot_product_attention(
         q_BHLK, k_BGLK, v_BGLK, attn_mask=how.mask, is_causal=how.causal, enable_gqa=grouped
