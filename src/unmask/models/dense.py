@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from unmask.models.freed import give_back_before
 from unmask.models.kv_cache import KVCache
 from unmask.models.layers import (
     GatedMLP,
@@ -274,6 +275,7 @@ class DenseTrunk(nn.Module):
         keys = cache.seen(rows) if cache else rows
         how = prepare_attention(attention, start=start, queries=rows, keys=keys, device=device, columns=columns_BW)
         x_BLD = self.embed(tokens_BL)
+        give_back_before(self.embed.weight, x_BLD)
         if self.shape.embedding_scale != 1.0:
             x_BLD = x_BLD * self.shape.embedding_scale
         in_part = cache is not None and cache.share is not None

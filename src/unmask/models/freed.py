@@ -1,0 +1,39 @@
+"""Freed memory that the C library keeps, given back to the system before much is taken at once.
+
+Activations are small pieces, which glibc keeps when they are freed; the gradient of an embedding is one large piece,
+for which it asks the system. Without this, a process holds both. Knows no network.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+# bytes of a gradient below which nothing is worth giving back
+_MUCH = 2**26
+
+
+def give_back_before(gradient_of: Tensor, made: Tensor) -> None:
+    """When the gradient of `made` is there, and that of the weight `gradient_of`, out of which it came, is to come."""
+    is_large = gradient_of.numel() * gradient_of.element_size() >= _MUCH
+    is_here = made.device.type == "cpu" and not isinstance(made, FakeTensor) and not torch.compiler.is_compiling()
+    if is_large and is_here and made.requires_grad and _trim() is not None:
+        made.register_hook(give_back)
+
+
+def give_back(_gradient: Tensor | None = None) -> None:
+    """Give back all that is free; nothing happens without glibc."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Any:
+    return ctypes.CDLL(None).malloc_trim if platform.libc_ver()[0] == "glibc" else None

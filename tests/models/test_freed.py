@@ -1,0 +1,37 @@
+"""Freed memory goes back to the system where a large gradient is to come, and only there."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+import torch
+
+from unmask.models import freed
+
+
+@pytest.mark.parametrize(("much", "times"), [(freed._MUCH, 0), (4 * 8 * 4, 1)])
+def test_memory_is_given_back_before_a_large_gradient(monkeypatch: pytest.MonkeyPatch, much: int, times: int):
+    called: list[int] = []
+    monkeypatch.setattr(freed, "_MUCH", much)
+    monkeypatch.setattr(freed, "_trim", lambda: called.append)
+    embedding = torch.nn.Embedding(8, 4)
+    made = embedding(torch.arange(3))
+    freed.give_back_before(embedding.weight, made)
+    assert called == []
+    made.sum().backward()
+    assert called == [0] * times
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_the_process_is_smaller_afterwards():
+    def resident() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096
+
+    pieces = [torch.ones(25_000) for _ in range(1000)]
+    kept = pieces[-1]
+    del pieces
+    before = resident()
+    freed.give_back()
+    assert kept.sum() == 25_000 and before - resident() > 30_000_000
