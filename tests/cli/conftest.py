@@ -32,7 +32,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Settings]]:
 
     def train(settings: Settings, *, verb: str, console: object = None) -> SimpleNamespace:
         calls.append(("train", verb, settings))
-        return SimpleNamespace(folder=Path("out/checkpoint-final"), metrics={"loss": 1.5}, seconds=2.0)
+        return SimpleNamespace(folder=Path("out/checkpoint-final"), metrics={"loss": 1.5}, seconds=2.0, stopped=None)
 
     double = ModuleType("unmask.training.run")
     double.describe, double.train = describe, train  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from unmask.models.checkpoints import load_model, save_model, to_official_name, 
 from unmask.models.facts import facts_of
 from unmask.models.families import ModelFamily
 from unmask.models.names import in_official_parts, split_place
+from unmask.models.recompute import STRATEGIES
 from unmask.models.shell import DiffusionModel
 from unmask.objectives.masked import MaskedDiffusion
 from unmask.registry import FAMILIES
@@ -275,11 +276,11 @@ def test_eager_attention_equals_the_fused_kernel(model, kind: str):
         same(left, right)
 
 
-@pytest.mark.parametrize("every", [1, 2])
-def test_recomputed_activations_give_equal_gradients(model, every: int):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_recomputed_activations_give_equal_gradients(model, strategy: str):
     model.train()
     plain = gradients(model, model(tokens()).logits.square().sum())
-    model.gradient_checkpointing_enable({"use_reentrant": False}, every=every)
+    model.gradient_checkpointing_enable({"use_reentrant": False}, strategy=strategy)
     recomputed = gradients(model, model(tokens()).logits.square().sum())
     model.gradient_checkpointing_disable()
     model.eval()
