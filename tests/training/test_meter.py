@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from unmask.training import fed as fed_module
 from unmask.training import meter as meter_module
 from unmask.training import run as run_module
 from unmask.training.arguments import Settings
@@ -110,7 +111,7 @@ def test_a_run_reports_it_everywhere(settings: Make, tmp_path: Path, objective: 
 
 def test_waiting_for_the_loader_is_data(settings: Make, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loader that takes seven seconds a batch, a forward of two, and nothing else takes any time."""
-    loading, objective_of = run_module.train_loader, run_module.objective_of
+    loading, objective_of = fed_module.train_loader, run_module.objective_of
 
     def slow_loader(*args: Any) -> Any:
         for batch in loading(*args):
@@ -127,7 +128,7 @@ def test_waiting_for_the_loader_is_data(settings: Make, time: Time, monkeypatch:
 
         return Slow(**{name: getattr(made, name) for name in made.__dataclass_fields__})
 
-    monkeypatch.setattr(run_module, "train_loader", lambda *args: list_of(slow_loader(*args), loading(*args)))
+    monkeypatch.setattr(fed_module, "train_loader", lambda *args: list_of(slow_loader(*args), loading(*args)))
     monkeypatch.setattr(run_module, "objective_of", slow_objective)
     run = train(settings(gradient_accumulation_steps=2, per_device_train_batch_size=4, max_steps=2), verb="sft")
     for line in run.history:

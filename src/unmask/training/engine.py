@@ -71,13 +71,14 @@ class Engine:
         return f"engine: {self.name}, {many} ({where}), {precision}; {_HELD[self.sharing]}"
 
 
-def asked_for(settings: Settings, environment: Mapping[str, str] = os.environ) -> Engine:
+def asked_for(settings: Settings, environment: Mapping[str, str] | None = None) -> Engine:
     """What the settings and the launcher ask for.
 
     Raises:
         ConfigError: they contradict each other, or the launcher started something that will not work together.
         ResourceError: DeepSpeed is asked for and not installed.
     """
+    environment = os.environ if environment is None else environment
     ranks = int(environment.get("WORLD_SIZE", "1"))
     if "WORLD_SIZE" not in environment:
         _refuse_strangers(environment)

@@ -38,9 +38,15 @@ def inspect(output_dir: Path, settings: Settings, verb: str) -> Standing:
     Raises:
         ConfigError: the folder holds another run, or is none.
         ModelError: all of the run's checkpoints are damaged.
+        ResourceError: the folder cannot be written.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise ConfigError(f"output_dir {output_dir} is a file. Choose another output_dir.")
+    above = next((parent for parent in output_dir.absolute().parents if parent.exists()), Path("/"))
+    if not above.is_dir():
+        raise ConfigError(f"output_dir {output_dir} lies below {above}, which is a file. Choose another output_dir.")
+    if not os.access(output_dir if output_dir.exists() else above, os.W_OK):
+        raise ResourceError(f"cannot write to output_dir {output_dir}. Choose another output_dir.")
     _refuse_a_model(output_dir)
     named = _named_checkpoint(settings)
     found = safekeeping.checkpoints(output_dir)

@@ -6,6 +6,7 @@ left out. Knows no time and no device.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +49,8 @@ class Cost:
     """Floating-point operations, forward and backward, of a network.
 
     Attributes:
-        token: in the trunk, attention left out. prediction: in the head. pair: in the attention of all layers.
+        token: in the trunk, attention left out. prediction: in the head, and in the last layer's MLP, which runs
+            at predicted positions alone. pair: in the attention of all layers.
     """
 
     token: float
@@ -66,14 +68,20 @@ def cost_of(model: Any) -> Cost:
     A weight costs two operations per token forward, two for the gradient of its input, and two for its own where it
     is trained. Of the experts those count that a token goes through.
     """
-    shape, trunk, head = model.facts.shape, model.trunk, model.head
+    shape, trunk = model.facts.shape, model.trunk
     share = shape.active / shape.experts if isinstance(shape, SparseShape) else 1.0
-    embedding = trunk.embed.weight
-    matrices = [weight for weight in trunk.parameters() if weight.dim() >= 2 and weight is not embedding]
-    token = sum(_operations(weight) * (share if weight.dim() == 3 else 1.0) for weight in matrices)
+    # a shifted row predicts its neighbour, so that all of them are computed to the end
+    late = [] if model.family.shift else list(trunk.layers[-1].mlp.parameters())
+    elsewhere = {id(weight) for weight in (trunk.embed.weight, *late)}
+
+    def operations(weights: Iterable[nn.Parameter]) -> float:
+        matrices = [weight for weight in weights if weight.dim() >= 2]
+        return sum(_operations(weight) * (share if weight.dim() == 3 else 1.0) for weight in matrices)
+
+    token = operations(weight for weight in trunk.parameters() if id(weight) not in elsewhere)
     # queries with keys, and their weights with values
     pair = 2 * 2 * 3 * shape.heads * shape.head_width * shape.layers
-    return Cost(token, sum(map(_operations, head.parameters())), pair)
+    return Cost(token, operations([*model.head.parameters(), *late]), pair)
 
 
 def _operations(weight: nn.Parameter) -> int:
