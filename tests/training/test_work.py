@@ -33,12 +33,15 @@ def masked(**more: object) -> MaskedDiffusion:
 
 
 def counted(model: DiffusionModel, item: NoisedBatch, objective: MaskedDiffusion) -> int:
-    """By PyTorch's own counter, attention written out, in a type for which PyTorch has but one product."""
+    """By PyTorch's own counter, attention written out, in a type for which PyTorch has but one product.
+
+    Without the head's logits that are computed again in the backward pass.
+    """
     model.double().train()
     model.trunk.eager_attention = True
     with FlopCounterMode(display=False) as counter:
         objective(model, item.batch, item.noise).loss.backward()
-    return counter.get_total_flops()
+    return counter.get_total_flops() - 2 * model.head.weight.numel() * item.work.predicted
 
 
 def test_a_dense_network_costs_what_ran(tmp_path: Path) -> None:
@@ -73,8 +76,8 @@ def test_experts_count_where_a_token_goes(tmp_path: Path) -> None:
     attention = 2 * shape.width * inner + 2 * shape.width * shape.kv_heads * shape.head_width
     sparse = sum(shape.is_sparse(layer) for layer in range(shape.layers))
     weights = shape.layers * attention + sparse * (matrices + router) + (shape.layers - sparse) * dense
-    # the last layer's experts run where something is predicted
-    late = matrices + router if shape.is_sparse(shape.layers - 1) else dense
+    # the last layer's output and experts run where something is predicted
+    late = shape.width * inner + (matrices + router if shape.is_sparse(shape.layers - 1) else dense)
     assert cost.token == 6 * (weights - late)
     assert cost.prediction == 6 * (late + shape.vocab_size * shape.width)
 

@@ -49,8 +49,8 @@ class Cost:
     """Floating-point operations, forward and backward, of a network.
 
     Attributes:
-        token: in the trunk, attention left out. prediction: in the head, and in the last layer's MLP, which runs
-            at predicted positions alone. pair: in the attention of all layers.
+        token: in the trunk, attention left out. prediction: in the head, and in what the last layer computes for
+            predicted positions alone. pair: in the attention of all layers.
     """
 
     token: float
@@ -71,7 +71,8 @@ def cost_of(model: Any) -> Cost:
     shape, trunk = model.facts.shape, model.trunk
     share = shape.active / shape.experts if isinstance(shape, SparseShape) else 1.0
     # a shifted row predicts its neighbour, so that all of them are computed to the end
-    late = [] if model.family.shift else list(trunk.layers[-1].mlp.parameters())
+    last = trunk.layers[-1]
+    late = [] if model.family.shift else [*last.attention.o_proj.parameters(), *last.mlp.parameters()]
     elsewhere = {id(weight) for weight in (trunk.embed.weight, *late)}
 
     def operations(weights: Iterable[nn.Parameter]) -> float:
