@@ -105,6 +105,8 @@ TWO = DistributedType
     ("asked", "found"),
     [
         (Engine(), accelerator(TWO.NO, 1, "cpu")),
+        # torchrun --nproc_per_node 1
+        (Engine(), accelerator(TWO.MULTI_GPU, 1)),
         (Engine("ddp", 2), accelerator(TWO.MULTI_CPU, 2, "cpu")),
         (Engine("ddp", 8, 2), accelerator(TWO.MULTI_GPU, 8)),
         (Engine("fsdp", 8), accelerator(TWO.FSDP, 8, fsdp_plugin=SimpleNamespace(fsdp_version=2))),

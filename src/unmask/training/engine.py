@@ -150,6 +150,8 @@ def check(asked: Engine, args: Any, accelerator: Any) -> None:
     """
     kind = str(accelerator.distributed_type.value)
     found = {"NO": "none", "FSDP": "fsdp", "DEEPSPEED": "zero"}.get(kind, "ddp")
+    if found == "ddp" and accelerator.num_processes == 1:
+        found = "none"  # a single process of a launcher's
     if found != asked.sharing.rstrip("0123") or accelerator.num_processes != asked.ranks:
         raise ConfigError(_unlike(asked, kind, accelerator))
     if asked.sharing == "fsdp":
