@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unmask.models.families import ModelFamily
 
 _DIFFUSION = "pretrain, sft, generate, infill, chat, eval"
-_BASELINE = "convert; pretrain as a baseline"
+_BASELINE = "convert; as a baseline pretrain, sft, generate, chat, eval"
 _SPARSE = "unmask.models.moe:"
 # where the README has the table
 BEGIN, END = "<!-- unmask show families --markdown -->", "<!-- end -->"
