@@ -33,7 +33,7 @@ def test_facts_are_the_registry_s(told: dict[str, dict[str, str]]) -> None:
 def test_what_works_follows_from_them(told: dict[str, dict[str, str]]) -> None:
     for name, row in told.items():
         family = FAMILIES.get(name)
-        assert ("generate" in row["works"]) == (family.mask_token is not None) == ("convert" not in row["works"])
+        assert ("infill" in row["works"]) == (family.mask_token is not None) == ("convert" not in row["works"])
         assert ("on experts too" in row["works"]) == name.startswith(("llada2", "llada_moe"))
 
 
