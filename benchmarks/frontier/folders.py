@@ -50,9 +50,14 @@ def _write(folder: Path, tokenizer: PreTrainedTokenizerFast, size: dict[str, flo
 
 
 def write_rows(path: Path, name: str, tokenizer: PreTrainedTokenizerFast, count: int, seed: int) -> Path:
-    """What the checked tasks are learned from: conversations about tables, token rows of sums and grids."""
-    task = CHECKED[name]
-    with path.open("w", encoding="utf-8") as file:
+    """What the checked tasks are learned from: conversations about tables, token rows of sums and grids.
+
+    Rows that are there are kept: they follow from the seed.
+    """
+    if path.exists():
+        return path
+    task, unfinished = CHECKED[name], path.with_suffix(".part")
+    with unfinished.open("w", encoding="utf-8") as file:
         for question in task.some("train", count, seed):
             if name == "tables":
                 turns = [("user", question.prompt), ("assistant", question.answer)]
@@ -62,7 +67,7 @@ def write_rows(path: Path, name: str, tokenizer: PreTrainedTokenizerFast, count:
                 ends = [tokenizer.eos_token_id] * (task.canvas - len(answer))
                 row = {"input_ids": [*prompt, *answer, *ends], "prompt_len": len(prompt)}
             file.write(json.dumps(row) + "\n")
-    return path
+    return unfinished.replace(path)
 
 
 def write_texts(path: Path, shared: Path) -> Path:
