@@ -2,9 +2,9 @@
 
 Alone: the spread of a text's bound under a model that learned something, scored again and again with the same number of
 noised copies, drawn in three ways. The forwards that one way needs for another's error are as many times as many as the
-ratio of variances. `--peer`: questions with choices, random ids under random weights; each side scores the same pairs
-with the same number of copies, in turns, on one thread. Times are CPU seconds, a ratio is the median over the rounds of
-theirs to ours.
+ratio of variances. `--peer`: questions with choices under random weights; each side scores the same pairs with the same
+number of copies, in turns, on one thread. The questions are random ids, or with `--data_dir` those of real tasks, other
+ones in each round. Times are CPU seconds, a ratio is the median over the rounds of theirs to ours.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ SPECIAL = 4
 
 @dataclass(frozen=True)
 class Case:
-    """Questions with choices, like those of a task: tokens of a question, of a choice, choices, questions."""
+    """Questions with choices, like those of a task: tokens of a question, of a choice, choices, questions.
+
+    Of a real task it says the questions of a round, and nothing of tokens.
+    """
 
     name: str
     model: str
-    prompt: int
-    target: int
-    choices: int
-    questions: int
+    prompt: int = 0
+    target: int = 0
+    choices: int = 0
+    questions: int = 1
     samples: int = 128
 
 
@@ -45,9 +48,37 @@ CASES = (
     Case("sentences (HellaSwag, PIQA)", "124M", 64, 24, 4, 1, 32),
     Case("a text of its own", "124M", 0, 128, 1, 1, 32),
 )
+TASKS = (
+    "mmlu_anatomy",
+    "ceval-valid_law",
+    "arc_easy",
+    "arc_challenge",
+    "winogrande",
+    "piqa",
+    "hellaswag",
+    "lambada_openai",
+)
+REAL = tuple(Case(name, "124M", samples=32) for name in TASKS)
+Pairs = list[tuple[list[int], list[int]]]
 
 
-def pairs_of(case: Case, vocabulary: int, seed: int) -> list[tuple[list[int], list[int]]]:
+def real_questions(name: str, data_dir: Path, tokenizer: Any) -> list[Pairs]:
+    """Every question of a task of the harness with its choices, as ids."""
+    from unmask.evaluation.harness_tasks import find_tasks, load_tasks
+    from unmask.lm.scoring import pair_ids
+
+    chosen = load_tasks(find_tasks([name]), data_dir)
+    task = chosen.by_name[name]
+    task.build_all_requests(limit=64)
+    questions: dict[int, Pairs] = {}
+    for entry in task.instances:
+        prompt, target = entry.args
+        kept = prompt.rstrip()
+        questions.setdefault(entry.doc_id, []).append(pair_ids(kept, prompt[len(kept) :] + target, tokenizer))
+    return list(questions.values())
+
+
+def pairs_of(case: Case, vocabulary: int, seed: int) -> Pairs:
     """Random questions, each with its choices."""
     chance = random.Random(seed)
 
@@ -58,19 +89,19 @@ def pairs_of(case: Case, vocabulary: int, seed: int) -> list[tuple[list[int], li
     return [(question, ids(case.target)) for question in questions for _ in range(case.choices)]
 
 
-def compare(case: Case, sides: dict[str, Any], folder: Path, vocabulary: int, rounds: int) -> dict[str, Any]:
-    """Both sides in turns."""
+def compare(case: Case, sides: dict[str, Any], folder: Path, asked: list[Pairs]) -> dict[str, Any]:
+    """Both sides in turns; the first pairs warm up, each further list is a round."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     means: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(-1, rounds):
-        job = {"folder": str(folder), "samples": case.samples, "seed": max(number, 0), "batch_size": 32}
-        job["pairs"] = pairs_of(case, vocabulary, max(number, 0))
+    for number, pairs in enumerate(asked):
+        job = {"folder": str(folder), "samples": case.samples, "seed": number, "batch_size": 32, "pairs": pairs}
         for name, side in sides.items():
             answer = side.ask(job)
-            if number >= 0:  # the first one warms up
+            if number > 0:
                 seconds[name].append(answer["seconds"])
                 means[name].append(sum(answer["values"]) / len(answer["values"]))
-    requests = case.questions * case.choices
+    requests = sum(map(len, asked[1:])) / len(asked[1:])
+    tokens = [sum(len(pair[side]) for pairs in asked[1:] for pair in pairs) for side in (0, 1)]
     ratio = median(theirs / ours for theirs, ours in zip(seconds["peer"], seconds["ours"], strict=True))
     rates = {name: round(requests / median(times), 2) for name, times in seconds.items()}
     nats = {name: round(sum(values) / len(values), 2) for name, values in means.items()}
@@ -78,24 +109,38 @@ def compare(case: Case, sides: dict[str, Any], folder: Path, vocabulary: int, ro
         "case": case.name,
         "model": case.model,
         "samples": case.samples,
+        "tokens": [round(total / requests / len(asked[1:]), 1) for total in tokens],
         "per_second": rates,
         "nats": nats,
         "ratio": ratio,
     }
 
 
-def against_peer(checkout: str, python: str, rounds: int, core: int | None) -> None:
+def against_peer(asked: argparse.Namespace) -> None:
     """One line for each case."""
     from generate import Side
     from speed import models
 
-    script = str(HERE / "speed/likelihood_side.py")
-    sides = {"ours": Side([sys.executable, script], core), "peer": Side([python, script, checkout], core)}
+    script, tokenizer = str(HERE / "speed/likelihood_side.py"), None
+    peer = [asked.peer_python or sys.executable, script, asked.peer]
+    sides = {"ours": Side([sys.executable, script], asked.core), "peer": Side(peer, asked.core)}
+    if asked.data_dir:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(asked.tokenizer)
+    cases = REAL if asked.data_dir else CASES
     with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
+        for case in cases:
+            if asked.cases and case.name not in asked.cases:
+                continue
             config = models.CONFIGS[case.model]
             made = models.write(Path(folder) / case.model, config)
-            print(json.dumps(compare(case, sides, made, config["vocab_size"], rounds)), flush=True)
+            pairs = [pairs_of(case, config["vocab_size"], number) for number in range(asked.rounds + 1)]
+            if asked.data_dir:
+                questions = real_questions(case.name, asked.data_dir, tokenizer)
+                of_round = [questions[number :: asked.rounds + 1] for number in range(asked.rounds + 1)]
+                pairs = [[pair for question in mine[: case.questions] for pair in question] for mine in of_round]
+            print(json.dumps(compare(case, sides, made, pairs)), flush=True)
     for side in sides.values():
         side.close()
 
@@ -161,11 +206,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--peer", help="a checkout of ZHZisZZ/dllm")
     parser.add_argument("--peer_python", help="a Python in which it can be imported")
+    parser.add_argument("--data_dir", type=Path, help="folder of benchmarks: ask the questions of real tasks")
+    parser.add_argument("--tokenizer", help="folder of a tokenizer for them; its ids must fit into 126,460")
+    parser.add_argument("--cases", nargs="*", help="names of some cases")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--core", type=int, help="pin both sides to this core")
     asked = parser.parse_args()
     if asked.peer:
-        against_peer(asked.peer, asked.peer_python or sys.executable, asked.rounds, asked.core)
+        against_peer(asked)
     else:
         for length in asked.lengths:
             spread(asked.model, asked.text, length, asked.samples, asked.seeds)
