@@ -1,4 +1,4 @@
-"""Released folders of WikiTableQuestions, TabFact and FeTaQA: what is read, and what is said of broken ones."""
+"""Released folders of WikiTableQuestions, TabFact, FeTaQA and TAT-QA: what is read, and what is said of broken ones."""
 
 from __future__ import annotations
 
@@ -231,3 +231,52 @@ def test_released_corpora_have_as_many_rows_as_their_papers_say(
     assert tables is None or len({example.table_id for example in examples}) == tables
     if split == "val":
         assert Counter(example.answers[0] for example in examples)["yes"] == 6478
+
+
+def tatqa_context(**changes: object) -> dict[str, object]:
+    asked = {"uid": "q1", "question": "How much?", "answer": -12.6, "answer_type": "arithmetic", "scale": "million"}
+    return {
+        "table": {"uid": "t1", "table": [["", "2019"], ["Sales", "44.1", "x"]]},
+        "paragraphs": [{"order": 2, "text": "Second."}, {"order": 1, "text": "First."}],
+        "questions": [
+            {**asked, **changes},
+            {**asked, "uid": "q2", "answer": ["a", "b"], "answer_type": "multi-span", "scale": ""},
+            {**asked, "uid": "q3", "answer": "2.0".removesuffix(".0"), "answer_type": "count", "scale": ""},
+        ],
+    }
+
+
+def test_tatqa_has_text_around_its_tables_and_scales(tmp_path: Path) -> None:
+    write(tmp_path / "tatqa_dataset_dev.json", json.dumps([tatqa_context()]))
+    first, second, third = corpus_examples("tatqa", tmp_path, "dev")
+    assert (first.cells, first.answers, first.kind) == (
+        [["", "2019", ""], ["Sales", "44.1", "x"]],
+        ("-12.6",),
+        "arithmetic",
+    )
+    record = corpus_record("tatqa", first, CorpusOptions())
+    assert record["messages"][0]["content"].endswith("| Sales | 44.1 | x |\n\nFirst.\nSecond.\n\nHow much?")
+    assert record["messages"][1]["content"] == "-12.6 million" and record["scale"] == "million"
+    assert corpus_record("tatqa", second, CorpusOptions())["messages"][1]["content"] == "a, b"
+    assert "scale" not in corpus_record("tatqa", third, CorpusOptions()) and third.answers == ("2",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"answer": None}, 'context 1, question 1: "answer" must be texts, or a number'),
+        ({"answer": "many", "answer_type": "count"}, '"answer" must be texts, or a number'),
+        ({"scale": "dozen"}, "question 1: expected uid, question, answer, answer_type and scale"),
+    ],
+)
+def test_tatqa_says_what_is_broken(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    write(tmp_path / "tatqa_dataset_dev.json", json.dumps([tatqa_context(**changes)]))
+    with pytest.raises(DataError, match=said):
+        list(corpus_examples("tatqa", tmp_path, "dev"))
+
+
+def test_all_of_tatqa_is_read(shared: Path) -> None:
+    examples = list(corpus_examples("tatqa", shared / "data/tatqa", "dev"))
+    # counted by its authors: 278 tables; the arithmetic questions are 43 per cent
+    assert len(examples) == 1668 and len({example.table_id for example in examples}) == 278
+    assert Counter(example.kind for example in examples)["arithmetic"] == 718

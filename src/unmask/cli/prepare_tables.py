@@ -22,8 +22,8 @@ from unmask.errors import ConfigError, ResourceError, did_you_mean
 GENERATED = "generated"
 GENERATED_ROWS = 10_000
 DOES = (
-    "Write questions about tables as conversations, one JSON object per line. CORPUS is wikitablequestions, tabfact or "
-    "fetaqa, read from its released folder, or generated: invented tables with questions."
+    "Write questions about tables as conversations, one JSON object per line. CORPUS is wikitablequestions, tabfact, "
+    "fetaqa or tatqa, read from its released folder, or generated: invented tables with questions."
 )
 EXAMPLES = """\
 examples:
@@ -41,7 +41,8 @@ class OutputArguments:
     """File to write: NAME.jsonl."""
     split: str | None = None
     """Part of the corpus: training, pristine-seen-tables, random-split-1-dev, ... (wikitablequestions); train, val,
-    test, simple_test, complex_test, pairs (tabfact); train, dev, test (fetaqa); train or test (generated)."""
+    test, simple_test, complex_test, pairs (tabfact); train, dev, test (fetaqa); train, dev, test_gold (tatqa); train
+    or test (generated)."""
     style: Style = "markdown"
     """How a table is written: markdown, a line per row, or tagged, the one line [TAB] col: | a | b | [SEP] ..."""
     limit: int | None = None

@@ -1,4 +1,4 @@
-"""Published questions about tables -> `messages` records: WikiTableQuestions, TabFact, FeTaQA.
+"""Published questions about tables -> `messages` records: WikiTableQuestions, TabFact, FeTaQA, TAT-QA.
 
 A reader per corpus turns its released folder into `Example`s; one function writes any of them as a conversation.
 Knows no tokenizer; how their files are opened is in `table_corpora_files`.
@@ -22,6 +22,7 @@ from unmask.data.table_corpora_files import (
     read_json,
     read_lines,
 )
+from unmask.data.table_corpora_tatqa import read_tatqa
 from unmask.data.table_text import Style, serialise_rows
 from unmask.errors import ConfigError, DataError, did_you_mean
 
@@ -41,6 +42,8 @@ class Example:
         kind: of question, or of answer, where the corpus says.
         title: of the table, where there is one.
         canonical: the answers as numbers and dates, where the corpus has been tagged.
+        text: around the table, where there is some.
+        scale: what the answers count, where the corpus says: thousand, million, billion, percent.
     """
 
     id: str
@@ -51,6 +54,8 @@ class Example:
     kind: str = ""
     title: str = ""
     canonical: tuple[str, ...] = ()
+    text: str = ""
+    scale: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,8 @@ def corpus_examples(corpus: str, data_dir: str | Path, split: str) -> Iterator[E
         corpus: name in `CORPORA`.
         data_dir: the corpus's folder as it was released; its tables may still be packed.
         split: the name of a file there: `training`, `pristine-seen-tables`, `random-split-1-dev` (WikiTableQuestions);
-            `train`, `val`, `test`, `simple_test`, `complex_test`, `pairs` (TabFact); `train`, `dev`, `test` (FeTaQA).
+            `train`, `val`, `test`, `simple_test`, `complex_test`, `pairs` (TabFact); `train`, `dev`, `test` (FeTaQA);
+            `train`, `dev`, `test_gold` (TAT-QA).
 
     Raises:
         ConfigError: no such corpus.
@@ -104,16 +110,19 @@ def corpus_record(corpus: str, example: Example, options: CorpusOptions) -> dict
     header, *rows = example.cells
     kept = options.kept(len(rows), len(header))
     table = serialise_rows(header, rows[:kept], options.style)
-    asked = "\n\n".join(part for part in (example.title, table, example.question) if part)
+    asked = "\n\n".join(part for part in (example.title, table, example.text, example.question) if part)
     record: dict[str, Any] = {"source": corpus, "id": example.id, "table_id": example.table_id}
     if example.kind:
         record["kind"] = example.kind
     record |= {"question": example.question, "answers": list(example.answers)}
     if example.canonical:
         record["canonical"] = list(example.canonical)
+    if example.scale:
+        record["scale"] = example.scale
+    answer = " ".join(part for part in (", ".join(example.answers), example.scale) if part)
     messages = [
         {"role": "user", "content": asked},
-        {"role": "assistant", "content": ", ".join(example.answers)},
+        {"role": "assistant", "content": answer},
     ]
     return record | {"table_rows": len(rows), "rows_left_out": len(rows) - kept, "messages": messages}
 
@@ -339,8 +348,18 @@ def _is_table(cells: Any) -> bool:
     return len(widths) == 1 and all(isinstance(cell, str) for row in cells for cell in row)
 
 
+# TAT-QA
+
+
+def _tatqa(folder: CorpusFolder, split: str) -> Iterator[Example]:
+    for asked in read_tatqa(folder, split):
+        shown = (asked.id, asked.table_id, asked.cells, asked.question, asked.answers, asked.kind)
+        yield Example(*shown, text=asked.text, scale=asked.scale)
+
+
 CORPORA: dict[str, Callable[[CorpusFolder, str], Iterator[Example]]] = {
     "wikitablequestions": _wikitablequestions,
     "tabfact": _tabfact,
     "fetaqa": _fetaqa,
+    "tatqa": _tatqa,
 }

@@ -18,8 +18,12 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 def normalise(answer: str) -> str:
     """Lower case, no ASCII punctuation, no articles, single spaces (Rajpurkar et al. 2016, SQuAD)."""
-    bare = answer.lower().translate(_PUNCTUATION)
-    return " ".join(re.sub(r"\b(?:a|an|the)\b", " ", bare).split())
+    return without_articles(answer.lower().translate(_PUNCTUATION))
+
+
+def without_articles(text: str) -> str:
+    """Without the words a, an and the; single spaces."""
+    return " ".join(re.sub(r"\b(?:a|an|the)\b", " ", text).split())
 
 
 def exact_match(gold: str, prediction: str) -> float:
