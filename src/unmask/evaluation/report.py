@@ -25,6 +25,7 @@ from unmask.lm import DiffusionLM
 from unmask.lm.identity import fingerprint
 
 SCHEMA = "unmask-evaluation/1"
+SHARE = "share"
 RESULTS, PAGE, WEB_PAGE, CASES = "results.json", "results.md", "results.html", "cases.jsonl"
 _STYLE = """
 table { border-collapse: collapse }
@@ -40,13 +41,16 @@ class Metric:
 
     Attributes:
         mean: the figure. stderr: its standard error; None: not known.
-        count: of how many cases. unit: nats per token, share, ...
+        count: of how many cases. unit: nats per token, ...; a `share`, from 0 to 1, is shown in per cent.
+        low, high: what holds it 95 times in 100, where known.
     """
 
     mean: float
     stderr: float | None = None
     count: int = 0
     unit: str = ""
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Result:
         task, version: what was evaluated, and a number that changes when figures of the same task are not comparable.
         data: where its cases come from.
         metrics: name -> figure. curves: figures by something.
+        breakdown: of parts of the cases, or of other answers to them: what tells them apart -> which -> name -> figure.
         model: see `model_facts`; None: no model was asked.
         settings: everything else that the figures depend on: of decoding, of scoring.
         seed: of whatever was drawn. seconds: it took. recipe: the training recipe, where one is known.
@@ -82,6 +87,7 @@ class Result:
     seed: int
     seconds: float
     curves: tuple[Curve, ...] = ()
+    breakdown: dict[str, dict[str, dict[str, Metric]]] = field(default_factory=dict)
     recipe: str | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -165,26 +171,67 @@ def read(place: Path) -> dict[str, Any]:
 
 def page(found: dict[str, Any]) -> str:
     """The document as Markdown."""
-    lines = [f"# {found['task']}: {found['data']}", "", *_table(found), ""]
+    lines = [f"# {found['task']}: {found['data']}"]
+    for title, rows in _tables(found):
+        head, *body = (f"| {' | '.join(map(_in_a_row, row))} |" for row in rows)
+        lines += ["", *([f"## {title}", ""] if title else []), head, f"|---{'|---:' * (len(rows[0]) - 1)}|", *body]
     for curve in found["curves"]:
-        head = [f"## {curve['title']}", "", f"| {curve['across']} | {curve['unit']} |", "|---|---:|"]
-        lines += [*head, *(f"| {low:g} to {high:g} | {value:.4f} |" for low, high, value in curve["points"]), ""]
-    return "\n".join([*lines, *(f"{note}\n" for note in found["notes"]), _made(found)]) + "\n"
+        head = ["", f"## {curve['title']}", "", f"| {curve['across']} | {curve['unit']} |", "|---|---:|"]
+        lines += [*head, *(f"| {low:g} to {high:g} | {value:.4f} |" for low, high, value in curve["points"])]
+    return "\n".join([*lines, "", *(f"{note}\n" for note in found["notes"]), _made(found)]) + "\n"
 
 
-def _table(found: dict[str, Any]) -> list[str]:
-    rows = [(name, *_figures(metric)) for name, metric in found["metrics"].items()]
-    return [
-        "| metric | value | standard error | cases |",
-        "|---|---:|---:|---:|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
+Rows = list[tuple[str, ...]]
 
 
-def _figures(metric: dict[str, Any]) -> tuple[str, str, str]:
-    unit = f" {metric['unit']}" if metric["unit"] else ""
-    error = "" if metric["stderr"] is None else f"{metric['stderr']:.2g}"
-    return f"{metric['mean']:.4f}{unit}", error, f"{metric['count']:,}"
+def _tables(found: dict[str, Any]) -> list[tuple[str, Rows]]:
+    """Title and rows, the heads first: of all cases, and of each breakdown."""
+    parts = [(f"By {name}", _groups(name, groups)) for name, groups in found["breakdown"].items()]
+    return [("", _totals(found["metrics"])), *parts]
+
+
+def _totals(metrics: dict[str, dict[str, Any]]) -> Rows:
+    between = any(metric["low"] is not None for metric in metrics.values())
+    head = ("metric", "value", *(["95 % interval"] if between else []), "standard error", "cases")
+    return [head, *((name, *_figures(metric, between)) for name, metric in metrics.items())]
+
+
+def _figures(metric: dict[str, Any], between: bool) -> tuple[str, ...]:
+    unit = "" if metric["unit"] in ("", SHARE) else f" {metric['unit']}"
+    error = "" if metric["stderr"] is None else _error(metric)
+    interval = ("",) if metric["low"] is None else (f"{_number(metric, 'low')} to {_number(metric, 'high')}",)
+    value = f"{_number(metric, 'mean')}{' %' if metric['unit'] == SHARE else unit}"
+    return value, *(interval if between else ()), error, f"{metric['count']:,}"
+
+
+def _groups(name: str, groups: dict[str, dict[str, Any]]) -> Rows:
+    """A row per group, a column per metric."""
+    shown = list(dict.fromkeys(metric for group in groups.values() for metric in group))
+    rows = [(label, _cases(group), *(_value(group.get(metric)) for metric in shown)) for label, group in groups.items()]
+    return [(name, "cases", *shown), *rows]
+
+
+def _cases(group: dict[str, dict[str, Any]]) -> str:
+    return f"{max((metric['count'] for metric in group.values()), default=0):,}"
+
+
+def _value(metric: dict[str, Any] | None) -> str:
+    if metric is None:
+        return ""
+    between = "" if metric["low"] is None else f" ({_number(metric, 'low')} to {_number(metric, 'high')})"
+    return f"{_number(metric, 'mean')}{between}"
+
+
+def _number(metric: dict[str, Any], name: str) -> str:
+    return f"{100 * metric[name]:.1f}" if metric["unit"] == SHARE else f"{metric[name]:.4f}"
+
+
+def _error(metric: dict[str, Any]) -> str:
+    return f"{100 * metric['stderr']:.2g}" if metric["unit"] == SHARE else f"{metric['stderr']:.2g}"
+
+
+def _in_a_row(text: str) -> str:
+    return text.replace("|", r"\|").replace("\n", " ")
 
 
 def _made(found: dict[str, Any]) -> str:
@@ -196,8 +243,7 @@ def _made(found: dict[str, Any]) -> str:
 
 def web_page(found: dict[str, Any]) -> str:
     """The document as a page with its curves drawn, complete in itself."""
-    head = "<tr><th>metric</th><th>value</th><th>standard error</th><th>cases</th></tr>"
-    rows = "".join(_cells(name, *_figures(metric)) for name, metric in found["metrics"].items())
+    tables = "".join(_drawn_table(title, rows) for title, rows in _tables(found))
     drawn = "".join(f"<h2>{html.escape(curve['title'])}</h2>{_drawing(curve)}" for curve in found["curves"])
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in (*found["notes"], _made(found)))
     told = html.escape(json.dumps({name: found[name] for name in ("model", "settings", "machine")}, indent=1))
@@ -205,13 +251,18 @@ def web_page(found: dict[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f"<style>{asset('page.css')}{_STYLE}</style>"
-        f"<body><main><h1>{title}</h1><table>{head}{rows}</table>{drawn}{notes}"
+        f"<body><main><h1>{title}</h1>{tables}{drawn}{notes}"
         f"<details><summary>All settings</summary><pre>{told}</pre></details></main></body></html>\n"
     )
 
 
-def _cells(*texts: str) -> str:
-    return f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in texts)}</tr>"
+def _drawn_table(title: str, rows: Rows) -> str:
+    named = f"<h2>{html.escape(title)}</h2>" if title else ""
+    return f"{named}<table>{_cells('th', rows[0])}{''.join(_cells('td', row) for row in rows[1:])}</table>"
+
+
+def _cells(kind: str, texts: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{kind}>{html.escape(text)}</{kind}>' for text in texts)}</tr>"
 
 
 def _drawing(curve: dict[str, Any]) -> str:
