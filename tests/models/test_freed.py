@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unmask.models import freed
+from unmask.models.fused_nll import Head
 
 
 @pytest.mark.parametrize(("much", "times"), [(freed._MUCH, 0), (4 * 8 * 4, 1)])
@@ -21,6 +22,18 @@ def test_memory_is_given_back_before_a_large_gradient(monkeypatch: pytest.Monkey
     assert called == []
     made.sum().backward()
     assert called == [0] * times
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_memory_is_given_back_before_the_heads_gradient(monkeypatch: pytest.MonkeyPatch, trained: bool):
+    called: list[int] = []
+    monkeypatch.setattr(freed, "_MUCH", 1)
+    monkeypatch.setattr(freed, "_trim", lambda: called.append)
+    head, hidden = Head(4, 8, bias=False).requires_grad_(trained), torch.randn(3, 4, requires_grad=True)
+    nll = head(hidden, torch.arange(3))
+    assert called == []
+    nll.sum().backward()
+    assert called == [0] * trained
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")

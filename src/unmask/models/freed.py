@@ -23,7 +23,7 @@ def give_back_before(gradient_of: Tensor, made: Tensor) -> None:
     """When the gradient of `made` is there, and that of the weight `gradient_of`, out of which it came, is to come."""
     is_large = gradient_of.numel() * gradient_of.element_size() >= _MUCH
     is_here = made.device.type == "cpu" and not isinstance(made, FakeTensor) and not torch.compiler.is_compiling()
-    if is_large and is_here and made.requires_grad and _trim() is not None:
+    if is_large and is_here and gradient_of.requires_grad and made.requires_grad and _trim() is not None:
         made.register_hook(give_back)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
+from unmask.models.freed import give_back_before
 from unmask.models.linear import Linear, linear, summed_product
 
 # numbers in a tile, and positions: a processor's should stay in its cache, others want large products
@@ -47,7 +48,9 @@ def token_nll(hidden_nD: Tensor, weight_VD: Tensor, targets: Tensor, scale: floa
     device = hidden_nD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_nD.dtype
     with torch.autocast(device, enabled=False):
-        return _TokenNll.apply(hidden_nD, weight_VD, targets, scale, dtype)
+        nll_n = _TokenNll.apply(hidden_nD, weight_VD, targets, scale, dtype)
+    give_back_before(weight_VD, nll_n)
+    return nll_n
 
 
 @dataclass(frozen=True)
