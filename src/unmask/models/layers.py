@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from unmask.models.cpu_attention import attend_in_tiles, is_for_tiles
 from unmask.models.documents import Runs, attend_by_documents, runs_of
 from unmask.models.linear import Linear
+from unmask.models.recompute import made_again
 from unmask.models.tiled import TILE, Tile, attend_by_flex, attend_by_tiles, block_mask, spelt_out, tiles_of
 from unmask.types import AttentionSpec
 
@@ -58,8 +59,14 @@ class GatedMLP(nn.Module):
         if gate.dtype != up.dtype or (torch.is_grad_enabled() and torch.compiler.is_compiling()):
             return self.down_proj(F.silu(gate) * up)
         if torch.is_grad_enabled():
-            return self.down_proj(_Gated.apply(gate, up))
+            product = _Gated.apply(gate, up)
+            with made_again(product, partial(_gated, gate.detach(), up.detach())):
+                return self.down_proj(product)
         return self.down_proj(F.silu(gate, inplace=True).mul_(up))
+
+
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate).mul_(up)
 
 
 class _Gated(torch.autograd.Function):
@@ -68,7 +75,7 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        return _gated(gate, up)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -6,11 +6,13 @@ Knows modules and operations by name, no network.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 # each how many layers compute again
@@ -56,6 +58,25 @@ def run_part(layer: nn.Module, strategy: str | None, part: Callable[..., Any], *
     if strategy == "fine_grained" and layer.training and torch.is_grad_enabled():
         return checkpoint(part, *inputs, use_reentrant=False)
     return part(*inputs)
+
+
+def made_again(made: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager[Any]:
+    """Within it, who would keep `made` for the backward pass keeps nothing; there it is `make()`, the same numbers.
+
+    Where somebody else decides what is kept (a layer that is computed again, offloading), nothing changes.
+    """
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        return nullcontext()
+    storage, count = made.untyped_storage()._cdata, made.numel()
+
+    def keep(tensor: Tensor) -> Tensor | torch.Size:
+        is_it = tensor.untyped_storage()._cdata == storage and tensor.numel() == count and tensor.is_contiguous()
+        return tensor.shape if is_it else tensor
+
+    def give(kept: Tensor | torch.Size) -> Tensor:
+        return kept if isinstance(kept, Tensor) else make().view(kept)
+
+    return saved_tensors_hooks(keep, give)
 
 
 def _policy(_context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
