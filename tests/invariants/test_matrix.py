@@ -202,8 +202,9 @@ def test_two_processes_learn_what_one_learns(
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     root = Path(__file__).parents[2]
     command = [sys.executable, updates.__file__, str(tmp_path / "jobs.json"), str(material), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)
+    paths = os.pathsep.join((str(root / "src"), str(root)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     for number, how in enumerate(chosen):
         told = load_file(tmp_path / f"{number}.safetensors")
