@@ -118,6 +118,16 @@ def test_blanks_are_those_of_infill(lm: DiffusionLM) -> None:
     assert answered(lm, asked[1:], replace(plain, max_length=6)) == [second]
 
 
+@pytest.mark.parametrize("given", [{}, {"steps": 2}, {"temperature": 1.5}])
+def test_blanks_filled_together_are_those_filled_alone(lm: DiffusionLM, given: dict[str, Any]) -> None:
+    """Of other lengths, and with other numbers of tokens, each of which had as many steps alone."""
+    blanks = [("one ", " three", [4, 4]), ("a much longer line ", "", [1, 3]), ("", "tail", [2, 2]), ("x", "y", [7, 7])]
+    asked = [Request("fill", before, after, {"tokens": tokens}) for before, after, tokens in blanks]
+    together = answered(lm, asked, AnswerSettings(given, batch_size=3))
+    assert together == [answered(lm, [request], AnswerSettings(given))[0] for request in asked]
+    assert len(set(together)) == 4
+
+
 def test_whole_texts_are_scored_in_stretches(lm: DiffusionLM) -> None:
     answerer = Answerer(lm, replace(SETTINGS, max_length=9), Answers(None))
     ids, begin = lm.encode("abcdefghijkl"), lm.tokenizer.bos_token_id

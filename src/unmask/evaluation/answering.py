@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from unmask.data.blanks import Blanked
 from unmask.errors import ConfigError
 from unmask.evaluation.requests import Answer, Answers, Request
 from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM
-from unmask.lm.attention import own_blocks
+from unmask.lm.attention import as_made, own_blocks, refuse_infilling
+from unmask.lm.filling import Filler
 from unmask.lm.identity import fingerprint
+from unmask.lm.infilling import between
+from unmask.lm.scoring import Scoring, greedy_verdicts
+from unmask.objectives.asking import Pair
 
 Progress = Callable[[str, int, int], None]
 # of a task that says nothing, as in the harness
@@ -129,13 +134,23 @@ class Answerer:
                 yield members[number][0], result.text
 
     def _fill(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
-        for key, request in asked:
-            least, most = request.settings["tokens"]
-            given = {"steps": most, "block_size": None, **self.settings.generation, "stop": ()}
-            options = GenerationOptions.of(**given, seed=self.settings.seed + request.seed)
-            before, after = self._around(request, self.limit - most)
-            (result,) = self.lm.infill(prefix=before, suffix=after, tokens=(least, most), options=options)
-            yield key, result.written[0]
+        """Blanks are filled as many at a time as fit into a forward, rows of one length together."""
+        refuse_infilling(self.lm.model.facts)
+        for chunk in _chunks(sorted(asked, key=lambda item: _length(item[1])), self.settings.batch_size):
+            # one token per step, unless the user has fewer
+            steps = max(request.settings["tokens"][1] for _, request in chunk)
+            options = GenerationOptions.of(
+                **{"steps": steps, "block_size": None, **self.settings.generation, "stop": ()}, seed=self.settings.seed
+            )
+            seeds = [self.settings.seed + request.seed for _, request in chunk]
+            read = [self._blank(request) for _, request in chunk]
+            filler = Filler(self.lm.model, self.lm.tokenizer, as_made(options, self.lm.model.facts))
+            for (key, _), result in zip(chunk, filler.stream(read, seeds).run(), strict=True):
+                yield key, result.written[0]
+
+    def _blank(self, request: Request) -> Blanked:
+        least, most = request.settings["tokens"]
+        return between(*self._around(request, self.limit - most), (least, most))
 
     def _around(self, request: Request, room: int) -> tuple[str, str]:
         """The text around a blank; where it does not fit, without its first lines, and then without its last ones."""
@@ -160,7 +175,9 @@ class Answerer:
         return list(self.lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _score(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
-        for chunk in _chunks(asked, _TOGETHER):
+        # the longest first; those after one prompt together
+        ordered = sorted(asked, key=lambda item: (-len(item[1].prompt), item[1].prompt))
+        for chunk in _chunks(ordered, _TOGETHER):
             pairs = [self._pair(request) for _, request in chunk]
             greedy = self._greedy([pair for pair, (_, request) in zip(pairs, chunk, strict=True) if request.greedy])
             for (key, request), found in zip(chunk, self._log_likelihoods(pairs), strict=True):
@@ -177,35 +194,38 @@ class Answerer:
             prompt = prompt[len(whole) - self.limit :]
         return prompt, ids[-self.limit + 1 :]
 
-    def _log_likelihoods(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
-        settings = self.settings
-        found = self.lm.log_likelihoods(
-            pairs,
-            samples=settings.samples,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            guidance_scale=settings.generation.get("guidance_scale", 0.0),
-        )
+    def _log_likelihoods(self, pairs: Sequence[Pair]) -> list[float]:
+        how = self._scoring()
+        settings = {"samples": how.samples, "seed": how.seed, "batch_size": how.batch_size}
+        found = self.lm.log_likelihoods(pairs, **settings, guidance_scale=how.guidance_scale)
         return [estimate.mean for estimate in found]
 
-    def _greedy(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Iterator[bool]:
+    def _scoring(self) -> Scoring:
+        guidance = self.settings.generation.get("guidance_scale", 0.0)
+        return Scoring(self.settings.samples, self.settings.seed, self.settings.batch_size, guidance)
+
+    def _greedy(self, pairs: Sequence[Pair]) -> Iterator[bool]:
         """Of each pair, whether decoding without chance, the surest token first and one per step, writes the target."""
-        verdicts: dict[int, bool] = {}
-        lengths = {len(target) for _, target in pairs}
-        for length in sorted(lengths - {0}):
+        if self.lm.model.facts.attention == "block_causal":
+            verdicts = dict(self._greedy_by_blocks(pairs))
+        else:
+            verdicts = dict(greedy_verdicts(self.lm.model, self.lm.tokenizer, pairs, self._scoring()))
+        return iter([verdicts.get(number, True) for number in range(len(pairs))])
+
+    def _greedy_by_blocks(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, bool]]:
+        for length in sorted({len(target) for _, target in pairs} - {0}):
             members = [number for number, (_, target) in enumerate(pairs) if len(target) == length]
             options = GenerationOptions(
                 max_new_tokens=length,
                 block_size=length,
                 steps=length,
                 early_stop=False,
-                guidance_scale=self.settings.generation.get("guidance_scale", 0.0),
+                guidance_scale=self._scoring().guidance_scale,
             )
             options = own_blocks(options, self.lm.model.facts)
             prompts = [pairs[number][0] for number in members]
             for place, result in self.lm.generate_many(prompts, options, batch_size=self.settings.batch_size):
-                verdicts[members[place]] = result.token_ids == pairs[members[place]][1]
-        return iter([verdicts.get(number, True) for number in range(len(pairs))])
+                yield members[place], result.token_ids == pairs[members[place]][1]
 
     def _roll(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
         for key, request in asked:
@@ -220,6 +240,10 @@ class Answerer:
         size = self.limit - 1
         for start in range(0, len(ids), size):
             yield (ids[start - 1 : start] if start else begun), ids[start : start + size]
+
+
+def _length(request: Request) -> int:
+    return len(request.prompt) + len(request.target)
 
 
 def _temperature(asked: Mapping[str, Any]) -> float:

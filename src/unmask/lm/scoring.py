@@ -12,8 +12,10 @@ from unmask.lm.prompts import Prompt, encode
 from unmask.lm.streaming import evaluating
 from unmask.models.shell import DiffusionModel
 from unmask.models.tokenizers import mask_token_id
+from unmask.objectives.asking import Pair
 from unmask.objectives.blockwise import BlockwiseEstimator
-from unmask.objectives.estimators import LikelihoodEstimate, LikelihoodEstimator, Pair, causal_log_likelihoods
+from unmask.objectives.estimators import LikelihoodEstimate, LikelihoodEstimator, causal_log_likelihoods
+from unmask.objectives.greedy import GreedyWriting, are_greedy_causal
 
 Target = str | Sequence[int]
 
@@ -67,10 +69,12 @@ def estimates(
         if model.facts.attention == "causal":
             if scoring.guidance_scale:
                 raise ConfigError("guidance_scale is for diffusion models; this one is autoregressive, with no masks.")
-            first = [beginning(tokenizer)]
-            whole = [(prompt or first, target) for prompt, target in pairs]
             yield from causal_log_likelihoods(
-                model, whole, batch_size=scoring.batch_size, profiled=scoring.profiled, device=model.device
+                model,
+                _begun(tokenizer, pairs),
+                batch_size=scoring.batch_size,
+                profiled=scoring.profiled,
+                device=model.device,
             )
         else:
             how: LikelihoodEstimator | BlockwiseEstimator = LikelihoodEstimator(
@@ -85,6 +89,28 @@ def estimates(
             if model.facts.attention == "block_causal":
                 how = BlockwiseEstimator(how, _block_size(model), halves=model.family.shift)
             yield from how.many(model, pairs, device=model.device, numbers=numbers)
+
+
+def greedy_verdicts(
+    model: DiffusionModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], scoring: Scoring
+) -> Iterator[tuple[int, bool]]:
+    """Index of each pair, and whether greedy decoding writes its target: see `GreedyWriting`.
+
+    For models that see a whole row, and autoregressive ones.
+    """
+    with evaluating(model):
+        if model.facts.attention == "causal":
+            whole = _begun(tokenizer, pairs)
+            settings = {"mask_token_id": model.mask_token_id, "batch_size": scoring.batch_size}
+            yield from are_greedy_causal(model, whole, **settings, device=model.device)
+        else:
+            how = GreedyWriting(mask_token_id(tokenizer, model), scoring.batch_size, scoring.guidance_scale)
+            yield from how.many(model, pairs, device=model.device)
+
+
+def _begun(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs, with what begins a text before a target that stands alone."""
+    return [(prompt or [beginning(tokenizer)], target) for prompt, target in pairs]
 
 
 def _block_size(model: DiffusionModel) -> int:

@@ -5,16 +5,20 @@ Knows neither masks nor estimates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from unmask.diffusion.noising import absorb
 from unmask.types import AttentionSpec, Denoiser
+
+# ids of a prompt, and of what follows it
+Pair = tuple[Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,41 @@ def cross_entropy(logits: Float[Tensor, "n V"], targets: Int[Tensor, " n"]) -> F
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
+def by_length(pairs: Sequence[Pair]) -> list[int]:
+    """Indices of pairs, the longest first, of equal ones those with the same prompt together."""
+    return sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]) - len(pairs[i][1]), list(pairs[i][0])))
+
+
+@dataclass(frozen=True)
+class Fed:
+    """Rows of any lengths as the denoiser takes them.
+
+    Attributes:
+        tokens_BL: int64, padded at the ends, on the denoiser's device.
+        attention: hides what is padded, where that is needed.
+    """
+
+    tokens_BL: Int[Tensor, "B L"]
+    attention: AttentionSpec | None
+
+    @staticmethod
+    def of(rows: Sequence[Tensor], device: torch.device | str, *, is_causal: bool = False) -> Fed:
+        """Lay out int64 ids, `[L]` of each row; where rows are `is_causal`, nothing behind a token is seen anyway."""
+        tokens_BL = pad_sequence(list(rows), batch_first=True)
+        length_B1 = torch.tensor([[len(row)] for row in rows])
+        attention = None
+        if not is_causal and int(length_B1.min()) < tokens_BL.shape[1]:
+            document_BL = (torch.arange(tokens_BL.shape[1]) < length_B1).long() - 1
+            attention = AttentionSpec(document_BL=document_BL.to(device), packed=False)
+        return Fed(tokens_BL.to(device), attention)
+
+    def guidance(self, scale: float, prompts: Sequence[int], mask_token_id: int) -> Guidance:
+        """Guidance that hides so many first tokens of each row."""
+        column_L = torch.arange(self.tokens_BL.shape[1])
+        prompt_BL = column_L < torch.tensor(prompts)[:, None]
+        return Guidance(scale, prompt_BL.to(self.tokens_BL.device), mask_token_id)
+
+
 @dataclass(frozen=True)
 class _Row:
     """A row to be fed; and at which columns which targets are asked for, adding up in which slot."""
@@ -171,7 +210,7 @@ class Questions:
             width = max(len(line.ids) for line in chunk)
             flat = torch.cat([row * width + at for row, at, _, _ in asked])
             if len(flat):
-                nll.append(self._nll(denoiser, chunk, width, flat, torch.cat([targets for _, _, targets, _ in asked])))
+                nll.append(self._nll(denoiser, chunk, flat, torch.cat([targets for _, _, targets, _ in asked])))
                 slot += [torch.full(at.shape, number) for _, at, _, number in asked]
                 column += [at for _, at, _, _ in asked]
         self.rows, self.slots = {}, 0
@@ -185,17 +224,9 @@ class Questions:
         for start in range(0, len(rows), self.batch_size):
             yield rows[start : start + self.batch_size]
 
-    def _nll(self, denoiser: Denoiser, chunk: list[_Row], width: int, flat: Tensor, targets: Tensor) -> Tensor:
-        tokens_BL = torch.zeros(len(chunk), width, dtype=torch.int64)
-        length_B1 = torch.tensor([[len(row.ids)] for row in chunk])
-        for tokens_L, row in zip(tokens_BL, chunk, strict=True):
-            tokens_L[: len(row.ids)] = row.ids
-        column_L, guidance, attention = torch.arange(width), None, None
-        if not self.is_causal and int(length_B1.min()) < width:
-            document_BL = (column_L < length_B1).long() - 1
-            attention = AttentionSpec(document_BL=document_BL.to(self.device), packed=False)
+    def _nll(self, denoiser: Denoiser, chunk: list[_Row], flat: Tensor, targets: Tensor) -> Tensor:
+        fed, guidance = Fed.of([row.ids for row in chunk], self.device, is_causal=self.is_causal), None
         if self.guidance_scale:
-            prompt_BL = column_L < torch.tensor([[row.prompt] for row in chunk])
-            guidance = Guidance(self.guidance_scale, prompt_BL.to(self.device), self.mask_token_id)
-        tokens_BL, flat, targets = (ids.to(self.device) for ids in (tokens_BL, flat, targets))
-        return nll_at(denoiser, tokens_BL, flat, targets, attention=attention, guidance=guidance)
+            guidance = fed.guidance(self.guidance_scale, [row.prompt for row in chunk], self.mask_token_id)
+        flat, targets = flat.to(self.device), targets.to(self.device)
+        return nll_at(denoiser, fed.tokens_BL, flat, targets, attention=fed.attention, guidance=guidance)

@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from unmask.diffusion.noising import absorb
 from unmask.errors import ConfigError, did_you_mean
-from unmask.objectives.asking import Guidance, Questions, logits_at, masked_nll_sums
+from unmask.objectives.asking import Guidance, Pair, Questions, by_length, masked_nll_sums
 from unmask.objectives.profile import Profile, profile_of
 from unmask.objectives.target_masks import LikelihoodEstimate, TargetMasks, target_masks
 from unmask.types import Denoiser
@@ -35,7 +34,6 @@ __all__ = [
 ]
 
 METHODS = ("exact_count", "bernoulli")
-Pair = tuple[Sequence[int], Sequence[int]]
 # forwards' worth of rows that are gathered, so that equal rows meet and rows of one length come together
 _AHEAD = 16
 
@@ -164,32 +162,6 @@ class LikelihoodEstimator:
             questions.ask(x0_L.index_fill(0, at, self.mask_token_id), at, x0_L[at], prompt=start)
         return first
 
-    @torch.no_grad()
-    def is_greedy(self, denoiser: Denoiser, prompt_ids: Int[Tensor, " P"], target_ids: Int[Tensor, " n"]) -> bool:
-        """Whether decoding greedily, the most confident token first and one per forward, gives the target.
-
-        Stops at the first token that differs. Arguments as in `log_likelihood`.
-        """
-        prompt, length = len(prompt_ids), len(target_ids)
-        x0_BL = torch.cat([prompt_ids, target_ids])[None]
-        is_masked_BL = torch.arange(prompt + length, device=x0_BL.device)[None] >= prompt
-        for _ in range(length):
-            tokens_BL = absorb(x0_BL, is_masked_BL, self.mask_token_id)
-            places = is_masked_BL[0].nonzero()[:, 0]
-            logits = logits_at(denoiser, tokens_BL, places, guidance=self._guidance(tokens_BL, prompt))
-            confidence, predicted = logits.float().softmax(-1).max(-1)
-            best = confidence.argmax()
-            if int(predicted[best]) != int(x0_BL[0, places[best]]):
-                return False
-            is_masked_BL[0, places[best]] = False
-        return True
-
-    def _guidance(self, tokens_BL: Tensor, prompt: int) -> Guidance | None:
-        if self.guidance_scale == 0:
-            return None
-        prompt_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device) < prompt
-        return Guidance(self.guidance_scale, prompt_L.expand(tokens_BL.shape), self.mask_token_id)
-
 
 def windows(pairs: Sequence[Pair], batch_size: int, rows_of: Callable[[int], int]) -> Iterator[list[int]]:
     """Indices of pairs, some forwards' worth at a time, the longest first; those of one prompt come together."""
@@ -202,11 +174,6 @@ def windows(pairs: Sequence[Pair], batch_size: int, rows_of: Callable[[int], int
             yield window
             window, rows = [], 0
     yield window
-
-
-def by_length(pairs: Sequence[Pair]) -> list[int]:
-    """Indices of pairs, the longest first, of equal ones those with the same prompt together."""
-    return sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]) - len(pairs[i][1]), list(pairs[i][0])))
 
 
 def causal_log_likelihoods(
