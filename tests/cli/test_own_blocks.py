@@ -69,4 +69,4 @@ def test_eval_tables(model: str, flags: tuple[str, ...], size: int, tmp_path: Pa
     (tmp_path / "asked.jsonl").write_text(json.dumps({"messages": asked}) + "\n")
     named = ("--model_name_or_path", model, "--dataset_args", str(tmp_path / "asked.jsonl"))
     assert main(["eval", "tables", *named, "--max_new_tokens", "8", "--json", *flags]) == 0
-    assert json.loads(capsys.readouterr().out)["decoding"]["block_size"] == size
+    assert json.loads(capsys.readouterr().out)["settings"]["decoding"]["block_size"] == size

@@ -90,11 +90,13 @@ def test_figures_by_group() -> None:
     results = answered(["count", "count", "sum", "sum"], [True, False, True, True])
     # 3 of 4; F1 of the wrong one is 2 * 0.5 / 1.5
     totals = results.totals
-    assert totals["count"] == 4 and totals["em"]["mean"] == 0.75 and totals["denotation"]["mean"] == 0.75
-    assert totals["f1"]["mean"] == pytest.approx((3 + 2 / 3) / 4)
-    assert totals["em"]["low"] < 0.75 < totals["em"]["high"]
+    assert totals["em"].count == 4 and totals["em"].mean == 0.75 and totals["denotation"].mean == 0.75
+    assert totals["f1"].mean == pytest.approx((3 + 2 / 3) / 4)
+    assert totals["em"].low < 0.75 < totals["em"].high
+    # of 1, 0, 1, 1: the variance is 1/4, and a mean of four has half its root
+    assert totals["em"].stderr == pytest.approx(0.25)
     kinds = results.breakdown["kind"]
-    assert {kind: figures["em"]["mean"] for kind, figures in kinds.items()} == {"count": 0.5, "sum": 1.0}
+    assert {kind: figures["em"].mean for kind, figures in kinds.items()} == {"count": 0.5, "sum": 1.0}
     assert set(results.breakdown) == {"kind"}  # tables and answers are all of one size
 
 
@@ -102,7 +104,7 @@ def test_groups_by_size_are_in_order() -> None:
     records = [record(table(rows), "w " * words) for rows, words in ((60, 9), (1, 1), (7, 2), (15, 5), (30, 3))]
     groups = score_predictions([*records, record("no table", "x")], [""] * 6).breakdown
     assert list(groups["table rows"]) == ["1-5", "6-10", "11-20", "21-50", "51+", "no table"]
-    assert {name: figures["count"] for name, figures in groups["answer words"].items()} == {
+    assert {name: figures["em"].count for name, figures in groups["answer words"].items()} == {
         "1": 2,
         "2-3": 2,
         "4-7": 1,

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli import sampling
 from unmask.cli.config import Parsed, parse
+from unmask.cli.eval_folder import check_alone, check_counts, evaluation_folder, teller, write_and_print
 from unmask.cli.options import OptionTable
-from unmask.errors import ConfigError, ResourceError
+from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
     from unmask.evaluation.likelihood import Passage
@@ -86,16 +83,12 @@ def run(argv: list[str]) -> int:
         return 0
     sampling.say_notes(parsed)
     _check(parsed)
-    folder = _folder(parsed)
-    from unmask.evaluation import report
-
+    folder = evaluation_folder(parsed)
     began = time.perf_counter()
     texts, notes = _read(parsed)
     lm = sampling.load_model(parsed)
     found = _evaluated(parsed, lm, _passages(parsed, lm, texts), tuple(notes), folder, began)
-    if folder is not None:
-        report.write(folder, found)
-    print(json.dumps(found, ensure_ascii=False) if parsed["json"] else report.page(found))
+    write_and_print(parsed, folder, found)
     return 0
 
 
@@ -104,26 +97,8 @@ def _check(parsed: Parsed) -> None:
         raise ConfigError("eval likelihood scores texts. Give --dataset_args FILE, or --text TEXT; one of them.")
     if parsed["answers"] and parsed["text"] is not None:
         raise ConfigError("--answers scores conversations. Give them by --dataset_args, in place of --text.")
-    for name in ("samples", "batch_size", "limit"):
-        if parsed[name] is not None and parsed[name] < 1:
-            raise ConfigError(f"{name} is {parsed[name]}; it must be at least 1.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("eval likelihood runs in one process. Start it without accelerate launch or torchrun.")
-
-
-def _folder(parsed: Parsed) -> Path | None:
-    if parsed["output_dir"] is None:
-        return None
-    from unmask.evaluation.report import CASES
-
-    folder = Path(parsed["output_dir"]).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if parsed["fresh"]:
-            (folder / CASES).unlink(missing_ok=True)
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror or error}. Choose another one.") from None
-    return folder
+    check_counts(parsed, "samples", "batch_size", "limit")
+    check_alone("eval likelihood")
 
 
 def _read(parsed: Parsed) -> tuple[list[Any], list[str]]:
@@ -156,7 +131,8 @@ def _evaluated(
 
     settings = likelihood.LikelihoodSettings(parsed["samples"], parsed["seed"], parsed["batch_size"])
     cases_file = None if folder is None else folder / report.CASES
-    cases = likelihood.score_passages(lm, passages, settings, cases_file=cases_file, progress=_teller())
+    progress = teller("passages", "scored")
+    cases = likelihood.score_passages(lm, passages, settings, cases_file=cases_file, progress=progress)
     is_exact = lm.model.facts.attention == "causal"
     kind = "Exact likelihoods." if is_exact else "Bounds: the model may predict better than this, not worse."
     result = report.Result(
@@ -172,22 +148,3 @@ def _evaluated(
         notes=(kind, "Standard errors are of the masks drawn, not of the choice of texts.", *notes),
     )
     return report.document(result)
-
-
-def _teller() -> Callable[[int, int], None]:
-    """Says how far it is, a line for every tenth, with the time that is left."""
-    began, first, said = time.perf_counter(), [-1], [0]
-
-    def tell(done: int, total: int) -> None:
-        if first[0] < 0:
-            first[0] = done
-            if done:
-                print(f"{done:,} of {total:,} passages were scored before", file=sys.stderr)
-        share = 10 * done // max(total, 1)
-        if share > said[0]:
-            said[0] = share
-            seconds = time.perf_counter() - began
-            left = seconds / max(done - first[0], 1) * (total - done)
-            print(f"{done:,} of {total:,} passages, {seconds:.0f} s, {left:.0f} s left", file=sys.stderr)
-
-    return tell

@@ -1,37 +1,46 @@
-"""`unmask eval tables`: a model's answers to a file of questions, scored. Parsing, printing, and three files."""
+"""`unmask eval tables`: answers to a file of questions, scored. Parsing, printing, and the files of a report."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.cli import sampling
 from unmask.cli.config import Parsed, parse
+from unmask.cli.eval_folder import (
+    check_alone,
+    check_counts,
+    evaluation_folder,
+    teller,
+    unwritable,
+    write_and_print,
+)
 from unmask.cli.options import OptionTable
-from unmask.errors import ConfigError, ResourceError
+from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
     from unmask.evaluation.tables import TableResults
     from unmask.generation.options import GenerationOptions
+    from unmask.lm import DiffusionLM
 
 DOES = (
     "Let a model answer the last question of every conversation and compare with the answer that stands there: exact "
-    "match, F1 of words, and denotation accuracy for WikiTableQuestions. Tables too long for the model lose their last "
-    "rows, and it is said how many."
+    "match and F1 of words, and what each corpus measures itself. Tables too long for the model lose their last rows, "
+    "and it is said how many."
 )
 EXAMPLES = """\
 examples:
   unmask eval tables --model_name_or_path runs/tables --dataset_args wtq-seen.jsonl --output_dir runs/tables-eval
   unmask eval tables --model_name_or_path BASE --adapter runs/lora --dataset_args "mine.jsonl[test:200]"
+  unmask eval tables --model_name_or_path BASE --dataset_args tabfact.jsonl --scoring likelihood --output_dir facts
   unmask eval tables --baseline majority --dataset_args wtq-seen.jsonl
 """
-CASES, RESULTS, PAGE = "cases.jsonl", "results.json", "results.md"
+ERRORS = "errors.html"
 ANSWER_TOKENS = 32
 
 
@@ -50,11 +59,23 @@ class EvalTablesArguments:
     dataset_args: str | None = None
     """Conversations: files, folders, Hub ids; test:N or a split of its own for testing is taken where there is one."""
     output_dir: str | None = None
-    """Folder for cases.jsonl, results.json and results.md; an interrupted evaluation there is gone on with."""
+    """Folder for cases.jsonl, results.json, .md, .html and errors.html; an interrupted evaluation is gone on with."""
     limit: int | None = None
     """Ask the first so many questions only."""
     batch_size: int = 16
     """Questions answered together; changes no answer."""
+    scoring: Literal["generation", "likelihood"] = "generation"
+    """generation: the model writes its answer; likelihood: its answer is the likeliest of a few choices."""
+    choices: list[str] = field(default_factory=list)
+    """Of likelihood: the possible answers, as yes,no; the different right answers of the data unless given."""
+    calibrate: bool = False
+    """Of likelihood: take away how likely a choice is after a question that says nothing."""
+    samples: int = 32
+    """Of likelihood: masked copies of a choice; a choice of one token needs but one."""
+    sentence_scores: bool = False
+    """Count ROUGE and BLEU too; FeTaQA's answers always have them (needs the extra `eval`)."""
+    error_cases: int = 20
+    """Wrong answers on the page errors.html, evenly spaced among all; 0: no page."""
     fresh: bool = False
     """Ask everything again, though output_dir has answers."""
     device: str = "auto"
@@ -89,22 +110,20 @@ def run(argv: list[str]) -> int:
         return 0
     sampling.say_notes(parsed)
     _check(parsed)
-    options, folder = _options(parsed), _folder(parsed)
+    options, folder = _options(parsed), evaluation_folder(parsed)
+    from unmask.evaluation import report
     from unmask.evaluation.questions import load_questions
-    from unmask.evaluation.results import document, page
 
     records, notes = load_questions(parsed["dataset_args"], parsed["limit"])
+    began = time.perf_counter()
+    asked = _Asked(parsed, records, options, None if folder is None else folder / report.CASES)
+    answered = asked.baseline() if parsed["baseline"] else asked.model()
     for line in notes:
         print(line, file=sys.stderr)
-    began = time.perf_counter()
-    results, about = (_baseline if parsed["baseline"] else _ask)(parsed, records, options, folder)
-    about |= {"dataset_args": parsed["dataset_args"], "seconds": round(time.perf_counter() - began, 1)}
-    found = document(results, records, about)
-    text = page(found)
-    if folder is not None:
-        _write(folder / RESULTS, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-        _write(folder / PAGE, text)
-    print(json.dumps(found, ensure_ascii=False) if parsed["json"] else text)
+    found = _document(asked, answered, round(time.perf_counter() - began, 1), notes)
+    if folder is not None and parsed["error_cases"]:
+        _write_errors(folder / ERRORS, asked, answered, found)
+    write_and_print(parsed, folder, found)
     return 0
 
 
@@ -113,10 +132,29 @@ def _check(parsed: Parsed) -> None:
         raise ConfigError("--dataset_args is missing. Name a file of conversations: --dataset_args questions.jsonl")
     if parsed["baseline"] and parsed["model_name_or_path"]:
         raise ConfigError("--baseline answers instead of a model: leave --model_name_or_path out, or --baseline.")
-    if parsed["batch_size"] < 1:
-        raise ConfigError(f"--batch_size is {parsed['batch_size']}; it must be at least 1.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("eval tables runs in one process. Start it without accelerate launch or torchrun.")
+    if parsed["error_cases"] < 0:
+        raise ConfigError(f"--error_cases is {parsed['error_cases']}; it must be at least 0.")
+    check_counts(parsed, "batch_size", "samples")
+    _check_scoring(parsed)
+    if parsed["sentence_scores"]:
+        from unmask.evaluation.sentences import check_installed
+
+        check_installed()
+    check_alone("eval tables")
+
+
+def _check_scoring(parsed: Parsed) -> None:
+    """What belongs to one way of scoring is refused with the other: it would do nothing."""
+    by_likelihood = parsed["scoring"] == "likelihood"
+    if by_likelihood and parsed["baseline"]:
+        raise ConfigError("--scoring likelihood asks a model, and --baseline none. Leave one of them out.")
+    generation = [option.name for option in sampling.generation_options() if option.name != "seed"]
+    misplaced = generation if by_likelihood else ["choices", "calibrate", "samples"]
+    for name in misplaced:
+        if name in parsed:
+            raise ConfigError(
+                f"{parsed.label(name)} has no effect with --scoring {parsed['scoring']}. Leave one of them out."
+            )
 
 
 def _options(parsed: Parsed) -> GenerationOptions:
@@ -125,79 +163,102 @@ def _options(parsed: Parsed) -> GenerationOptions:
     return replace(options, **whole)
 
 
-def _folder(parsed: Parsed) -> Path | None:
-    if parsed["output_dir"] is None:
-        return None
-    folder = Path(parsed["output_dir"]).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if parsed["fresh"]:
-            (folder / CASES).unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    return folder
+@dataclass(frozen=True)
+class _Answered:
+    """Results, and who gave them: a model or none, and the settings."""
+
+    results: TableResults
+    settings: dict[str, Any]
+    lm: DiffusionLM | None = None
+    options: GenerationOptions | None = None
 
 
-def _ask(
-    parsed: Parsed, records: Sequence[dict[str, Any]], options: GenerationOptions, folder: Path | None
-) -> tuple[TableResults, dict[str, Any]]:
-    lm = sampling.load_model(parsed)
-    if parsed["model"] not in (None, lm.family.name):
-        raise ConfigError(f'--model is "{parsed["model"]}", but the checkpoint is of the family {lm.family.name}.')
-    options = sampling.own_blocks(options, parsed, lm)
-    from unmask.evaluation.results import about_model
-    from unmask.evaluation.tables import evaluate_tables
+@dataclass(frozen=True)
+class _Asked:
+    """Questions, and whom to ask how."""
 
-    results = evaluate_tables(
-        lm,
-        records,
-        options=options,
-        batch_size=parsed["batch_size"],
-        cases_file=None if folder is None else folder / CASES,
-        progress=_teller(),
+    parsed: Parsed
+    records: Sequence[dict[str, Any]]
+    options: GenerationOptions
+    cases_file: Path | None
+
+    def model(self) -> _Answered:
+        lm = sampling.load_model(self.parsed)
+        if self.parsed["model"] not in (None, lm.family.name):
+            raise ConfigError(
+                f'--model is "{self.parsed["model"]}", but the checkpoint is of the family {lm.family.name}.'
+            )
+        return self._chosen(lm) if self.parsed["scoring"] == "likelihood" else self._written(lm)
+
+    def _written(self, lm: DiffusionLM) -> _Answered:
+        from unmask.evaluation.tables import evaluate_tables
+
+        options = sampling.own_blocks(self.options, self.parsed, lm)
+        results = evaluate_tables(
+            lm,
+            self.records,
+            options=options,
+            batch_size=self.parsed["batch_size"],
+            sentences=self.parsed["sentence_scores"],
+            cases_file=self.cases_file,
+            progress=teller("questions", "answered"),
+        )
+        return _Answered(results, {"scoring": "generation", "decoding": asdict(options)}, lm, options)
+
+    def _chosen(self, lm: DiffusionLM) -> _Answered:
+        from unmask.evaluation.choices import ChoiceSettings, choose_answers, right_answers
+
+        settings = ChoiceSettings(
+            tuple(self.parsed["choices"]) or right_answers(self.records),
+            *(self.parsed[name] for name in ("calibrate", "samples", "seed", "batch_size")),
+        )
+        told = teller("questions", "answered")
+        results = choose_answers(lm, self.records, settings, cases_file=self.cases_file, progress=told)
+        return _Answered(results, {"scoring": "likelihood", **asdict(settings)}, lm)
+
+    def baseline(self) -> _Answered:
+        from unmask.evaluation.baselines import BASELINES
+        from unmask.evaluation.tables import score_predictions
+
+        answers = BASELINES[self.parsed["baseline"]](self.records)
+        sentences = self.parsed["sentence_scores"]
+        results = score_predictions(self.records, answers, sentences=sentences, cases_file=self.cases_file)
+        return _Answered(results, {"baseline": self.parsed["baseline"]})
+
+
+def _document(asked: _Asked, answered: _Answered, seconds: float, notes: Sequence[str]) -> dict[str, Any]:
+    from unmask.evaluation import report
+    from unmask.evaluation.results import result
+
+    parsed, lm = asked.parsed, answered.lm
+    found = result(
+        answered.results,
+        asked.records,
+        baselines=lm is not None,
+        data=parsed["dataset_args"],
+        model=None if lm is None else report.model_facts(lm, parsed["model_name_or_path"], parsed["adapter"]),
+        settings=answered.settings,
+        seed=parsed["seed"],
+        seconds=seconds,
+        notes=tuple(notes),
     )
-    return results, about_model(lm, parsed["model_name_or_path"], parsed["adapter"], options)
+    return report.document(found)
 
 
-def _baseline(
-    parsed: Parsed, records: Sequence[dict[str, Any]], options: GenerationOptions, folder: Path | None
-) -> tuple[TableResults, dict[str, Any]]:
-    del options
-    from unmask.evaluation.baselines import BASELINES
-    from unmask.evaluation.tables import score_predictions
+def _write_errors(file: Path, asked: _Asked, answered: _Answered, found: dict[str, Any]) -> None:
+    from unmask.evaluation.error_page import Errors, error_page, recorded, wrong
 
-    answers = BASELINES[parsed["baseline"]](records)
-    results = score_predictions(records, answers, cases_file=None if folder is None else folder / CASES)
-    return results, {"baseline": parsed["baseline"]}
-
-
-def _teller() -> Callable[[int, int], None]:
-    """Says how far it is, a line for every tenth, with the time that is left."""
-    began, first, said = time.perf_counter(), [-1], [0]
-
-    def tell(done: int, total: int) -> None:
-        if first[0] < 0:
-            first[0] = done
-            if done:
-                print(f"{done:,} of {total:,} questions were answered before", file=sys.stderr)
-        share = 10 * done // max(total, 1)
-        if share > said[0]:
-            said[0] = share
-            seconds = time.perf_counter() - began
-            left = seconds / max(done - first[0], 1) * (total - done)
-            print(f"{done:,} of {total:,} questions, {seconds:.0f} s, {left:.0f} s left", file=sys.stderr)
-
-    return tell
-
-
-def _write(file: Path, text: str) -> None:
+    cases = answered.results.cases
+    shown = wrong(cases, asked.parsed["error_cases"])
+    recording = None
+    if answered.lm is not None and answered.options is not None and shown:
+        recording = recorded(answered.lm, asked.records, shown, answered.options, asked.parsed["batch_size"])
+    model = found["model"] or {}
+    name = " + ".join(model[part] for part in ("name", "adapter") if model.get(part))
+    about = {"answered by": name or f"baseline {asked.parsed['baseline']}", "data": found["data"], "at": found["at"]}
     part = file.with_name(f"{file.name}.part")
     try:
-        part.write_text(text, "utf-8")
+        part.write_text(error_page(Errors(asked.records, cases, shown, about, recording)), "utf-8")
         os.replace(part, file)
     except OSError as error:
-        raise _unwritable(file, error) from None
-
-
-def _unwritable(place: Path, error: OSError) -> ResourceError:
-    return ResourceError(f"cannot write {place}: {error.strerror or error}. Choose another --output_dir.")
+        raise unwritable(file, error) from None

@@ -22,10 +22,11 @@ class Case:
         id, kind, source: of the record; empty where it has none.
         question: the record's, or the whole last turn of the user.
         gold, prediction: the right answer and the given one.
-        metrics: `em`, `f1`, and `denotation` for WikiTableQuestions; from 0 to 1.
+        metrics: name -> figure, from 0 to 1; see `answer_scores`.
         table_rows: rows of the table that were shown; None: no table.
         rows_left_out: rows that were not, because the model has no room for them.
         finish_reason: stop, length (the answer was cut off), or too_long (it was never asked).
+        choices: of an answer that was chosen from some: each of these, its score in nats, and that score's error.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Case:
     table_rows: int | None = None
     rows_left_out: int = 0
     finish_reason: str = "stop"
+    choices: dict[str, list[float]] | None = None
 
 
 class CasesFile:
@@ -84,7 +86,8 @@ class CasesFile:
 
 
 def _line(key: str, case: Case) -> str:
-    return json.dumps(asdict(case) | {"key": key}, ensure_ascii=False) + "\n"
+    fields = {name: value for name, value in asdict(case).items() if name != "choices" or value is not None}
+    return json.dumps(fields | {"key": key}, ensure_ascii=False) + "\n"
 
 
 def _read(path: Path, keys: set[str]) -> Iterator[tuple[str, Case]]:

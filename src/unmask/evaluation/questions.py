@@ -14,8 +14,9 @@ from unmask.data.spec import parse_dataset_args
 from unmask.errors import ConfigError, DataError
 
 # what scoring and counting want to know, and what it must be
-_BESIDE = ("id", "kind", "source", "question", "table_id")
+_BESIDE = ("id", "kind", "source", "question", "table_id", "scale")
 _LISTS = ("answers", "canonical")
+_COUNTS = ("rows_left_out",)
 
 
 def load_questions(dataset_args: str, limit: int | None = None) -> tuple[list[dict[str, Any]], list[str]]:
@@ -80,7 +81,8 @@ def _beside(opened: Opened) -> dict[str, dict[str, Any]]:
 def _known(fields: dict[str, Any]) -> dict[str, Any]:
     texts = {name: str(fields[name]) for name in _BESIDE if isinstance(fields.get(name), str | int)}
     lists = {name: fields[name] for name in _LISTS if _is_texts(fields.get(name))}
-    return texts | lists
+    counts = {name: fields[name] for name in _COUNTS if isinstance(fields.get(name), int)}
+    return texts | lists | counts
 
 
 def _is_texts(value: Any) -> bool:

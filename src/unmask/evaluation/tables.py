@@ -8,25 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unmask.data.chat import prompt_ids
-from unmask.data.table_text import read_table, shorten
+from unmask.data.table_text import read_table
 from unmask.errors import DataError
+from unmask.evaluation.answer_scores import Record, answer_metrics, figures, gold_of
 from unmask.evaluation.cases import Case, CasesFile
-from unmask.evaluation.intervals import bootstrap, wilson
-from unmask.evaluation.scores import denotation_accuracy, exact_match, token_f1
+from unmask.evaluation.fitting import fitted
+from unmask.evaluation.report import Metric
 from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM
 from unmask.lm.attention import own_blocks
 from unmask.lm.identity import fingerprint
 
-Record = Mapping[str, Any]
 Progress = Callable[[int, int], None]
-METRICS = ("em", "f1", "denotation")
 _ROWS = ((5, "1-5"), (10, "6-10"), (20, "11-20"), (50, "21-50"))
 _WORDS = ((1, "1"), (3, "2-3"), (7, "4-7"))
 
@@ -38,12 +36,12 @@ class TableResults:
     cases: list[Case] = field(default_factory=list)
 
     @property
-    def totals(self) -> dict[str, Any]:
-        """`count`, and mean and 95 % interval of each metric."""
+    def totals(self) -> dict[str, Metric]:
+        """Name -> mean, standard error and 95 % interval of each metric."""
         return figures(self.cases)
 
     @property
-    def breakdown(self) -> dict[str, dict[str, dict[str, Any]]]:
+    def breakdown(self) -> dict[str, dict[str, dict[str, Metric]]]:
         """The same by kind of question, source, rows of the table and words of the answer, where there are several."""
         groups = {
             "kind": _grouped(self.cases, lambda case: case.kind),
@@ -61,6 +59,7 @@ class TableResults:
             "tables were shortened to fit the model: their last rows left out": shortened,
             "questions do not fit the model at all and count as wrong": self._ended("too_long"),
             "answers were cut off at max_new_tokens": self._ended("length"),
+            "choices are closer than two standard errors of their masks": sum(map(_is_close, self.cases)),
         }
         return [f"{count:,} of {len(self.cases):,} {what}" for what, count in said.items() if count]
 
@@ -74,6 +73,7 @@ def evaluate_tables(
     *,
     options: GenerationOptions | None = None,
     batch_size: int = 16,
+    sentences: bool = False,
     cases_file: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> TableResults:
@@ -85,39 +85,60 @@ def evaluate_tables(
             `answers` and `canonical` are used where they are there.
         options: of the generation; None: greedy, 32 new tokens in one block, or in those of a block-causal checkpoint.
         batch_size: questions answered together; changes no answer.
+        sentences: count ROUGE and BLEU; FeTaQA's always are.
         cases_file: JSONL of cases, written as they come; those that it holds already are not asked again.
         progress: called with how many questions are done, and of how many.
 
     Raises:
         DataError: a record is no conversation with an answer.
         ConfigError: `cases_file` holds cases of another model, other records or settings.
-        ResourceError: it cannot be written.
+        ResourceError: it cannot be written, or what counts ROUGE and BLEU is not installed.
     """
     options = options or own_blocks(GenerationOptions(max_new_tokens=32, block_size=32, steps=32), lm.model.facts)
-    for number, record in enumerate(records):
-        _check(record, number)
-    stamp = json.dumps([fingerprint(lm), asdict(options)], default=str)
-    keys = [_key(stamp, record, number) for number, record in enumerate(records)]
-    journal = CasesFile(None if cases_file is None else Path(cases_file), keys)
+    journal, keys = opened(lm, records, [asdict(options), *(["sentences"] if sentences else [])], cases_file)
     asked = _Asked(lm, options)
     left = [number for number, key in enumerate(keys) if key not in journal.cases]
-    waiting = sorted(((number, *asked.fitted(records[number])) for number in left), key=lambda item: len(item[1] or ()))
+    waiting = sorted(
+        ((number, *fitted(lm, records[number], options.max_new_tokens)) for number in left),
+        key=lambda item: len(item[1] or ()),
+    )
     _tell(progress, len(records) - len(waiting), len(records))
-    for batch in _batches(waiting, batch_size):
+    for batch in batches(waiting, batch_size):
         answers = asked.answers([(number, ids) for number, ids, _ in batch])
         for (number, _, lost), (text, ended) in zip(batch, answers, strict=True):
-            journal.add(keys[number], score(records[number], number, text, rows_left_out=lost, finish_reason=ended))
+            metrics = answer_metrics(records[number], text, sentences=sentences)
+            case = case_of(records[number], number, text, metrics, rows_left_out=lost, finish_reason=ended)
+            journal.add(keys[number], case)
         _tell(progress, len(journal.cases), len(records))
     return TableResults(journal.close())
 
 
+def opened(
+    lm: DiffusionLM, records: Sequence[Record], how: Sequence[Any], file: str | os.PathLike[str] | None
+) -> tuple[CasesFile, list[str]]:
+    """The cases that are there already, and the key of every record's case; `how` is all that its answer depends on.
+
+    Raises:
+        DataError, ConfigError, ResourceError: as `evaluate_tables`.
+    """
+    for number, record in enumerate(records):
+        _check(record, number)
+    stamp = json.dumps([fingerprint(lm), *how], default=str)
+    keys = [_key(stamp, record, number) for number, record in enumerate(records)]
+    return CasesFile(None if file is None else Path(file), keys), keys
+
+
 def score_predictions(
-    records: Sequence[Record], predictions: Sequence[str], *, cases_file: str | os.PathLike[str] | None = None
+    records: Sequence[Record],
+    predictions: Sequence[str],
+    *,
+    sentences: bool = False,
+    cases_file: str | os.PathLike[str] | None = None,
 ) -> TableResults:
     """Score answers that are there already.
 
     Args:
-        records: as for `evaluate_tables`.
+        records, sentences: as for `evaluate_tables`.
         predictions: one per record.
         cases_file: JSONL of cases to write.
 
@@ -130,41 +151,36 @@ def score_predictions(
     keys = [_key(text, record, number) for number, (record, text) in enumerate(pairs)]
     journal = CasesFile(None if cases_file is None else Path(cases_file), keys)
     for number, (key, (record, text)) in enumerate(zip(keys, pairs, strict=True)):
-        journal.cases[key] = score(record, number, text)
+        journal.cases[key] = case_of(record, number, text, answer_metrics(record, text, sentences=sentences))
     return TableResults(journal.close())
 
 
-def score(record: Record, number: int, prediction: str, *, rows_left_out: int = 0, finish_reason: str = "stop") -> Case:
+def case_of(
+    record: Record,
+    number: int,
+    prediction: str,
+    metrics: dict[str, float],
+    *,
+    rows_left_out: int = 0,
+    finish_reason: str = "stop",
+    choices: dict[str, list[float]] | None = None,
+) -> Case:
     """The case of one record; `number` stands for an id where there is none."""
-    gold, asked = record["messages"][-1]["content"].strip(), _last_question(record)
-    metrics = {"em": exact_match(gold, prediction), "f1": token_f1(gold, prediction)}
-    if record.get("source") == "wikitablequestions" and record.get("answers"):
-        metrics["denotation"] = denotation_accuracy(record["answers"], prediction, record.get("canonical"))
+    asked = str(record["messages"][-2]["content"])
     table = read_table(asked)
     return Case(
         id=str(record.get("id", number)),
         kind=str(record.get("kind", "")),
         source=str(record.get("source", "")),
         question=str(record.get("question") or asked),
-        gold=gold,
+        gold=gold_of(record),
         prediction=prediction,
         metrics=metrics,
         table_rows=None if table is None else len(table.rows) - rows_left_out,
         rows_left_out=rows_left_out,
         finish_reason=finish_reason,
+        choices=choices,
     )
-
-
-def figures(cases: Sequence[Case]) -> dict[str, Any]:
-    """`count`, and of each metric that some cases have its `count`, `mean`, and `low` and `high` of the interval."""
-    found: dict[str, Any] = {"count": len(cases)}
-    for name in METRICS:
-        values = [case.metrics[name] for case in cases if name in case.metrics]
-        if values:
-            # a share of right answers has an interval of its own
-            low, high = bootstrap(values) if name == "f1" else wilson(sum(values), len(values))
-            found[name] = {"count": len(values), "mean": sum(values) / len(values), "low": low, "high": high}
-    return found
 
 
 class _Asked:
@@ -172,20 +188,6 @@ class _Asked:
 
     def __init__(self, lm: DiffusionLM, options: GenerationOptions) -> None:
         self.lm, self.options = lm, options
-        self.room = lm.model.facts.shape.max_length - options.max_new_tokens
-
-    def fitted(self, record: Record) -> tuple[list[int] | None, int]:
-        """The prompt's ids and how many rows of its table were left out for want of room; None: it cannot fit."""
-        *before, last = record["messages"][:-1]
-
-        def ids(text: str) -> list[int]:
-            return prompt_ids([*before, {**last, "content": text}], self.lm.tokenizer)
-
-        whole = ids(last["content"])
-        if len(whole) <= self.room:
-            return whole, 0
-        found = shorten(last["content"], lambda text: len(ids(text)) <= self.room)
-        return (None, 0) if found is None else (ids(found[0]), found[1])
 
     def answers(self, batch: Sequence[tuple[int, list[int] | None]]) -> list[tuple[str, str]]:
         """Answer and finish reason for each (number, ids)."""
@@ -212,11 +214,8 @@ def _check(record: Record, number: int) -> None:
         raise DataError(f"record {number} has no question with an answer of the assistant after it in its messages.")
 
 
-def _last_question(record: Record) -> str:
-    return str(record["messages"][-2]["content"])
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """The items, `size` at a time."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
@@ -225,9 +224,17 @@ def _tell(progress: Progress | None, done: int, total: int) -> None:
         progress(done, total)
 
 
+def _is_close(case: Case) -> bool:
+    """Whether the two best choices might change places, had other masks been drawn."""
+    if case.choices is None or len(case.choices) < 2:
+        return False
+    (one, one_error), (two, two_error) = sorted(case.choices.values(), reverse=True)[:2]
+    return one - two < 2 * (one_error**2 + two_error**2) ** 0.5
+
+
 def _grouped(
     cases: Sequence[Case], name_of: Callable[[Case], str], order: Sequence[str] = ()
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, Metric]]:
     groups: dict[str, list[Case]] = {}
     for case in cases:
         groups.setdefault(name_of(case), []).append(case)
