@@ -228,11 +228,6 @@ def test_a_quantised_model_is_not_saved(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "saved").exists()
 
 
-def test_weights_that_are_divided(folder: Path, settings: Callable[..., Settings]) -> None:
-    with pytest.raises(ConfigError, match="load_in_4bit and weights divided over processes .* exclude each other"):
-        train(settings(model_name_or_path=str(folder), lora=True, load_in_4bit=True, fsdp="full_shard"), verb="sft")
-
-
 def test_both_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "x", "--model", str(folder), "--load_in_4bit", "--load_in_8bit"]) == 2
     assert "load_in_4bit and load_in_8bit exclude each other" in capsys.readouterr().err

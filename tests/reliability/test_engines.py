@@ -16,6 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 import unmask
+from tests import tiny
 from tests.reliability.conftest import IS_WHOLE
 from tests.reliability.ports import free_port
 from unmask.training.launch import config_path
@@ -29,8 +30,17 @@ CASES: dict[str, list[str]] = {
     "block": ["--objective", "block", "--block_size", "16", "--padding", "block", "--packing", "true"],
     "lora": ["--lora", "true", "--r", "4", "--lora_alpha", "8", "--lora_dropout", "0"],
 }
+# the largest bound wins, which is not the last
+BEST = ["--load_best_model_at_end", "true", "--metric_for_best_model", "nll", "--greater_is_better", "true"]
+BEST += ["--eval_steps", "1", "--save_steps", "1"]
+CASES |= {"best": [*BEST, "--freeze", "norms"], "best-lora": [*CASES["lora"], *BEST]}
+# layers in few bits take a multiple of 64 values: these have a base of their own
+WIDE = {"d_model": 64, "mlp_hidden_size": 128, "n_heads": 4, "n_kv_heads": 2}
+CASES |= {f"{bits}bit": [*CASES["lora"], f"--load_in_{bits}bit", "true"] for bits in (4, 8)}
 TOLD = {"ddp": "DDP", "fsdp2": "FSDP2", **{f"zero{stage}": f"DeepSpeed ZeRO-{stage}" for stage in (1, 2, 3)}}
 ENGINES = tuple(TOLD)
+# one worker of pytest does all runs, once
+pytestmark = pytest.mark.xdist_group("engines")
 
 
 @dataclass(frozen=True)
@@ -68,20 +78,31 @@ def gone_on_with(engine: str, case: str) -> list[Run]:
 
 
 # in the short form only what no other test of `make test` does
-COMPARED = [(engine, case) for engine in ENGINES for case in CASES] if IS_WHOLE else [("fsdp2", "lora")]
-RESUMED = [(engine, case) for engine in ENGINES for case in ("masked", "lora")] if IS_WHOLE else []
+COMPARED = [("fsdp2", "lora")]
+RESUMED: list[tuple[str, str]] = []
+LEFT = [("fsdp2", "best-lora")]
+if IS_WHOLE:
+    COMPARED = [(engine, case) for engine in ENGINES for case in ("masked", "block", "lora", "4bit")]
+    COMPARED += [("fsdp2", "8bit"), ("zero3", "8bit")]
+    RESUMED = [(engine, case) for engine in ENGINES for case in ("masked", "lora")]
+    RESUMED += [("fsdp2", "4bit"), ("zero3", "4bit")]
+    LEFT = [(engine, case) for engine in ENGINES for case in ("best", "best-lora")]
 
 
 def wanted() -> list[Run]:
     """All runs of all tests, each once, those before others first."""
-    runs = [reference(case) for _, case in COMPARED] + [Run(engine, 2, case) for engine, case in COMPARED]
+    runs = [reference(case) for _, case in COMPARED] + [Run(engine, 2, case) for engine, case in [*COMPARED, *LEFT]]
     for pair in RESUMED:
         runs += [started("none", pair[1]), started(*pair), *gone_on_with(*pair)]
-    return [run for run in dict.fromkeys(runs) if is_possible(run.engine)]
+    return [run for run in dict.fromkeys(runs) if lacking(run.engine, run.case) is None]
 
 
-def is_possible(engine: str) -> bool:
-    return not engine.startswith("zero") or find_spec("deepspeed") is not None
+def lacking(engine: str, case: str) -> str | None:
+    """Why something cannot be run here."""
+    needed = {"deepspeed": engine.startswith("zero"), "bitsandbytes": case.endswith("bit")}
+    extras = {"deepspeed": "deepspeed", "bitsandbytes": "quant"}
+    missing = next((name for name, is_needed in needed.items() if is_needed and find_spec(name) is None), None)
+    return missing and f'needs {missing}: pip install "unmask[{extras[missing]}]"'
 
 
 @dataclass(frozen=True)
@@ -101,7 +122,8 @@ class Ended:
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, conversations: Path) -> Ended:
     folder, runs = tmp_path_factory.mktemp("engines"), wanted()
-    jobs = [job(run, folder, checkpoint, conversations) for run in runs]
+    wide = tiny.write_checkpoint(folder / "wide", **WIDE)
+    jobs = [job(run, folder, wide if run.case.endswith("bit") else checkpoint, conversations) for run in runs]
     (folder / "jobs.json").write_text(json.dumps(jobs))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # of what DeepSpeed compiles with
     set_here = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path}
@@ -155,15 +177,15 @@ def samples(output: Path) -> list[Any]:
     return [each["recording"]["rows"] for each in read_report(output / "report.html")["samples"]]
 
 
-def skip_without(engine: str) -> None:
-    if not is_possible(engine):
-        pytest.skip('needs DeepSpeed: pip install "unmask[deepspeed]"')
+def skip_without_what_it_needs(engine: str, case: str) -> None:
+    if reason := lacking(engine, case):
+        pytest.skip(reason)
 
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("engine", "case"), COMPARED)
 def test_two_processes_learn_what_one_does(ended: Ended, figure: Callable[[str], None], engine: str, case: str) -> None:
-    skip_without(engine)
+    skip_without_what_it_needs(engine, case)
     output, expected = ended.at(Run(engine, 2, case)), ended.at(reference(case))
     for line, other in zip(told(output), told(expected), strict=True):
         assert line == pytest.approx(other, rel=1e-4)
@@ -185,7 +207,7 @@ def test_two_processes_learn_what_one_does(ended: Ended, figure: Callable[[str],
 def test_any_number_goes_on_from_a_checkpoint(
     ended: Ended, figure: Callable[[str], None], engine: str, case: str
 ) -> None:
-    skip_without(engine)
+    skip_without_what_it_needs(engine, case)
     expected = ended.at(reference(case)) / "checkpoint-final"
     for run in gone_on_with(engine, case):
         assert run.after is not None and ended.at(run.after)
@@ -193,6 +215,17 @@ def test_any_number_goes_on_from_a_checkpoint(
         assert f"resuming from {output / 'checkpoint-2'}" in Path(f"{output}.0.log").read_text()
         assert difference(output / "checkpoint-final", expected) < ROUNDING
     figure(f"    {TOLD[engine]}, {case}: two processes and one go on from its checkpoint, and it from one process's")
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(("engine", "case"), LEFT)
+def test_the_best_checkpoint_is_what_is_left(ended: Ended, engine: str, case: str) -> None:
+    skip_without_what_it_needs(engine, case)
+    output = ended.at(Run(engine, 2, case))
+    best = json.loads((output / "checkpoint-3" / "trainer_state.json").read_text())["best_global_step"]
+    assert best < 3
+    assert difference(output / "checkpoint-final", output / f"checkpoint-{best}") == 0
+    assert difference(output / "checkpoint-final", output / "checkpoint-3") > 10 * ROUNDING
 
 
 @pytest.mark.timeout(900)

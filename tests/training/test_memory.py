@@ -209,6 +209,17 @@ def test_a_quantised_base_is_an_eighth_and_a_bit(facts: Facts) -> None:
     assert whole - eight == linear
 
 
+def test_fsdp_leaves_layers_in_few_bits_whole(facts: Facts) -> None:
+    """What is divided halves with twice the processes; what is not can be told by what does not."""
+    for bits in (None, 4):
+        question = Question(facts, torch.bfloat16, LoraSettings(r=4), bits, 1, 8, bf16=True)
+        one, two, four = (estimate(question, "fsdp", ranks).weights for ranks in (1, 2, 4))
+        whole = 2 * four - two
+        assert whole == pytest.approx(2 * two - one, abs=2)
+        linear = facts.shape.layers * (4 * 64 * 64 + 3 * 64 * 160)
+        assert whole == pytest.approx(0 if bits is None else memory._QUANTISED[4] * linear, abs=2)
+
+
 def test_eight_bit_states() -> None:
     assert state_bytes("adamw_bnb_8bit", torch.empty(1024, 1024), 4) == 2 * (1024**2 + 4 * 4096)
     assert state_bytes("adamw_8bit", torch.empty(64), 4) == 2 * 4 * 64

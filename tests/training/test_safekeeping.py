@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -101,6 +102,54 @@ def test_one_that_is_replaced_stays_until_the_new_one_is_there(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_one_whose_successor_gets_no_name_keeps_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rename = saved(tmp_path, 3), Path.rename
+
+    def full(path: Path, target: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space left"):
+        saved(tmp_path, 3)
+    assert manifest.fault(folder) is None
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_one_that_cannot_be_deleted_is_told_and_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2, 3, 4):
+        saved(tmp_path, step)
+    rename = Path.rename
+
+    def denied(path: Path, target: Path) -> Path:
+        if path.name == "checkpoint-1":
+            raise PermissionError(1, "Operation not permitted")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", denied)
+    said = safekeeping.rotate(tmp_path, 2, None)
+    assert said is not None and re.search(r"checkpoint-1 should make room .* Operation not permitted", said)
+    assert [path.name for path in safekeeping.checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
+
+
+def test_one_that_another_user_closed_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older, closed, read = saved(tmp_path, 3), saved(tmp_path, 10), Path.read_text
+
+    def denied(path: Path, **how: str) -> str:
+        if closed in path.parents:
+            raise PermissionError(13, "Permission denied")
+        return read(path, **how)
+
+    # what the system calls say; root, as whom tests may run, may do everything
+    monkeypatch.setattr(safekeeping.os, "access", lambda path, _: Path(path) != closed)
+    monkeypatch.setattr(safekeeping.os.path, "isfile", lambda path: closed not in Path(path).parents)
+    monkeypatch.setattr(Path, "read_text", denied)
+    found = safekeeping.newest(tmp_path)
+    assert found.newest == older
+    assert found.passed_over == (f"{closed} is passed over: it cannot be read (Permission denied)",)
+
+
 def test_what_an_interrupted_run_left_is_cleared_away(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     folder = saved(tmp_path, 2)
@@ -158,6 +207,78 @@ def test_a_run_goes_on_from_the_newest_whole_one(
     (run / "checkpoint-1" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"cannot be resumed from: .*checkpoint-4 is passed over.*--fresh"):
         train(settings(**every, max_steps=5), verb="sft")
+
+
+def test_the_only_one_survives_a_stop_while_it_is_replaced(
+    settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    train(settings(**every, max_steps=2), verb="sft")
+    run = tmp_path / "run"
+    (run / "checkpoint-2").rename(run / ".checkpoint-2.replaced")
+    shutil.rmtree(run / "checkpoint-final")
+    capsys.readouterr()
+    train(settings(**every, max_steps=3), verb="sft")
+    assert f"resuming from {run / 'checkpoint-2'}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", ["a [b] {c} *?", "two\nlines", " spaces ", "ünïcode-模型", "-dash", "'quoted\" $HOME"])
+def test_a_folder_may_be_called_anything(settings: Callable[..., Settings], tmp_path: Path, name: str) -> None:
+    run = tmp_path / name
+    every = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "output_dir": str(run)}
+    train(settings(**every, max_steps=1), verb="sft")
+    result = train(settings(**every, max_steps=3), verb="sft")
+    assert [line["step"] for line in result.history if "loss" in line] == [1, 2, 3]
+    assert [path.name for path in safekeeping.checkpoints(run)] == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_fresh_behind_a_link_stays_on_its_disk(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    (tmp_path / "disk" / "run").mkdir(parents=True)
+    (tmp_path / "run").symlink_to(tmp_path / "disk" / "run")
+    train(settings(max_steps=1), verb="sft")
+    for _ in range(2):
+        train(settings(max_steps=1, fresh=True), verb="sft")
+    assert (tmp_path / "run").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "run"]
+    for name in ("run", "run.1", "run.2"):
+        assert (tmp_path / "disk" / name / "checkpoint-final" / "model.safetensors").is_file()
+
+
+# the largest bound is the best: an early one
+BEST = {"load_best_model_at_end": True, "metric_for_best_model": "nll", "greater_is_better": True}
+EVERY = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+
+
+def test_the_best_is_found_where_its_folder_went(
+    settings: Callable[..., Settings], tmp_path: Path, conversations: Path
+) -> None:
+    chosen, moved = {**BEST, **EVERY, "dataset_args": f"{conversations}[test:5]"}, tmp_path / "moved"
+    train(settings(**chosen, max_steps=2), verb="sft")
+    (tmp_path / "run").rename(moved)
+    train(settings(**chosen, max_steps=3, output_dir=str(moved)), verb="sft")
+    best, final = (moved / f"checkpoint-{name}" / "model.safetensors" for name in ("1", "final"))
+    assert best.read_bytes() == final.read_bytes()
+
+
+def test_a_best_that_could_not_be_saved_costs_no_run(
+    settings: Callable[..., Settings],
+    tmp_path: Path,
+    conversations: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saves = itertools.count(1)
+
+    def full(folder: Path, needed: int) -> None:
+        if next(saves) == 1:
+            raise ResourceError("no room")
+
+    monkeypatch.setattr(safekeeping, "check_room", full)
+    chosen = {**BEST, **EVERY, "dataset_args": f"{conversations}[test:5]", "save_total_limit": 1}
+    train(settings(**chosen, max_steps=2), verb="sft")
+    assert "the best checkpoint, checkpoint-1, is gone" in " ".join(capsys.readouterr().out.split())
+    last, final = (tmp_path / "run" / f"checkpoint-{name}" / "model.safetensors" for name in ("2", "final"))
+    assert last.read_bytes() == final.read_bytes()
 
 
 def test_a_disk_without_room_is_named(tmp_path: Path) -> None:

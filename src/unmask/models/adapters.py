@@ -176,6 +176,13 @@ def read_adapter(model: DiffusionModel, folder: str | os.PathLike[str]) -> None:
     _fill(model, _named_as_ours(model, source)[1], source)
 
 
+def stored_adapter(model: DiffusionModel, folder: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The weights of a saved adapter by the names of the parameters of `model`, which holds one of that shape."""
+    stored = _named_as_ours(model, Path(folder))[1]
+    short = {name: _stored_name(name) for name, _ in model.named_parameters()}
+    return {name: stored[found] for name, found in short.items() if found in stored}
+
+
 def _named_as_ours(model: DiffusionModel, source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config, tensors = _read(source)
     return config, to_ours(model, tensors, source)

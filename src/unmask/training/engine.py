@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import ConfigError, ResourceError
+from unmask.models.quantized import is_quantized
 from unmask.training.arguments import Settings
 
 # what each process holds a part of, and what all hold whole
@@ -202,6 +203,22 @@ def _check_deepspeed(asked: Engine, args: Any, plugin: Any) -> None:
             f"max_grad_norm is {args.max_grad_norm:g}, but DeepSpeed would clip gradients at {float(clipping or 0):g}. "
             'Set gradient_clipping to "auto" in its configuration, or both to the same.'
         )
+
+
+def leave_whole(plugin: Any, model: Any) -> str | None:
+    """Keep the layers of a frozen base that is held in few bits out of what FSDP divides: parts of them mean nothing.
+
+    Args:
+        plugin: accelerate's. model: not yet wrapped.
+
+    Returns:
+        A line about it for the user, where there are such layers.
+    """
+    held = [layer for layer in model.modules() if is_quantized(layer)]
+    if not held:
+        return None
+    plugin.ignored_modules = held
+    return f"the base's {len(held)} layers in few bits are not divided: each process holds them whole"
 
 
 def check_wrapped(asked: Engine, model: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from unmask.errors import ConfigError, ModelError, ResourceError
 from unmask.models.checkpoints import FINISHED
-from unmask.training import checkpointing, safekeeping
+from unmask.training import checkpointing, lock, safekeeping
 from unmask.training.arguments import Settings
 from unmask.training.callbacks import METRICS, reports
 from unmask.training.ingredients import Ingredients
@@ -24,11 +24,11 @@ class Standing:
     """What an output folder holds.
 
     Attributes:
-        finished: this very run, to its end. resume_from: a checkpoint to go on from. notes: lines for the user.
+        finished: this very run, to its end. goes_on: this run, not to its end. notes: lines for the user.
     """
 
     finished: bool = False
-    resume_from: Path | None = None
+    goes_on: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -37,7 +37,6 @@ def inspect(output_dir: Path, settings: Settings, verb: str) -> Standing:
 
     Raises:
         ConfigError: the folder holds another run, or is none.
-        ModelError: all of the run's checkpoints are damaged.
         ResourceError: the folder cannot be written.
     """
     if output_dir.exists() and not output_dir.is_dir():
@@ -49,24 +48,40 @@ def inspect(output_dir: Path, settings: Settings, verb: str) -> Standing:
         raise ResourceError(f"cannot write to output_dir {output_dir}. Choose another output_dir.")
     _refuse_a_model(output_dir)
     named = _named_checkpoint(settings)
-    found = safekeeping.checkpoints(output_dir)
+    found = safekeeping.is_begun(output_dir)
     finished = (output_dir / FINISHED).is_dir()
     said: tuple[str, ...] = ()
     if (found or finished) and not settings.run.fresh:
         said = _refuse_another(output_dir, settings, verb)
     if named is not None:
-        return Standing(resume_from=named, notes=(*said, f"resuming from {named}"))
+        return Standing(goes_on=True, notes=said)
     if settings.run.fresh or not (found or finished):
         return Standing()
     if finished and (not found or _read(output_dir).get("finished") == _length(settings)):
         return Standing(finished=True)
-    kept = safekeeping.newest(output_dir)
+    return Standing(goes_on=True, notes=said)
+
+
+def checkpoint_to_go_on_from(output_dir: Path, settings: Settings) -> tuple[Path, tuple[str, ...]]:
+    """The newest one whose every byte is as it was written, or the one that is named; and lines for the user.
+
+    Raises:
+        ModelError: it is damaged, or all of them are.
+        ResourceError: another run is going on in the folder.
+    """
+    named = _named_checkpoint(settings)
+    if output_dir.is_dir():
+        lock.hold(output_dir)
+        safekeeping.settle(output_dir)
+    if named is not None:
+        kept = safekeeping.newest_of([named])
+        advice = "Leave resume_from_checkpoint out: a run goes on by itself from the newest checkpoint that is whole."
+    else:
+        kept = safekeeping.newest(output_dir)
+        advice = "Use --fresh to begin anew; what is there is moved aside."
     if kept.newest is None:
-        raise ModelError(
-            f"{output_dir} cannot be resumed from: {'; '.join(kept.passed_over)}. Use --fresh to begin anew; what is "
-            "there is moved aside."
-        )
-    return Standing(resume_from=kept.newest, notes=(*said, *kept.passed_over, f"resuming from {kept.newest}"))
+        raise ModelError(f"{output_dir} cannot be resumed from: {'; '.join(kept.passed_over)}. {advice}")
+    return kept.newest, (*kept.passed_over, f"resuming from {kept.newest}")
 
 
 def _named_checkpoint(settings: Settings) -> Path | None:
@@ -118,18 +133,18 @@ def check_material(output_dir: Path, settings: Settings, parts: Ingredients) -> 
     return refuse(changed, settings.run.allow_change, str(output_dir))
 
 
-def claim(output_dir: Path, settings: Settings, verb: str, parts: Ingredients, *, first: bool) -> None:
+def claim(output_dir: Path, settings: Settings, verb: str, parts: Ingredients) -> None:
     """Make the folder this run's: move an earlier one aside where asked to, write the recipe. First process only.
 
     Raises:
-        ResourceError: the folder cannot be written.
+        ResourceError: the folder cannot be written, or another run is going on in it.
     """
-    if not first:
-        return
     try:
         if settings.run.fresh and output_dir.is_dir() and any(output_dir.iterdir()):
-            output_dir.rename(_aside(output_dir))
+            lock.hold(output_dir)
+            _move_aside(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
+        lock.hold(output_dir)
         safekeeping.settle(output_dir)
         told = {"recipe": recipe_of(settings, verb), "material": material_of(parts)}
         _write(output_dir, {**_read(output_dir), **told})
@@ -159,11 +174,13 @@ def _write(output_dir: Path, value: dict[str, Any]) -> None:
     checkpointing.save_json(value, output_dir / RECIPE)
 
 
-def _aside(output_dir: Path) -> Path:
-    number = 1
-    while (aside := output_dir.with_name(f"{output_dir.name}.{number}")).exists():
+def _move_aside(output_dir: Path) -> None:
+    """Beside itself, under the next free number. Of a link, what it leads to moves, and the link leads to a new one."""
+    place, number = output_dir.resolve(), 1
+    while os.path.lexists(aside := place.with_name(f"{place.name}.{number}")):
         number += 1
-    return aside
+    place.rename(aside)
+    place.mkdir()
 
 
 def reported(output_dir: Path) -> tuple[dict[str, float], list[dict[str, float]]]:

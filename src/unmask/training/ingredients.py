@@ -33,6 +33,7 @@ from unmask.models.shell import DiffusionModel
 from unmask.models.tokenizers import load_tokenizer
 from unmask.registry import NOISE_SCHEDULES, OBJECTIVES
 from unmask.training.arguments import Settings, block_sizes
+from unmask.training.engine import asked_for
 from unmask.training.plan import Shares
 
 
@@ -232,17 +233,12 @@ def load_for_training(settings: Settings, parts: Ingredients) -> DiffusionModel:
     """The model with what is trained of it: all weights in float32, an adapter, or what `freeze` leaves."""
     chosen, seed = settings.model, settings.trainer.get("seed", 42)
     quantization = "4bit" if chosen.load_in_4bit else "8bit" if chosen.load_in_8bit else None
-    if quantization and is_divided(settings):
-        raise ConfigError(
-            f"load_in_{quantization} and weights divided over processes (FSDP, DeepSpeed) exclude each other. Leave "
-            "out one of them: without the latter every process holds the whole base, in few bits."
-        )
     set_seed(seed)
     adapted = chosen.lora or chosen.adapter is not None
     dtype = chosen.dtype
     if dtype == "auto":
         dtype = "bfloat16" if adapted and torch.cuda.is_available() else "float32"
-    device = "cpu" if parts.from_scratch else _device(settings)
+    device = "cpu" if parts.from_scratch else _device(settings, divided=not quantization)
     model = load_model(
         parts.source, dtype=dtype, device=device, from_scratch=parts.from_scratch, seed=seed, quantization=quantization
     )
@@ -259,16 +255,9 @@ def load_for_training(settings: Settings, parts: Ingredients) -> DiffusionModel:
     return model
 
 
-def is_divided(settings: Settings) -> bool:
-    """Whether the weights, or what belongs to them, are divided over several processes."""
-    asked = settings.trainer.get("fsdp") or settings.trainer.get("deepspeed")
-    launched = any(os.environ.get(name) == "true" for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
-    return bool(asked) or launched
-
-
-def _device(settings: Settings) -> str:
+def _device(settings: Settings, *, divided: bool) -> str:
     """Where the weights are read to: the GPU they will be trained on, unless they are to be divided over several."""
-    if is_divided(settings) or settings.trainer.get("use_cpu") or not torch.cuda.is_available():
+    if (divided and asked_for(settings).is_divided) or settings.trainer.get("use_cpu") or not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 

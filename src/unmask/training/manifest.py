@@ -32,7 +32,7 @@ def fault(folder: Path) -> str | None:
         if written["format"] != _FORMAT:
             return f"it was written by unmask {written['unmask']} in a form (number {written['format']}) unknown here"
         return _first_difference(folder, written["files"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
     except OSError as error:
         return f"it cannot be read ({error.strerror})"

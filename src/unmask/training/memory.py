@@ -89,7 +89,7 @@ class Estimate:
 @dataclass(frozen=True)
 class _Counted:
     """What the shapes say: weights in all, bytes of them, weights trained, bytes of optimizer states, largest units,
-    and what the optimizer makes and frees in its step."""
+    what the optimizer makes and frees in its step, and bytes of the layers in few bits, which FSDP leaves whole."""
 
     weights: int
     bytes: int
@@ -99,6 +99,7 @@ class _Counted:
     layer: int
     root: int
     step: int = 0
+    packed: int = 0
 
 
 def estimate(question: Question, sharing: str = "none", ranks: int = 1) -> Estimate:
@@ -155,21 +156,23 @@ def _estimate(question: Question, sharing: str, ranks: int, measured: tuple[_Cou
 def _count(model: Any, question: Question, cast: bool) -> _Counted:
     unique = {id(weight): weight for weight in model.parameters()}.values()
     trained = [weight for weight in unique if weight.requires_grad]
-    layers = [sum(weight.numel() for weight in layer.parameters()) for layer in model.trunk.layers]
+    packed = {id(weight): weight for weight in _packed(model, question.bits)}
+    layers = [sum(w.numel() for w in layer.parameters() if id(w) not in packed) for layer in model.trunk.layers]
     total = sum(weight.numel() for weight in unique)
     # as the optimizer sees them, whatever type an engine computes in
     own = {id(weight): _own_size(question) if cast else weight.element_size() for weight in trained}
     return _Counted(
         weights=total,
-        bytes=sum(map(_bytes, unique)) - _saved_by_quantising(model, question.bits),
+        bytes=int(sum(_held_size(weight, question.bits if id(weight) in packed else None) for weight in unique)),
         trained=sum(weight.numel() for weight in trained),
         trained_bytes=sum(weight.numel() * own[id(weight)] for weight in trained),
         states=sum(
             state_bytes(_optimizer_of(weight, model, question.optim), weight, own[id(weight)]) for weight in trained
         ),
         layer=max(layers, default=0),
-        root=total - sum(layers),
+        root=total - sum(layers) - sum(weight.numel() for weight in packed.values()),
         step=step_bytes(question.optim, [weight.numel() * own[id(weight)] for weight in trained], question.on_gpu),
+        packed=int(sum(_held_size(weight, question.bits) for weight in packed.values())),
     )
 
 
@@ -186,16 +189,15 @@ def _own_size(question: Question) -> int:
     return 4 if question.lora is not None else question.dtype.itemsize
 
 
-def _saved_by_quantising(model: Any, bits: int | None) -> int:
-    """Linear layers of the trunk are quantised; embedding, norms, head and adapters are not."""
-    if bits is None:
-        return 0
-    frozen = [
-        module.weight
-        for name, module in model.trunk.layers.named_modules()
-        if isinstance(module, nn.Linear) and ".lora_" not in name
-    ]
-    return int(sum(_bytes(weight) - weight.numel() * _QUANTISED[bits] for weight in frozen))
+def _held_size(weight: Tensor, bits: int | None) -> float:
+    """Bytes; `bits` for a weight in few bits."""
+    return _bytes(weight) if bits is None else weight.numel() * _QUANTISED[bits]
+
+
+def _packed(model: Any, bits: int | None) -> list[Tensor]:
+    """Weights that are held in few bits: linear layers of the trunk; not embedding, norms, head and adapters."""
+    linear = [(name, part) for name, part in model.trunk.layers.named_modules() if isinstance(part, nn.Linear)]
+    return [part.weight for name, part in linear if bits is not None and ".lora_" not in name]
 
 
 def state_bytes(optim: str, weight: Tensor, size: int) -> int:
@@ -254,9 +256,10 @@ def _zero(stage: int) -> Callable[[_Counted, Question, int], Held]:
 def _fsdp(counted: _Counted, question: Question, ranks: int) -> Held:
     """All divided; gathered are the layer at work, the next one and what belongs to no layer, with their gradients."""
     size = 2 if question.bf16 else question.dtype.itemsize
-    own = counted.weights * question.dtype.itemsize - (counted.weights * size - counted.bytes)
+    unpacked = counted.weights - (counted.packed / _QUANTISED[question.bits] if question.bits else 0)
+    divided = counted.bytes - counted.packed + unpacked * (question.dtype.itemsize - size)
     gathered = 2 * size * (2 * counted.layer + counted.root)
-    return own / ranks, counted.trained_bytes / ranks, counted.states / ranks, gathered
+    return counted.packed + divided / ranks, counted.trained_bytes / ranks, counted.states / ranks, gathered
 
 
 _DIVIDED: dict[str, Callable[[_Counted, Question, int], Held]] = {

@@ -8,6 +8,7 @@ import torch
 
 from unmask.models.facts import Facts
 from unmask.training.arguments import Settings
+from unmask.training.engine import asked_for
 from unmask.training.ingredients import lora_settings
 from unmask.training.memory import Estimate, Question, estimate
 
@@ -58,15 +59,5 @@ def _copies(settings: Settings) -> dict[str, int]:
 def estimate_of(settings: Settings, verb: str, facts: Facts) -> Estimate:
     """The memory of one process of a run, divided the way it is launched here."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    return estimate(question_of(settings, verb, facts), _sharing(settings, ranks), ranks)
-
-
-def _sharing(settings: Settings, ranks: int) -> str:
-    if ranks == 1:
-        return "none"
-    if settings.trainer.get("fsdp") or os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        return "fsdp"
-    if settings.trainer.get("deepspeed") or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-        return f"zero{stage}" if stage in ("1", "2", "3") else "ddp"
-    return "ddp"
+    sharing = "none" if ranks == 1 else asked_for(settings).sharing
+    return estimate(question_of(settings, verb, facts), sharing, ranks)

@@ -16,10 +16,10 @@ from transformers import PrinterCallback
 
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
-from unmask.models.adapters import has_adapter, read_adapter, save_adapter
-from unmask.models.checkpoints import FINISHED, fill_from_files, official_tensors, save_model
+from unmask.models.adapters import has_adapter, read_adapter, save_adapter, stored_adapter
+from unmask.models.checkpoints import FINISHED, fill_from_files, load_model, official_tensors, save_model
 from unmask.models.shell import DiffusionModel
-from unmask.training import folder, replay, safekeeping
+from unmask.training import folder, lock, replay, safekeeping
 from unmask.training.arguments import Settings
 from unmask.training.callbacks import Epochs, MetricsFile, ProgressLine, Tolerant
 from unmask.training.card import Reached, write_run_card
@@ -28,6 +28,7 @@ from unmask.training.describe import describe as describe
 from unmask.training.easing import easing_callbacks
 from unmask.training.engine import asked_for
 from unmask.training.fed import evaluated_on, evaluation_objective, fed_to
+from unmask.training.folder import Standing
 from unmask.training.ingredients import (
     Ingredients,
     collator_of,
@@ -45,7 +46,7 @@ from unmask.training.peak import peak_of_run
 from unmask.training.report import REPORT, Report, ReportOptions
 from unmask.training.report_facts import Facts, Material, facts_of, shown_memory
 from unmask.training.report_samples import sampler_for
-from unmask.training.saving import insist
+from unmask.training.saving import agreed, insist
 from unmask.training.shortage import explained
 from unmask.training.spikes import Spikes
 from unmask.training.trackers import tracker_callbacks
@@ -89,13 +90,16 @@ def train(settings: Settings, *, verb: str, console: Console | None = None) -> R
         console.print(f"{output_dir} holds this run, finished. Use --fresh to train anew.", highlight=False)
         return RunResult(output_dir / FINISHED, *folder.reported(output_dir), seconds=0.0)
     parts = gather(settings, verb)
-    changed = folder.check_material(output_dir, settings, parts) if standing.resume_from else ()
+    changed = folder.check_material(output_dir, settings, parts) if standing.goes_on else ()
     for note in (*said, *parts.splits.notes, *standing.notes, *changed, start_note(parts)):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    return _run(settings, verb, parts, standing.resume_from, console)
+    try:
+        return _run(settings, verb, parts, standing, console)
+    finally:
+        lock.let_go()
 
 
-def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None, console: Console) -> RunResult:
+def _run(settings: Settings, verb: str, parts: Ingredients, standing: Standing, console: Console) -> RunResult:
     started = time.perf_counter()
     model = load_for_training(settings, parts)
     objective = objective_of(settings, verb, model.mask_token_id, shifted=parts.facts.family.shift)
@@ -110,6 +114,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     _recompute(model, settings)
     compile_for_training(settings, args, model)
     output_dir = Path(str(args.output_dir))
+    resume = _resumed(output_dir, settings, console) if standing.goes_on else None
     metrics = MetricsFile(output_dir, console)
     peak = peak_of_run(args, model, settings.run.peak_tflops)
     material = Material(
@@ -125,8 +130,8 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     )
     facts = facts_of(material)
     report = _report(material, facts, metrics, console) if settings.run.report else None
-    shown = [*([report] if report else []), *tracker_callbacks(settings, console)]
-    eased = easing_callbacks(settings, model, shares.rank)
+    shown: list[Any] = [report] if report else []
+    shown += [*tracker_callbacks(settings, console), *easing_callbacks(settings, model, shares.rank)]
 
     def save(target: Path, tensors: dict[str, Any] | None) -> None:
         _save(model, parts, target, tensors)
@@ -152,16 +157,17 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
             eval_loader=partial(evaluated_on, settings, verb, evaluated, noiser) if evaluated is not None else None,
             save_weights=save,
             load_weights=lambda target: _load(model, target),
+            read_weights=lambda target: _stored(model, target),
             leave_replay=leave_replay,
             tell=tell,
             peak=peak,
             asked=asked_for(settings),
         ),
-        [*watched, Epochs(fed.epochs_done), metrics, ProgressLine(console), *shown, *eased],
+        [*watched, Epochs(fed.epochs_done), metrics, ProgressLine(console), *shown],
     )
     trainer.remove_callback(PrinterCallback)
     # the first thing written: every mistake in the settings, and every other engine, has been found by now
-    folder.claim(output_dir, settings, verb, parts, first=_first_process())
+    agreed(lambda: folder.claim(output_dir, settings, verb, parts))
     with _telling(report, trainer), trainer.signals, explained(settings, verb, parts.facts, args.device):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     last = {name: value for line in metrics.history for name, value in line.items() if name not in ("step", "epoch")}
@@ -172,8 +178,16 @@ def _run(settings: Settings, verb: str, parts: Ingredients, resume: Path | None,
     weights = trainer.gathered_weights()
     if args.should_save:
         insist(lambda: safekeeping.write_whole(output_dir / FINISHED, lambda target: save(target, weights)), FINISHED)
-        folder.finish(output_dir, settings)
+        insist(lambda: folder.finish(output_dir, settings), folder.RECIPE)
     return RunResult(output_dir / FINISHED, last, metrics.history, time.perf_counter() - started)
+
+
+def _resumed(output_dir: Path, settings: Settings, console: Console) -> Path:
+    """Where the run goes on; the first process alone reads through the checkpoints."""
+    checkpoint, said = agreed(lambda: folder.checkpoint_to_go_on_from(output_dir, settings))
+    for note in said:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    return checkpoint
 
 
 def _report(material: Material, facts: Facts, metrics: MetricsFile, console: Console) -> Report:
@@ -232,6 +246,11 @@ def _load(model: DiffusionModel, target: Path) -> None:
         read_adapter(model, target)
     else:
         fill_from_files(model, target)
+
+
+def _stored(model: DiffusionModel, target: Path) -> dict[str, Any]:
+    """What `_save` wrote, by our names."""
+    return stored_adapter(model, target) if has_adapter(model) else load_model(target).state_dict()
 
 
 def _first_process() -> bool:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,12 @@ class Found:
 def checkpoints(output_dir: Path) -> list[Path]:
     """A run's checkpoints, oldest first, going by their names."""
     found = [path for path in output_dir.glob("checkpoint-*") if _NUMBERED.fullmatch(path.name)]
-    return sorted((path for path in found if (path / STATE).is_file()), key=step_of)
+    return sorted((path for path in found if os.path.isfile(path / STATE) or _is_closed(path)), key=step_of)
+
+
+def _is_closed(folder: Path) -> bool:
+    """Whether nobody lets us look into a folder, as where another user wrote it."""
+    return folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -44,11 +50,23 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+def is_begun(output_dir: Path) -> bool:
+    """Whether there is a checkpoint, be it one that was about to be replaced when its run ended."""
+    replaced = (_NUMBERED.match(path.name.removeprefix(".")) for path in _hidden_in(output_dir, _REPLACED))
+    return bool(checkpoints(output_dir)) or any(replaced)
+
+
 def newest(output_dir: Path) -> Found:
     """The newest checkpoint whose every byte is as it was written; one from before manifests is taken as it is."""
+    return newest_of(reversed(checkpoints(output_dir)))
+
+
+def newest_of(candidates: Iterable[Path]) -> Found:
+    """The first of them whose every byte is as it was written."""
     passed_over: list[str] = []
-    for checkpoint in reversed(checkpoints(output_dir)):
-        fault = manifest.fault(checkpoint) if manifest.is_sealed(checkpoint) else None
+    for checkpoint in candidates:
+        is_plain = not _is_closed(checkpoint) and not manifest.is_sealed(checkpoint)
+        fault = None if is_plain else manifest.fault(checkpoint)
         if fault is None:
             return Found(checkpoint, tuple(passed_over))
         passed_over.append(f"{checkpoint} is passed over: {fault}")
@@ -65,35 +83,51 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
         write(partial)
         manifest.seal(partial)
         flush_folder(partial)
+        if folder.exists():
+            folder.rename(replaced)
+        partial.rename(folder)
     except BaseException:
+        with suppress(OSError):
+            give_back(folder.parent)
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    if folder.exists():
-        folder.rename(replaced)
-    partial.rename(folder)
     flush_names(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def rotate(output_dir: Path, keep: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints beyond `keep`, never the best, nor the newest: that one was just written whole."""
+def rotate(output_dir: Path, keep: int | None, best: str | None) -> str | None:
+    """Delete the oldest checkpoints beyond `keep`, never the best, nor the newest: that one was just written whole.
+
+    Returns:
+        Why one that should be is not deleted, a line for the user.
+    """
     if not keep or keep < 1:
-        return
+        return None
     found = checkpoints(output_dir)
     spared = {found[-1]} | ({Path(best)} if best else set()) if found else set()
-    surplus = len(found) - keep
+    surplus, said = len(found) - keep, None
     for path in [path for path in found if path not in spared][: max(surplus, 0)]:
-        _delete(path)
+        try:
+            _delete(path)
+        except OSError as error:
+            said = f"warning: {path} should make room for newer ones and cannot be deleted: {error.strerror}"
+    return said
 
 
 def settle(output_dir: Path) -> None:
     """Clear away what an interrupted run left behind; a checkpoint that was about to be replaced gets its name back."""
-    for kind, path in list(_left_behind(output_dir)):
-        named = output_dir / path.name.removeprefix(".").removesuffix(f".{kind}")
-        if kind == _REPLACED and not named.exists():
-            path.rename(named)
-        else:
+    give_back(output_dir)
+    for kind in (_PARTIAL, _REPLACED, _DELETED):
+        for path in _hidden_in(output_dir, kind):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def give_back(output_dir: Path) -> None:
+    """Give a checkpoint that was about to be replaced its name back, where nothing has taken it."""
+    for path in _hidden_in(output_dir, _REPLACED):
+        named = output_dir / path.name.removeprefix(".").removesuffix(f".{_REPLACED}")
+        if not named.exists():
+            path.rename(named)
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -128,7 +162,5 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _left_behind(output_dir: Path) -> Iterator[tuple[str, Path]]:
-    for kind in (_PARTIAL, _REPLACED, _DELETED):
-        for path in output_dir.glob(f".checkpoint-*.{kind}"):
-            yield kind, path
+def _hidden_in(output_dir: Path, kind: str) -> list[Path]:
+    return list(output_dir.glob(f".checkpoint-*.{kind}"))

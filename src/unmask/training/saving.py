@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 
-from unmask.errors import ResourceError
+from unmask.errors import ResourceError, UnmaskError
 
 # in a row; what a fuller disk would not hold, a later save will not either
 _ALLOWED = 3
+T = TypeVar("T")
 
 
 @dataclass
@@ -88,6 +89,26 @@ def gathered(own: Any) -> list[Any]:
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, own)
     return every
+
+
+def agreed(look: Callable[[], T]) -> T:
+    """What the first process finds, in all of them; only that one looks.
+
+    Raises:
+        UnmaskError: it found that there is nothing to find; so say all of them.
+    """
+    if not dist.is_initialized():
+        return look()
+    told: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = look()
+        except UnmaskError as error:
+            told[1] = error
+    dist.broadcast_object_list(told, src=0)
+    if told[1] is not None:
+        raise told[1]
+    return told[0]
 
 
 def size_of(state: Any) -> int:

@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ from unmask.errors import ModelError
 from unmask.models.adapters import has_adapter
 from unmask.models.shell import DiffusionModel
 from unmask.objectives.estimators import bound_error
-from unmask.training import checkpointing, engine, safekeeping, zero
+from unmask.training import checkpointing, engine, safekeeping, sharded, zero
 from unmask.training.engine import Engine
 from unmask.training.guard import IN_A_ROW, Skips, ask
 from unmask.training.loading import NoisedBatch
 from unmask.training.meter import Meter
 from unmask.training.peak import Peak
-from unmask.training.saving import Saver, gathered, size_of
+from unmask.training.saving import Saver, agreed, gathered, size_of
 from unmask.training.signals import Signals
 from unmask.training.tally import Tally, exact
 from unmask.training.work import cost_of
@@ -52,7 +52,7 @@ class RunParts:
         objective: sums and counts. eval_objective: the same with noise that never changes.
         train_loader, eval_loader: make a loader over the whole run, or over the evaluation rows.
         save_weights: write model or adapter, tokenizer and card into a folder, given gathered tensors.
-        load_weights: fill the model from such a folder.
+        load_weights: fill the model from such a folder. read_weights: what is in one, our name -> tensor.
         tell: says a line to the user. leave_replay: makes an update repeatable; a sentence about it.
         peak: what the device could do.
     """
@@ -63,6 +63,7 @@ class RunParts:
     eval_loader: Callable[[], Any] | None
     save_weights: Callable[[Path, dict[str, Any] | None], None]
     load_weights: Callable[[Path], None]
+    read_weights: Callable[[Path], dict[str, Any]]
     tell: Callable[[str], None] = print
     leave_replay: Callable[[int], str] = lambda update: ""
     asked: Engine = Engine()
@@ -117,6 +118,8 @@ class DiffusionTrainer(Trainer):
         asked, resume = self.parts.asked, resume_from_checkpoint
         if asked.is_divided and resume is not None:
             self._load_from_checkpoint(resume)
+        if asked.sharing == "fsdp" and (said := engine.leave_whole(self.accelerator.state.fsdp_plugin, self.model)):
+            self.parts.tell(said)
         trained = self.model.named_parameters() if asked.is_deepspeed else ()
         masters = {name: weight.data for name, weight in trained if weight.requires_grad}
         own = None if asked.is_divided else resume
@@ -304,7 +307,8 @@ class DiffusionTrainer(Trainer):
         def save() -> None:
             safekeeping.check_room(output_dir, size_of(optimizer) + self._weight_bytes(weights))
             safekeeping.write_whole(target, write)
-            safekeeping.rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+            if kept := safekeeping.rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint):
+                self.parts.tell(kept)
 
         self.saver.attempt(save if self.args.should_save else None, target.name)
 
@@ -322,7 +326,7 @@ class DiffusionTrainer(Trainer):
         adapted = has_adapter(self.model)
         if self.parts.asked.is_deepspeed:
             return zero.gather_weights(self.model, only_trained=adapted)
-        return get_model_state_dict(self.model, options=replace(_GATHERED, ignore_frozen_params=adapted))
+        return sharded.gather_trained(self.model) if adapted else get_model_state_dict(self.model, options=_GATHERED)
 
     def _gathered_optimizer(self, model: nn.Module) -> dict[str, Any]:
         if self.args.save_only_model:
@@ -343,8 +347,18 @@ class DiffusionTrainer(Trainer):
         self.parts.load_weights(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        assert self.state.best_model_checkpoint is not None
-        self.parts.load_weights(Path(self.state.best_model_checkpoint))
+        """The folder may be elsewhere than when the best was saved, or its disk had no room for it."""
+        best = Path(str(self.args.output_dir)) / Path(str(self.state.best_model_checkpoint)).name
+        is_there = agreed(best.is_dir)
+        self.state.best_model_checkpoint = str(best) if is_there else None
+        if not is_there:
+            self.parts.tell(f"warning: the best checkpoint, {best.name}, is gone; the last weights are the run's")
+        elif self.parts.asked.is_deepspeed:
+            zero.set_weights(self.model, self.parts.read_weights(best))
+        elif self.parts.asked.is_divided:
+            sharded.set_weights(self.model, self.parts.read_weights(best))
+        else:
+            self.parts.load_weights(best)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:

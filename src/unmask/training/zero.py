@@ -45,9 +45,9 @@ def _keep(found: dict[str, Tensor], name: str, value: Tensor) -> None:
         found[name] = value.detach().to("cpu", copy=True)
 
 
-def _whole(weight: nn.Parameter) -> Any:
-    """A context in which a frozen weight is whole; stage 3 holds parts of it."""
-    return import_module("deepspeed.zero").GatheredParameters([weight], enabled=hasattr(weight, "ds_id"))
+def _whole(weight: nn.Parameter, *, writer: int | None = None) -> Any:
+    """A context in which a weight, of which stage 3 holds parts, is whole; what process `writer` does to it is kept."""
+    return import_module("deepspeed").zero.GatheredParameters([weight], writer, enabled=hasattr(weight, "ds_id"))
 
 
 def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
@@ -56,6 +56,15 @@ def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
     for name, weight in model.named_parameters():
         if name in values:
             set_master(weight, values[name].to(weight.device, torch.float32))
+
+
+def set_weights(model: nn.Module, values: dict[str, Tensor]) -> None:
+    """Make whole weights those that are trained: the masters, and the copies that DeepSpeed computes with."""
+    set_masters(model, values)
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and name in values:
+            with _whole(weight, writer=0), torch.no_grad():
+                weight.copy_(values[name])
 
 
 def gather_optimizer(engine: Any, groups: Sequence[Sequence[str]]) -> dict[str, Any]:
