@@ -88,10 +88,9 @@ class GreedyWriting:
             guidance = fed.guidance(self.guidance_scale, [row.prompt for row in rows], self.mask_token_id)
         flat = torch.cat([row * fed.tokens_BL.shape[1] + at for row, at in enumerate(masked)]).to(device)
         logits_nV = logits_at(denoiser, fed.tokens_BL, flat, attention=fed.attention, guidance=guidance)
-        log_prob_n, best_n = (
-            each.cpu().split([len(at) for at in masked]) for each in best(logits_nV, self.mask_token_id)
-        )
-        return [_after(*found) for found in zip(rows, log_prob_n, best_n, strict=True)]
+        sizes = [len(at) for at in masked]
+        log_prob, written = (torch.split(each.cpu(), sizes) for each in best(logits_nV, self.mask_token_id))
+        return [_after(*found) for found in zip(rows, log_prob, written, strict=True)]
 
 
 def _after(row: _Row, log_prob_n: Float[Tensor, " n"], best_n: Int[Tensor, " n"]) -> _Row | None:
@@ -141,5 +140,5 @@ def are_greedy_causal(
         spans = zip(starts, sizes, strict=True)
         flat = torch.cat([row * width + start + torch.arange(size) for row, (start, size) in enumerate(spans)])
         _, best_n = best(logits_at(denoiser, fed.tokens_BL, flat.to(device)), mask_token_id)
-        for index, written in zip(chunk, best_n.cpu().split(sizes), strict=True):
-            yield index, written.tolist() == list(pairs[index][1])
+        for index, written in zip(chunk, torch.split(best_n.cpu(), sizes), strict=True):
+            yield index, torch.equal(written, torch.tensor(list(pairs[index][1]), dtype=torch.int64))
