@@ -24,8 +24,8 @@ from unmask.training.arguments import Settings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "recipes"
-# the base model's own are rehearsed where that is tested
-RECIPES = sorted(FOLDER.glob("*.yaml"))
+# the base model's own, and those of studies, are tried where these are tested
+RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if path.stem.split("_")[0] in ("pretrain", "sft"))
 MODELS = {"llada-100m": 124_327_616, "qwen2.5-100m": 147_158_592}
 LENGTH = 4096
 

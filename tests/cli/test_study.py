@@ -1,0 +1,51 @@
+"""`unmask study`: its recipes are accepted as they stand, mistakes are one sentence, help needs no torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from unmask.cli.config import parse
+from unmask.cli.main import main
+from unmask.cli.options import OptionTable
+from unmask.cli.recipes import recipes
+from unmask.evaluation.study_options import StudyArguments
+
+NAMES = ("data_constrained", "data_constrained_gpu")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_accepted_as_it_stands(name: str) -> None:
+    parsed = parse(["--config", f"recipe:{name}"], OptionTable("study", "", (StudyArguments,)))
+    assert parsed is not None and parsed.notes == ()
+    chosen = parsed.build(StudyArguments)
+    assert chosen.num_train_epochs >= 100 and all(chosen.updates_per_epoch(size) for size in chosen.unique_tokens)
+    comment = recipes()[name].read_text().split("\ndataset_args")[0]
+    assert f"unmask study --config recipes/{name}.yaml" in comment and "Expected hardware: " in comment
+
+
+def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = ["--output_dir", str(tmp_path / "out")]
+    for words, said in (
+        (place, "dataset_args is missing. Give --dataset_args"),
+        (["--dataset_args", "a.txt"], "output_dir is missing"),
+        ([*place, "--dataset_args", "a.txt", "--unique_token", "9"], 'Did you mean "--unique_tokens"?'),
+        ([*place, "--dataset_args", "a.txt", "--unique_tokens", "9"], "unique_tokens has 9; an update alone takes"),
+        ([*place, "--dataset_args", "a.txt", "--samples", "0"], "samples is 0; it must be at least 1"),
+        ([*place, "--dataset_args", "a.txt", "--hidden_size", "20"], "multiple of twice num_attention_heads"),
+        (["--config", "recipe:data_constraint"], 'Did you mean "data_constrained"'),
+        ([*place, "--dataset_args", str(tmp_path / "none.txt[test:2]")], "none.txt"),
+    ):
+        assert main(["study", *words]) == 2
+        err = capsys.readouterr().err
+        assert said in err and "Traceback" not in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "out" / "points.jsonl").exists()
+
+
+def test_help_names_the_recipe_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--unique_tokens" in shown and "--stop_rising" in shown
+    assert re.search(r"recipe:data_constrained", shown)
