@@ -28,8 +28,11 @@ SCHEMA = "unmask-evaluation/1"
 SHARE = "share"
 RESULTS, PAGE, WEB_PAGE, CASES = "results.json", "results.md", "results.html", "cases.jsonl"
 _STYLE = """
-table { border-collapse: collapse }
-td, th { padding: .2em .8em; text-align: left }
+main { overflow-x: auto }
+h2 { margin-top: 1.6em }
+table { border-collapse: collapse; margin: .8em 0 }
+td, th { padding: .25em .9em; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line) }
+p { margin-top: .8em }
 svg { font-size: 10px; fill: currentColor }
 rect { fill: #4477aa }
 """

@@ -77,7 +77,7 @@ function drawErrors(data) {
     el("h1", {}, data.wrong ? `${count(data.wrong)} of ${count(data.asked)} answers are wrong` : "No answer is wrong"),
     el("div", { class: "about" }, facts),
     el("div", { class: "pick" }, kinds.length > 1 ? chosen : null,
-      data.cases.length < data.wrong ? `${count(data.cases.length)} of them, evenly spaced` : null,
+      data.cases.length < data.wrong ? `${count(data.cases.length)} of them are shown` : null,
       data.cases.some((item) => item.table) ? [key("--good", "a cell that is right"), key("--second", "a cell that was given")] : null),
     ...cards);
 }
