@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from unmask.errors import ConfigError, DataError
@@ -100,6 +102,17 @@ def test_both_runs_begin_alike_and_are_measured_alike(whole: Path) -> None:
     assert found["sizes"][0]["best"].keys() == set(OBJECTIVES)
     assert "248 unique tokens" in (whole / "results.md").read_text()
     assert (whole / study.FIGURE).read_text().count("<polyline") == 4
+
+
+def test_first_heads_begin_at_neighbours(whole: Path) -> None:
+    """Head 0 at the token before; head 1, which is meant for the one behind, at the nearest that a causal one sees."""
+    theirs = AutoModelForCausalLM.from_pretrained(whole / "start" / "autoregressive", attn_implementation="eager")
+    ids_BL = torch.randint(3, 259, (64, 24), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        seen_HLL = theirs(ids_BL, output_attentions=True).attentions[0].mean(0)
+    for head, offset in ((0, 1), (1, 0)):
+        by_offset = [float(seen_HLL[head].diagonal(-far)[: 24 - 8].mean()) for far in range(8)]
+        assert by_offset.index(max(by_offset)) == offset
 
 
 def test_another_study_is_refused(whole: Path, texts: Path) -> None:

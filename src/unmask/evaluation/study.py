@@ -141,8 +141,6 @@ def _starts(chosen: StudyArguments, folder: Path, texts: Sequence[str]) -> dict[
         "num_attention_heads": chosen.num_attention_heads,
         "num_key_value_heads": chosen.num_attention_heads,
         "max_position_embeddings": chosen.max_length,
-        # what transformers draws by default suits a width of 2,500; a narrow network would long learn next to nothing
-        "initializer_range": chosen.hidden_size**-0.5,
         "vocab_size": len(tokens),
         "eos_token_id": tokens.eos_token_id,
         "pad_token_id": tokens.eos_token_id,
