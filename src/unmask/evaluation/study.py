@@ -120,7 +120,8 @@ def _texts(chosen: StudyArguments) -> tuple[list[str], list[str]]:
     held_out: list[str] = []
     for spec in parse_dataset_args(str(chosen.dataset_args)):
         records = read(open_dataset(spec), Reading("text", chosen.text_field))
-        for texts, rows in ((trained, records.train), (held_out, records.test)):
+        parts: Any = ((trained, records.train), (held_out, records.test))
+        for texts, rows in parts:
             texts += rows["text"] if rows is not None else []
     if not held_out:
         raise ConfigError(f"dataset_args {chosen.dataset_args} holds nothing out. Example: stories.txt[test:100]")
