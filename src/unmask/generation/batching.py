@@ -52,7 +52,7 @@ def continuous(
         if taken:
             ids = [row.token_ids for _, row in taken]
             check_rows(ids, vocab_size, "prompt", first=taken[0][0])
-            entries = [Entry(number, row.seed, row.ends) for number, row in taken]
+            entries = [Entry(number, row.seed, row.ends, row.automaton) for number, row in taken]
             decoding.add(continuation(ids, options.first_length, filler, device), entries)
         if not decoding.under_way:
             return

@@ -15,6 +15,7 @@ from torch import Tensor
 from unmask.diffusion.keys import Purpose
 from unmask.diffusion.posterior import reveal_counts
 from unmask.generation.canvas import Canvas
+from unmask.generation.grammar import Grammar, Look
 from unmask.generation.options import GenerationOptions
 from unmask.generation.proposal import Proposal, propose, verified
 from unmask.generation.rows import Row
@@ -54,6 +55,15 @@ class Chooser:
         self._adjusted = getattr(self._strategy, "adjusted", None)
         self.verifies = bool(getattr(self._strategy, "verifies", False))
         self.forgets = self._state is None
+        self._grammar = Grammar(options, stop_token_ids, self.never)
+
+    def begin(self, row: Row, *, is_whole: bool) -> None:
+        """Take a row in; `is_whole`: it is filled in, not continued.
+
+        Raises:
+            ConfigError: it has a language, and no text of it fits.
+        """
+        self._grammar.begin(row, is_whole=is_whole)
 
     def asked(self, window: Canvas) -> tuple[Tensor, Tensor | None]:
         """Where logits are wanted, and where with the token hidden."""
@@ -80,8 +90,12 @@ class Chooser:
             ahead: how many steps lie between the rows' last one and this.
         """
         step = self._step(rows, window, number, ahead)
-        proposal = self._proposal(rows, firsts, window, logits_nV, step)
-        return step, proposal, self._strategy.select(proposal, window, step, self._state)
+        look = self._grammar.look(rows, firsts, window)
+        proposal = self._proposal(rows, firsts, window, logits_nV, step, look)
+        transfer = self._strategy.select(proposal, window, step, self._state)
+        if look is not None:
+            proposal, transfer = self._grammar.settled(look, proposal, transfer)
+        return step, proposal, transfer
 
     def _step(self, rows: Sequence[Row], window: Canvas, number: int, ahead: int) -> Step:
         withins = tuple(row.within + ahead for row in rows)
@@ -107,13 +121,24 @@ class Chooser:
         )
 
     def _proposal(
-        self, rows: Sequence[Row], firsts: Sequence[int], window: Canvas, logits_nV: Float[Tensor, "n V"], step: Step
+        self,
+        rows: Sequence[Row],
+        firsts: Sequence[int],
+        window: Canvas,
+        logits_nV: Float[Tensor, "n V"],
+        step: Step,
+        look: Look | None,
     ) -> Proposal:
         options, (wanted_BW, hidden_BW) = self.options, self.asked(window)
         hidden_mV = None
         if hidden_BW is not None:
             asked = int(wanted_BW.sum())
             logits_nV, hidden_mV = logits_nV[:asked], logits_nV[asked:]
+        if look is not None:
+            logits_nV = self._grammar.masked(look, wanted_BW, logits_nV)
+            if hidden_mV is not None and hidden_BW is not None:
+                hidden_mV = self._grammar.masked(look, hidden_BW, hidden_mV)
+            wanted_BW, logits_nV = self._grammar.free(look, wanted_BW, logits_nV)
         if options.min_new_tokens and self.stop_token_ids:
             logits_nV = self._without_early_stops(rows, firsts, wanted_BW, logits_nV)
         if self._adjusted is not None:

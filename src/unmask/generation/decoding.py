@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unmask.errors import ConfigError, ModelError
+from unmask.generation.automaton import Automaton
 from unmask.generation.caching import CachePlan, CachePolicy
 from unmask.generation.canvas import Canvas, joined, on_host
 from unmask.generation.choosing import Chooser
@@ -54,11 +55,12 @@ class Request:
 
 
 class Entry(NamedTuple):
-    """A row that asks to be written: its number in the request, its seed, and when its text ends beside stop tokens."""
+    """A row that asks to be written: number, seed, what ends it beside stop tokens, and its language."""
 
     number: int
     seed: int
     ends: Ends | None = None
+    automaton: Automaton | None = None
 
 
 class Decoding:
@@ -149,7 +151,9 @@ class Decoding:
                 blocks=sorted({(place - start) // self._block_size for place in masked}),
                 ends=entry.ends,
                 masked=masked,
+                automaton=entry.automaton,
             )
+            self._chooser.begin(row, is_whole=self.request.whole_rows)
             if self.options.trace:
                 row.token_ids = tuple(on_host(canvas.tokens_BL[index, : row.end]))
             here = replace(canvas.take([index]), rows=(row.slot,))

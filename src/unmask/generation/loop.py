@@ -13,7 +13,7 @@ from unmask.errors import ConfigError
 from unmask.generation.canvas import blanks, continuation
 from unmask.generation.decoding import Decoding, Entry, Request
 from unmask.generation.options import GenerationOptions
-from unmask.generation.rows import Waiting
+from unmask.generation.rows import Gaps, Waiting
 from unmask.generation.trace import Completion
 from unmask.types import Denoiser
 
@@ -60,7 +60,7 @@ def stream_rows(
     check_rows(ids, vocab_size, "prompt")
     canvas = continuation(ids, options.first_length, 0 if mask_token_id is None else mask_token_id, device)
     stops = tuple(stop_token_ids) if options.early_stop else ()
-    entries = [Entry(number, row.seed, row.ends) for number, row in enumerate(rows)]
+    entries = [Entry(number, row.seed, row.ends, row.automaton) for number, row in enumerate(rows)]
     request = Request(denoiser, options, mask_token_id, stops)
     return Decoding(request, canvas, entries, writable=options.max_new_tokens)
 
@@ -122,13 +122,35 @@ def stream_infill(
 
     Arguments, results and errors are those of `infill`.
     """
-    check_rows(rows, vocab_size, "row")
     blank = editable if editable is not None else [[token == mask_token_id for token in row] for row in rows]
-    if [len(row) for row in rows] != [len(row) for row in blank]:
+    chosen = row_seeds(options, seeds, len(rows))
+    return stream_gaps(
+        denoiser,
+        [Gaps(row, here, seed) for row, here, seed in zip(rows, blank, chosen, strict=True)],
+        options=options,
+        mask_token_id=mask_token_id,
+        vocab_size=vocab_size,
+        device=device,
+    )
+
+
+def stream_gaps(
+    denoiser: Denoiser,
+    rows: Sequence[Gaps],
+    *,
+    options: GenerationOptions,
+    mask_token_id: int,
+    vocab_size: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Decoding:
+    """As `stream_infill`, for rows that bring their seed and their language."""
+    ids, blank = [row.token_ids for row in rows], [row.editable for row in rows]
+    check_rows(ids, vocab_size, "row")
+    if [len(row) for row in ids] != [len(row) for row in blank]:
         raise ConfigError("editable must have one boolean for each token of each row.")
-    canvas = blanks(rows, blank, mask_token_id, device)
+    canvas = blanks(ids, blank, mask_token_id, device)
     request = Request(denoiser, options, mask_token_id, (), whole_rows=True)
-    entries = [Entry(number, seed) for number, seed in enumerate(row_seeds(options, seeds, len(rows)))]
+    entries = [Entry(number, row.seed, automaton=row.automaton) for number, row in enumerate(rows)]
     return Decoding(request, canvas, entries)
 
 

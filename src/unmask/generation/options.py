@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -102,6 +103,13 @@ class GenerationOptions:
 
     stop: tuple[str, ...] = ()
     """Texts that end an answer, which is cut before the first of them; infilling ignores them."""
+
+    regex: str | None = None
+    """Write only texts that this regular expression (as Rust has them) matches as a whole; infilling: each stretch of
+    blank tokens is such a text. Needs the extra `grammar`."""
+
+    json_schema: str | None = None
+    """Write only JSON that this schema describes; a file, or the schema itself. Needs the extra `grammar`."""
 
     block_size: int | None = 32
     """Tokens decoded together before the next ones are begun, left to right; null: the whole canvas is one block. Not
@@ -273,6 +281,7 @@ class GenerationOptions:
         if self.min_new_tokens != 0:
             _at_least_one("min_new_tokens", self.min_new_tokens)
         object.__setattr__(self, "stop", _texts("stop", self.stop))
+        _check_grammar(self)
         for name in ("steps", "steps_per_block"):
             if (getattr(self, name) or 0) > MOST_STEPS:
                 raise ConfigError(
@@ -324,7 +333,21 @@ class GenerationOptions:
                 raise ConfigError(
                     f'"{name}" is no option of generation.{did_you_mean(name, names)} Options: {", ".join(names)}.'
                 )
+        if isinstance(settings.get("json_schema"), Mapping):
+            settings["json_schema"] = json.dumps(settings["json_schema"])
+        for name in ("regex", "json_schema"):
+            if not isinstance(settings.get(name), str | None):
+                raise ConfigError(f"{name} is {settings[name]!r}; it must be a text.")
         return cls(**settings)
+
+
+def _check_grammar(options: GenerationOptions) -> None:
+    given = [name for name in ("regex", "json_schema") if getattr(options, name) is not None]
+    if len(given) == 2:
+        raise ConfigError("regex and json_schema are both given. Give one of them.")
+    ends = {"stop": bool(options.stop), "open_length": options.open_length, "early_stop false": not options.early_stop}
+    for name in (name for name, is_given in ends.items() if given and is_given):
+        raise ConfigError(f"{given[0]} says where an answer ends, and {name} says otherwise. Leave one of them out.")
 
 
 def _at_least_one(name: str, value: Any) -> None:

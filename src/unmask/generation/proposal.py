@@ -85,7 +85,11 @@ def propose(
         predicted_n = logits_nV.argmax(-1)
     if last:
         logits_nV[:, list(last)] = -torch.inf
-    log_prob_n = logits_nV.gather(1, predicted_n[:, None])[:, 0] - logits_nV.logsumexp(-1)
+    total_n = logits_nV.logsumexp(-1)
+    if last:
+        # a grammar may leave nothing but these
+        total_n = total_n.masked_fill(total_n == -torch.inf, 0.0)
+    log_prob_n = logits_nV.gather(1, predicted_n[:, None])[:, 0] - total_n
     # A token that lost its probability stays above the positions that are not pending.
     log_prob_n = log_prob_n.clamp(min=torch.finfo(log_prob_n.dtype).min)
     nothing_BL = torch.zeros(pending_BL.shape, dtype=torch.int64, device=pending_BL.device)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from unmask.generation.automaton import Automaton
 from unmask.generation.caching import ForwardKind, Place
 from unmask.generation.trace import Commit, Forwards
 
@@ -14,11 +15,21 @@ Ends = Callable[[Sequence[int]], bool]
 
 
 class Waiting(NamedTuple):
-    """A prompt that asks to be continued: its ids, its seed, and what ends it beside stop tokens."""
+    """A prompt that asks to be continued: its ids, its seed, what ends it beside stop tokens, and its language."""
 
     token_ids: Sequence[int]
     seed: int
     ends: Ends | None = None
+    automaton: Automaton | None = None
+
+
+class Gaps(NamedTuple):
+    """A row that asks to be filled in: its ids, where a token is to be written, its seed, and its language."""
+
+    token_ids: Sequence[int]
+    editable: Sequence[bool]
+    seed: int
+    automaton: Automaton | None = None
 
 
 @dataclass
@@ -33,6 +44,7 @@ class Row:
         blocks: numbers of the blocks that have masks, ascending.
         ends: asked with the tokens written so far, those before the first mask; True ends the row. None: not asked.
         masked: the positions masked at the start, ascending. token_ids: the row at the start, where a trace is wanted.
+        automaton: the language of what is written; of each run of masks, where a row is filled in. None: any text.
         turn: index into `blocks` of the active one.
         within, total, since, stored, drift: see `caching.Place`.
         is_measured: its length was found; where lengths are open, nothing is written before.
@@ -49,6 +61,7 @@ class Row:
     ends: Ends | None = None
     masked: tuple[int, ...] = ()
     token_ids: tuple[int, ...] = ()
+    automaton: Automaton | None = None
     turn: int = 0
     within: int = 0
     total: int = 0
