@@ -7,10 +7,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from accelerate.utils import DistributedType
 
+from tests.models import tiny
 from unmask.cli.main import main
 from unmask.errors import ConfigError, ResourceError
+from unmask.models.adapters import LoraSettings, attach_lora
+from unmask.models.checkpoints import load_model
+from unmask.registry import FAMILIES
 from unmask.training import engine
 from unmask.training.arguments import Settings
 from unmask.training.engine import Engine, asked_for, check, check_wrapped
@@ -227,3 +232,40 @@ def test_the_command_ends_and_leaves_nothing(
     said = capsys.readouterr().err
     assert "asked for" in said and "Traceback" not in said
     assert not (tmp_path / "run").exists()
+
+
+LORA = {"plain": {}, "experts": {"target_modules": "experts"}, "dora": {"use_dora": True}, "biases": {"bias": "all"}}
+LORA["whole layers"] = {"modules_to_save": "head,embed"}
+FEW = [(family, None, few) for family in ("llada", "llada_moe", "llada2", "dream") for few in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("family", "adapter", "predicted"),
+    [*FEW, *(("llada_moe" if kind == "experts" else "dream", kind, 0) for kind in LORA)],
+)
+def test_every_trained_weight_takes_part_in_every_forward(
+    tmp_path: Path, family: str, adapter: str | None, predicted: int
+) -> None:
+    """Otherwise DDP would have to look for idle ones: a row may have nothing to predict, an expert no token."""
+    model = tiny.build(tmp_path, FAMILIES.get(family))
+    if adapter is not None:
+        attach_lora(model, LoraSettings(r=2, **LORA[adapter]))
+    # as few tokens as there can be, so that most experts get none
+    tokens_BL = torch.full((1, 2), 5)
+    at_n = torch.arange(predicted) + 1
+    model.train()(tokens_BL, logits_at=at_n, targets=torch.full((predicted,), 3)).nll.sum().backward()
+    idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert idle == []
+
+
+def test_layers_in_few_bits_are_not_divided(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    folder = tiny.checkpoint(tmp_path, d_model=64, mlp_hidden_size=128)
+    plugin, model = SimpleNamespace(), load_model(folder)
+    assert engine.leave_whole(plugin, model) is None and not vars(plugin)
+    model = load_model(folder, quantization="4bit")
+    attach_lora(model, LoraSettings(r=2))
+    layers = 7 * model.facts.shape.layers
+    assert f"{layers} layers in few bits are not divided" in str(engine.leave_whole(plugin, model))
+    assert len(plugin.ignored_modules) == layers
+    assert not any(weight.requires_grad for layer in plugin.ignored_modules for weight in layer.parameters())

@@ -17,6 +17,7 @@ from unmask.cli.main import main
 from unmask.errors import ModelError
 from unmask.models.tokenizers import load_tokenizer
 from unmask.objectives.masked import MaskedDiffusion
+from unmask.training import replay
 from unmask.training.arguments import Settings
 from unmask.training.run import train
 from unmask.types import LossSums
@@ -85,6 +86,18 @@ def test_three_in_a_row_end_the_run(settings: Make, broken_updates: Callable, tm
         train(settings(max_steps=6, save_strategy="steps", save_steps=1), verb="sft")
     kept = weights(tmp_path / "run" / "checkpoint-1")
     assert all(tensor.equal(kept[name]) for name, tensor in weights(tmp_path / "run" / "replay-4").items())
+
+
+def test_the_reason_is_told_where_a_replay_has_no_room(
+    settings: Make, broken_updates: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, write: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    broken_updates(2, 3, 4)
+    monkeypatch.setattr(replay.safekeeping, "write_whole", full)
+    with pytest.raises(ModelError, match="not a number at update .* could not be written: .*No space left"):
+        train(settings(max_steps=6), verb="sft")
 
 
 def test_replay_shows_the_rows(

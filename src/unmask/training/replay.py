@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, ResourceError
 from unmask.training import safekeeping
 from unmask.training.arguments import Settings
 from unmask.training.checkpointing import save_json
@@ -72,8 +73,8 @@ class Replayed:
 
 def leave(
     output_dir: Path, settings: Settings, verb: str, update: int, ranks: int, save: Callable[[Path], None]
-) -> Path:
-    """Write what `read` reads; `save` writes model and tokenizer into a folder."""
+) -> str:
+    """Write what `read` reads; `save` writes model and tokenizer into a folder. A sentence about how that went."""
     folder = output_dir / f"replay-{update}"
     command = command_of(settings, verb)
 
@@ -81,8 +82,11 @@ def leave(
         save(target)
         save_json({"format": _FORMAT, "command": command, "update": update, "ranks": ranks}, target / FILE)
 
-    safekeeping.write_whole(folder, write)
-    return folder / FILE
+    try:
+        safekeeping.write_whole(folder, write)
+    except (OSError, SafetensorError, ResourceError) as error:
+        return f"What would show its rows could not be written: {error}"
+    return f"Its rows, one by one: unmask {verb} --replay {folder / FILE}"
 
 
 def read(file: str) -> Left:

@@ -144,8 +144,7 @@ def _run(settings: Settings, verb: str, parts: Ingredients, standing: Standing, 
         weights = trainer.gathered_weights()
         if not args.should_save:
             return ""
-        file = replay.leave(output_dir, settings, verb, update, shares.ranks, lambda target: save(target, weights))
-        return f"Its rows, one by one: unmask {verb} --replay {file}"
+        return replay.leave(output_dir, settings, verb, update, shares.ranks, lambda target: save(target, weights))
 
     trainer = DiffusionTrainer(
         model,

@@ -163,4 +163,4 @@ def _delete(folder: Path) -> None:
 
 
 def _hidden_in(output_dir: Path, kind: str) -> list[Path]:
-    return list(output_dir.glob(f".checkpoint-*.{kind}"))
+    return [path for name in ("checkpoint", "replay") for path in output_dir.glob(f".{name}-*.{kind}")]
