@@ -189,14 +189,17 @@ def _stroke(objective: str, number: int) -> str:
 def _panel(sizes: Sequence[dict[str, Any]], points: Sequence[Row], cost: str) -> str:
     """Nats per token over one cost, whose axis is logarithmic."""
     across = _scale([math.log2(row[cost]) for row in points], _LEFT, _WIDTH - 12)
-    # a run that has long been rising would squeeze all others
-    ceiling = 1.6 * min(row["nll"] for row in points)
-    shown = [row for row in points if row["nll"] <= ceiling]
-    up = _scale([row["nll"] for row in shown], _HEIGHT - _BOTTOM, _TOP)
-    parts = [_axes(points, shown, cost, across, up)]
+    # first points, and a run that has long been rising, would squeeze all others: their lines leave the panel
+    low = min(row["nll"] for row in points)
+    shown = [row["nll"] for row in points if row["nll"] <= 1.5 * low]
+    up = _scale(shown, _HEIGHT - _BOTTOM, _TOP)
+    parts = [_axes(points, shown, cost, across, up), f'<g clip-path="url(#{cost})"><clipPath id="{cost}">']
+    parts.append(
+        f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH - _LEFT}" height="{_HEIGHT - _BOTTOM - _TOP}"/></clipPath>'
+    )
     for number, size in enumerate(sizes):
         for objective in OBJECTIVES:
-            own = [row for row in _of(shown, size["unique_tokens"], objective)]
+            own = _of(points, size["unique_tokens"], objective)
             places = [(across(math.log2(row[cost])), up(row["nll"])) for row in own]
             line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
             parts.append(f'<polyline points="{line}" {_stroke(objective, number)}/>')
@@ -205,7 +208,7 @@ def _panel(sizes: Sequence[dict[str, Any]], points: Sequence[Row], cost: str) ->
         if place is not None and best is not None:
             x, y = across(math.log2(place)), up(best["nll"])
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="none" stroke="black"/>')
-    return "".join(parts)
+    return "".join([*parts, "</g>"])
 
 
 def _scale(values: Sequence[float], first: float, last: float) -> Callable[[float], float]:
@@ -221,7 +224,7 @@ def _axes(
     across: Callable[[float], float],
     up: Callable[[float], float],
 ) -> str:
-    low, high = (end(row["nll"] for row in shown) for end in (min, max))
+    low, high = min(shown), max(shown)
     parts = []
     for part in range(5):
         mark = low + (high - low) * part / 4
