@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # `--trace` names a file here; in Python it is a boolean.
 OWN_MEANING = ("trace",)
+# options whose text may begin with dashes
+RAW = ("regex",)
 # asked where no model is named
 SMALL_BASE = "example:base"
 
@@ -82,7 +84,7 @@ def read_arguments(
     These texts, and those of the options in `raw`, may begin with dashes, and may be empty or a line break, which no
     word may.
     """
-    taken: dict[str, list[str]] = {name: [] for name in ("stop", *raw, *([repeated] if repeated else []))}
+    taken: dict[str, list[str]] = {name: [] for name in ("stop", *RAW, *raw, *([repeated] if repeated else []))}
     rest: list[str] = []
     words = list(argv)
     while words:
@@ -104,7 +106,7 @@ def read_arguments(
     say_notes(parsed)
     if taken["stop"]:
         parsed = parsed.put("stop", tuple(map(unescaped, taken["stop"])), Given("stop", taken["stop"]))
-    for name in raw:
+    for name in (*RAW, *raw):
         if taken[name]:
             parsed = parsed.put(name, taken[name][-1], Given(name, taken[name][-1]))
     return replace(parsed, words=(*parsed.words, *taken[repeated])) if repeated else parsed
@@ -135,6 +137,9 @@ def options_from(parsed: Parsed, *, trace: bool = False) -> GenerationOptions:
     settings = {name: parsed[name] for name in names}
     for name in ("guidance_keep", "suppress_tokens", "begin_suppress_tokens"):
         settings[name] = tuple(settings[name] or ())
+    if settings["json_schema"] is not None and not settings["json_schema"].lstrip().startswith("{"):
+        # results depend on what the file says now, not on its name
+        settings["json_schema"] = read_file(settings["json_schema"])
     return GenerationOptions(**settings, trace=trace)
 
 

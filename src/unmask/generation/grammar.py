@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from unmask.errors import ConfigError
 from unmask.generation.automaton import ANY, Allowed, Automaton, Paths
@@ -156,7 +157,7 @@ class Grammar:
                 self._note(look, index, column - look.firsts[index], one)
             found += here
         every_V = torch.ones(logits_nV.shape[1], dtype=torch.bool, device=logits_nV.device)
-        masks = {id(one): every_V if one is None else _wide(one.token_V, every_V) for one in found}
+        masks = {id(one): every_V if one is None else _wide(one.token_V, len(every_V)) for one in found}
         number = {key: place for place, key in enumerate(masks)}
         index_n = torch.tensor([number[id(one)] for one in found], dtype=torch.int64, device=logits_nV.device)
         return logits_nV.masked_fill(~torch.stack(list(masks.values()))[index_n], -torch.inf) if found else logits_nV
@@ -273,9 +274,9 @@ def runs_of(columns: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def _wide(token_V: Bool[Tensor, " V"], like_V: Bool[Tensor, " V"]) -> Bool[Tensor, " V"]:
+def _wide(token_V: Bool[Tensor, " V"], words: int) -> Bool[Tensor, " W"]:
     """A model may have more logits than the tokenizer has ids; these are never allowed."""
-    return torch.nn.functional.pad(token_V, (0, len(like_V) - len(token_V)))
+    return pad(token_V, (0, words - len(token_V)))
 
 
 def _misfit(run: Run, number: int, is_whole: bool) -> str:

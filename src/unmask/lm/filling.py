@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,9 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from unmask.data.blanks import Blanked
 from unmask.errors import ConfigError
+from unmask.generation.automaton import Automaton
 from unmask.generation.decoding import Decoding
-from unmask.generation.loop import row_seeds, stream_infill
+from unmask.generation.grammar import has_text_of, runs_of
+from unmask.generation.loop import row_seeds, stream_gaps
 from unmask.generation.options import GenerationOptions
+from unmask.generation.rows import Gaps
 from unmask.generation.trace import Completion, Forwards, Stats
 from unmask.lm.infilling import (
     BlankRow,
@@ -33,11 +37,17 @@ class Filler:
     """Fills texts.
 
     Args:
-        model, tokenizer: who fills. options: how.
+        model, tokenizer: who fills. options: how. automaton: the language of each stretch of blank tokens; None: any.
     """
 
-    def __init__(self, model: DiffusionModel, tokenizer: PreTrainedTokenizerBase, options: GenerationOptions) -> None:
-        self.model, self.tokenizer, self.options = model, tokenizer, options
+    def __init__(
+        self,
+        model: DiffusionModel,
+        tokenizer: PreTrainedTokenizerBase,
+        options: GenerationOptions,
+        automaton: Automaton | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.options, self.automaton = model, tokenizer, options, automaton
 
     def stream(self, read: Sequence[Blanked | BlankRow], seeds: Sequence[int] | None) -> TextStream:
         """A generation under way that fills all texts at once, the lengths of open blanks being found before.
@@ -60,13 +70,11 @@ class Filler:
         longest, limit = max((len(row.ids) for row in rows), default=0), self.model.facts.shape.max_length
         if longest > limit:
             raise ConfigError(f"a text has {longest:,} tokens; the model was made for {limit:,}. Shorten it.")
-        return stream_infill(
+        return stream_gaps(
             self.model,
-            [row.ids for row in rows],
-            [row.editable for row in rows],
+            [Gaps(row.ids, row.editable, seed, self.automaton) for row, seed in zip(rows, seeds, strict=True)],
             options=options,
             mask_token_id=mask_token_id(self.tokenizer, self.model),
-            seeds=seeds,
             vocab_size=self.model.facts.shape.vocab_size,
             device=self.model.device,
         )
@@ -77,8 +85,23 @@ class Filler:
             return read, _sum([])
         lengths, spent = tuple(blank.least for blank in read.blanks), list[Stats]()
         if read.is_open:
-            lengths = choose_lengths(read.blanks, lambda tried: self._scores(read, tried, seed, spent))
+            lengths = choose_lengths(read.blanks, lambda tried: self._possible_scores(read, tried, seed, spent))
         return text_row(read, lengths, self.tokenizer), _sum(spent)
+
+    def _possible_scores(
+        self, read: Blanked, tried: Sequence[Lengths], seed: int, spent: list[Stats]
+    ) -> Sequence[float]:
+        """`_scores`, -inf at lengths that no text of the language has."""
+        if self.automaton is None:
+            return self._scores(read, tried, seed, spent)
+        possible = [lengths for lengths in tried if self._is_possible(text_row(read, lengths, self.tokenizer))]
+        scores = dict(zip(possible, self._scores(read, possible, seed, spent), strict=True))
+        return [scores.get(lengths, -math.inf) for lengths in tried]
+
+    def _is_possible(self, row: BlankRow) -> bool:
+        never = (mask_token_id(self.tokenizer, self.model), *self.options.suppress_tokens)
+        runs = runs_of([place for place, is_blank in enumerate(row.editable) if is_blank])
+        return self.automaton is None or has_text_of(self.automaton, [length for _, length in runs], never)
 
     def _scores(self, read: Blanked, tried: Sequence[Lengths], seed: int, spent: list[Stats]) -> list[float]:
         """How likely the model finds what it writes at these lengths; what it cost goes to `spent`."""

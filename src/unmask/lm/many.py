@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from unmask.errors import ConfigError
+from unmask.generation.automaton import Automaton
 from unmask.generation.rows import Ends, Waiting
 from unmask.generation.trace import Completion
 from unmask.lm.continuing import TextRow
@@ -63,6 +64,7 @@ def finished_rows(
     decode: Decode,
     ends_of: Callable[[TextRow], Ends | None],
     finish: Callable[[TextRow, Completion], Generation],
+    automaton: Automaton | None = None,
 ) -> Iterator[tuple[int, Generation]]:
     """Number and result of each row, as they are finished.
 
@@ -71,13 +73,14 @@ def finished_rows(
         decode: decodes them.
         ends_of: what ends a row beside stop tokens.
         finish: makes the result.
+        automaton: the language of what is written; None: any text.
     """
     under_way: dict[int, Asked] = {}
 
     def waiting() -> Iterator[Waiting]:
         for index, asked in enumerate(rows):
             under_way[index] = asked
-            yield Waiting(asked.row.ids, asked.seed, ends_of(asked.row))
+            yield Waiting(asked.row.ids, asked.seed, ends_of(asked.row), automaton)
 
     for index, completion in decode(waiting()):
         asked = under_way.pop(index)

@@ -20,6 +20,7 @@ from unmask.generation.options import GenerationOptions
 from unmask.generation.rows import Waiting
 from unmask.generation.trace import Completion
 from unmask.lm.attention import as_made, own_blocks, refuse_infilling
+from unmask.lm.constraints import Constraints
 from unmask.lm.continuing import TextRow, continued, ends_at_stop, room, rooms, with_room
 from unmask.lm.filling import Filler
 from unmask.lm.infilling import BlankRow, between, ids_row, read_text
@@ -49,6 +50,7 @@ class DiffusionLM:
 
     def __init__(self, model: DiffusionModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
+        self._constraints = Constraints(tokenizer)
 
     @property
     def family(self) -> ModelFamily:
@@ -324,16 +326,18 @@ class DiffusionLM:
         self, rows: Iterator[Asked], options: GenerationOptions, batch_size: int
     ) -> Iterator[tuple[int, Generation]]:
         ends, finish = partial(ends_at_stop, options, self.tokenizer), partial(continued, options, self.tokenizer)
+        automaton = self._constraints.automaton(options)
         with evaluating(self.model):
             # rows of one length come together, and with max_length only these have room for the same number of tokens
             for length, group in groupby(rows, lambda asked: len(asked.row.ids) if options.max_length else 0):
                 own = with_room(options, length)
                 decode = partial(continuous, self._denoiser, options=own, batch_size=batch_size, **self._world(own))
-                yield from finished_rows(group, decode, ends, finish)
+                yield from finished_rows(group, decode, ends, finish, automaton)
 
     def _decoding(self, rows: Sequence[TextRow], options: GenerationOptions, seeds: Sequence[int]) -> Decoding:
+        automaton = self._constraints.automaton(options)
         waiting = [
-            Waiting(row.ids, seed, ends_at_stop(options, self.tokenizer, row))
+            Waiting(row.ids, seed, ends_at_stop(options, self.tokenizer, row), automaton)
             for row, seed in zip(rows, seeds, strict=True)
         ]
         return stream_rows(self._denoiser, waiting, options=options, **self._world(options))
@@ -357,7 +361,8 @@ class DiffusionLM:
         self, read: Sequence[Blanked | BlankRow], options: GenerationOptions, seeds: Sequence[int] | None
     ) -> TextStream:
         refuse_infilling(self.model.facts)
-        return Filler(self.model, self.tokenizer, as_made(options, self.model.facts)).stream(read, seeds)
+        automaton = self._constraints.automaton(options)
+        return Filler(self.model, self.tokenizer, as_made(options, self.model.facts), automaton).stream(read, seeds)
 
 
 def _options(options: GenerationOptions | None, settings: dict[str, Any]) -> GenerationOptions:
