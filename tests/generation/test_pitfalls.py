@@ -20,13 +20,15 @@
 | 16 | text that is streamed and changed later; stop strings across blocks | tests/generation/test_loop.py::test_the_stream_adds_up_to_the_completion_and_nothing_is_changed_twice, tests/test_lm.py::test_the_stream_ends_in_the_generation, tests/test_lm.py::test_a_stop_string_ends_a_row_across_blocks |
 | 17 | tokens, forwards and positions counted wrongly | tests/generation/test_loop.py::test_figures_agree_with_what_the_denoiser_saw, tests/generation/caching/test_windowed_caches.py::test_figures_agree_with_what_the_model_was_fed, tests/generation/caching/test_block_cache.py::test_every_column_is_fed_once_as_text_and_blocks_once_a_step |
 | 18 | schedules that do not add up | tests/generation/test_loop.py::test_as_many_commits_as_masks_within_the_steps, tests/diffusion/test_posterior.py::test_rounded_rows_add_up_and_end_in_zeros, tests/diffusion/test_posterior.py::test_truncated_rows_add_up_and_end_in_zeros |
-| 19 | grammars that judge each position by itself | none: decoding by a grammar is not built |
+| 19 | grammars that judge each position by itself | test_19, tests/generation/test_grammar.py::test_a_token_is_allowed_where_some_completion_has_it_and_only_there, tests/generation/test_grammar.py::test_every_strategy_stays_in_the_language |
 | 20 | rows that see nothing | test_20, tests/models/test_layers.py::test_a_row_of_padding_alone_gives_no_nan_and_no_nan_gradient |
 """  # noqa: E501
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,8 +39,10 @@ import torch
 from tests.generation.caching.spy import MASK
 from tests.generation.toys import Scripted
 from tests.models.tiny import build
-from unmask.generation.loop import generate, stream
+from unmask.generation.automaton import Automaton
+from unmask.generation.loop import generate, stream, stream_rows
 from unmask.generation.options import GenerationOptions
+from unmask.generation.rows import Waiting
 from unmask.generation.trace import Completion
 from unmask.models.shell import DiffusionModel
 from unmask.registry import FAMILIES
@@ -214,6 +218,40 @@ def test_15_a_prompt_may_end_anywhere_in_a_block(blocks: int, over: int, folder:
         stop_token_ids=[STOP],
     )
     assert texts(without) == texts([done])
+
+
+@ways
+@pytest.mark.parametrize("strategy", ["threshold", "edit"])
+def test_19_a_grammar_judges_a_canvas_as_a_whole(
+    kind: str, attention: str, cache_name: str, strategy: str, folder: Path
+) -> None:
+    # brackets that open and close, at most two deep: (), (()), ()(), ...; each position alone may hold either
+    opens, closes, length = 1, 2, 8
+    table = torch.tensor([[1, -1, -1], [2, 0, -1], [-1, 1, -1]])
+    class_V = torch.full((model_in(folder, kind).facts.shape.vocab_size,), 2)
+    class_V[opens], class_V[closes] = 0, 1
+    grammar = Automaton(table, class_V, (0,))
+
+    def depths(text: Sequence[int]) -> list[int]:
+        return list(itertools.accumulate(1 if token == opens else -1 for token in text))
+
+    texts = [text for size in range(0, length + 1, 2) for text in itertools.product((opens, closes), repeat=size)]
+    texts = [text for text in texts if not text or (set(depths(text)) <= {0, 1, 2} and depths(text)[-1] == 0)]
+    fills = [(*text, *[STOP] * (length - len(text))) for text in texts]
+    # all that is possible is written at once
+    settings = options(attention=attention, cache=cache_name, strategy=strategy, threshold=0.0, max_new_tokens=length)
+    rows = [Waiting([3 + seed] * (seed % 6), seed, None, grammar) for seed in range(12)]
+    run = stream_rows(model_in(folder, kind), rows, options=settings, mask_token_id=MASK, stop_token_ids=(STOP,))
+    for commit in run:
+        place = run.canvas.rows.index(commit.row)
+        start = len(rows[commit.row].token_ids)
+        tokens, masked = (
+            tensor[place, start : start + length].tolist() for tensor in (run.canvas.tokens_BL, run.canvas.is_masked_BL)
+        )
+        canvas = [None if is_masked else token for token, is_masked in zip(tokens, masked, strict=True)]
+        assert any(all(a in (None, b) for a, b in zip(canvas, fill, strict=True)) for fill in fills), canvas
+    done = run.completions()
+    assert {tuple(row.token_ids) for row in done} <= set(texts) and len({tuple(row.token_ids) for row in done}) > 1
 
 
 @ways
