@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -96,3 +102,37 @@ def test_mixed_precision_and_other_devices_keep_their_own_product():
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert Linear(3, 2)(torch.randn(4, 3)).dtype == torch.bfloat16
     assert Linear(3, 2, device="meta")(torch.empty(4, 3, device="meta")).shape == (4, 2)
+
+
+# many products of few rows each, then as many again; what the process has grown by in between
+GROWTH = """
+import ctypes, torch
+from unmask.models.linear import linear, summed_product
+
+def held():
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+def work(first):
+    for rows in range(first, first + 100):
+        for dtype in (torch.float32, torch.bfloat16):
+            x, weight = torch.ones(rows, 96, dtype=dtype), torch.ones(160, 96, dtype=dtype)
+            summed_product(linear(x, weight), x)
+
+torch.set_num_threads(1)
+work(100)
+before = held()
+work(200)
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counted by Linux, with another C library otherwise")
+def test_rows_of_ever_new_lengths_do_not_fill_the_memory():
+    environment = {**os.environ, "PYTHONPATH": str(Path(linear.__file__).parents[2])}
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True, env=environment)
+    # without a bound 200 MB
+    assert int(done.stdout) < 20e6

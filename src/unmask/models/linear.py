@@ -6,11 +6,19 @@ it has on board for bfloat16, is as fast everywhere. For all but float32 on a CP
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+# Two caches of oneDNN keep what was compiled for the shape of a product, 1,024 each, 0.3 MB a piece: with another
+# number of masked tokens in each update a run grows by hundreds of MB. A step has about 40 shapes; to compile one again
+# takes half a millisecond. Read at the first product.
+KEPT_SHAPES = 128
+for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, str(KEPT_SHAPES))
 
 
 class Linear(nn.Linear):
