@@ -16,7 +16,8 @@ from unmask.cli.main import main
 from unmask.data.sources import load_records
 from unmask.data.sources.reading import Reading
 from unmask.data.spec import parse_dataset_args
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, ResourceError
+from unmask.evaluation import sentences
 from unmask.models.checkpoints import load_model, save_model
 from unmask.models.families.llama import FAMILY as LLAMA
 
@@ -195,6 +196,19 @@ def test_corpora_bring_their_measures(tmp_path: Path, capsys: pytest.CaptureFixt
         found = json.loads(capsys.readouterr().out)["metrics"]
         assert set(found) == shown and found["em"]["mean"] == 1
         assert found.get("tatqa_em", found["em"])["mean"] == 1
+
+
+def test_what_is_missing_is_said_before_a_model_is_loaded(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    (tmp_path / "one.jsonl").write_text(json.dumps({"source": "fetaqa", "messages": turns}) + "\n")
+    asked = ["tables", "--model_name_or_path", str(tmp_path / "none"), "--dataset_args", str(tmp_path / "one.jsonl")]
+    with pytest.raises(DataError, match="these questions have 1 different right"):
+        run([*asked, "--scoring", "likelihood"])
+    monkeypatch.setattr(sentences, "find_spec", lambda name: None)
+    with pytest.raises(ResourceError, match=r"ROUGE and BLEU need rouge_score and sacrebleu.*unmask\[eval\]"):
+        run(asked)
 
 
 def test_no_page_of_errors_unless_wanted(questions: Path, tmp_path: Path) -> None:

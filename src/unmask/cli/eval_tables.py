@@ -24,6 +24,7 @@ from unmask.cli.options import OptionTable
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
+    from unmask.evaluation.choices import ChoiceSettings
     from unmask.evaluation.tables import TableResults
     from unmask.generation.options import GenerationOptions
     from unmask.lm import DiffusionLM
@@ -112,9 +113,12 @@ def run(argv: list[str]) -> int:
     _check(parsed)
     options, folder = _options(parsed), evaluation_folder(parsed)
     from unmask.evaluation import report
+    from unmask.evaluation.answer_scores import check_measures
     from unmask.evaluation.questions import load_questions
 
     records, notes = load_questions(parsed["dataset_args"], parsed["limit"])
+    if parsed["scoring"] == "generation":
+        check_measures(records, sentences=parsed["sentence_scores"])
     began = time.perf_counter()
     asked = _Asked(parsed, records, options, None if folder is None else folder / report.CASES)
     answered = asked.baseline() if parsed["baseline"] else asked.model()
@@ -136,10 +140,6 @@ def _check(parsed: Parsed) -> None:
         raise ConfigError(f"--error_cases is {parsed['error_cases']}; it must be at least 0.")
     check_counts(parsed, "batch_size", "samples")
     _check_scoring(parsed)
-    if parsed["sentence_scores"]:
-        from unmask.evaluation.sentences import check_installed
-
-        check_installed()
     check_alone("eval tables")
 
 
@@ -149,7 +149,7 @@ def _check_scoring(parsed: Parsed) -> None:
     if by_likelihood and parsed["baseline"]:
         raise ConfigError("--scoring likelihood asks a model, and --baseline none. Leave one of them out.")
     generation = [option.name for option in sampling.generation_options() if option.name != "seed"]
-    misplaced = generation if by_likelihood else ["choices", "calibrate", "samples"]
+    misplaced = [*generation, "sentence_scores"] if by_likelihood else ["choices", "calibrate", "samples"]
     for name in misplaced:
         if name in parsed:
             raise ConfigError(
@@ -183,12 +183,13 @@ class _Asked:
     cases_file: Path | None
 
     def model(self) -> _Answered:
+        settings = self._choosing() if self.parsed["scoring"] == "likelihood" else None
         lm = sampling.load_model(self.parsed)
         if self.parsed["model"] not in (None, lm.family.name):
             raise ConfigError(
                 f'--model is "{self.parsed["model"]}", but the checkpoint is of the family {lm.family.name}.'
             )
-        return self._chosen(lm) if self.parsed["scoring"] == "likelihood" else self._written(lm)
+        return self._written(lm) if settings is None else self._chosen(lm, settings)
 
     def _written(self, lm: DiffusionLM) -> _Answered:
         from unmask.evaluation.tables import evaluate_tables
@@ -205,13 +206,18 @@ class _Asked:
         )
         return _Answered(results, {"scoring": "generation", "decoding": asdict(options)}, lm, options)
 
-    def _chosen(self, lm: DiffusionLM) -> _Answered:
-        from unmask.evaluation.choices import ChoiceSettings, choose_answers, right_answers
+    def _choosing(self) -> ChoiceSettings:
+        """Known before a model is loaded, which takes time."""
+        from unmask.evaluation.choices import ChoiceSettings, right_answers
 
-        settings = ChoiceSettings(
+        return ChoiceSettings(
             tuple(self.parsed["choices"]) or right_answers(self.records),
             *(self.parsed[name] for name in ("calibrate", "samples", "seed", "batch_size")),
         )
+
+    def _chosen(self, lm: DiffusionLM, settings: ChoiceSettings) -> _Answered:
+        from unmask.evaluation.choices import choose_answers
+
         told = teller("questions", "answered")
         results = choose_answers(lm, self.records, settings, cases_file=self.cases_file, progress=told)
         return _Answered(results, {"scoring": "likelihood", **asdict(settings)}, lm)

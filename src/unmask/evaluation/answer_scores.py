@@ -13,7 +13,7 @@ from unmask.evaluation.cases import Case
 from unmask.evaluation.intervals import bootstrap, wilson
 from unmask.evaluation.report import SHARE, Metric
 from unmask.evaluation.scores import denotation_accuracy, exact_match, token_f1
-from unmask.evaluation.sentences import corpus_bleu, sentence_scores
+from unmask.evaluation.sentences import check_installed, corpus_bleu, sentence_scores
 from unmask.evaluation.tatqa import tatqa_score
 
 Record = Mapping[str, Any]
@@ -26,6 +26,12 @@ _DECIDING = ("denotation", "tatqa_em", "em")
 def gold_of(record: Record) -> str:
     """The right answer: the last turn."""
     return str(record["messages"][-1]["content"]).strip()
+
+
+def check_measures(records: Sequence[Record], *, sentences: bool = False) -> None:
+    """Raises ResourceError: what counts the ROUGE and BLEU of some record is not installed."""
+    if any(_has_sentences(record, sentences) for record in records):
+        check_installed()
 
 
 def answer_metrics(record: Record, prediction: str, *, sentences: bool = False) -> dict[str, float]:
@@ -44,9 +50,13 @@ def answer_metrics(record: Record, prediction: str, *, sentences: bool = False) 
     if source == "tatqa" and answers:
         score = tatqa_score(answers, record.get("scale", ""), record.get("kind", ""), prediction)
         metrics |= {"tatqa_em": score.em, "tatqa_f1": score.f1, "scale": score.scale}
-    if sentences or source == "fetaqa":
+    if _has_sentences(record, sentences):
         metrics |= sentence_scores(gold, prediction)
     return metrics
+
+
+def _has_sentences(record: Record, asked_for: bool) -> bool:
+    return asked_for or record.get("source") == "fetaqa"
 
 
 def figures(cases: Sequence[Case]) -> dict[str, Metric]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from unmask.data.table_text import read_table
 from unmask.errors import DataError
-from unmask.evaluation.answer_scores import Record, answer_metrics, figures, gold_of
+from unmask.evaluation.answer_scores import Record, answer_metrics, check_measures, figures, gold_of
 from unmask.evaluation.cases import Case, CasesFile
 from unmask.evaluation.fitting import fitted
 from unmask.evaluation.report import Metric
@@ -95,6 +95,7 @@ def evaluate_tables(
         ResourceError: it cannot be written, or what counts ROUGE and BLEU is not installed.
     """
     options = options or own_blocks(GenerationOptions(max_new_tokens=32, block_size=32, steps=32), lm.model.facts)
+    check_measures(records, sentences=sentences)
     journal, keys = opened(lm, records, [asdict(options), *(["sentences"] if sentences else [])], cases_file)
     asked = _Asked(lm, options)
     left = [number for number, key in enumerate(keys) if key not in journal.cases]
