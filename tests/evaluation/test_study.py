@@ -105,14 +105,14 @@ def test_both_runs_begin_alike_and_are_measured_alike(whole: Path) -> None:
 
 
 def test_first_heads_begin_at_neighbours(whole: Path) -> None:
-    """Head 0 at the token before; head 1, which is meant for the one behind, at the nearest that a causal one sees."""
+    """Head 0 looks at the token before and head 1 at the one behind, where nothing is hidden."""
     theirs = AutoModelForCausalLM.from_pretrained(whole / "start" / "autoregressive", attn_implementation="eager")
     ids_BL = torch.randint(3, 259, (64, 24), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        seen_HLL = theirs(ids_BL, output_attentions=True).attentions[0].mean(0)
-    for head, offset in ((0, 1), (1, 0)):
-        by_offset = [float(seen_HLL[head].diagonal(-far)[: 24 - 8].mean()) for far in range(8)]
-        assert by_offset.index(max(by_offset)) == offset
+        seen = theirs(ids_BL, attention_mask=torch.zeros(64, 1, 24, 24), output_attentions=True).attentions[0].mean(0)
+    for head, offset in ((0, -1), (1, 1)):
+        by_offset = {far: float(seen[head].diagonal(far).mean()) for far in range(-12, 13)}
+        assert max(by_offset, key=lambda far: by_offset[far]) == offset
 
 
 def test_another_study_is_refused(whole: Path, texts: Path) -> None:
