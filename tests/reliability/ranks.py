@@ -1,8 +1,8 @@
 """Runs of `unmask` on several processes, one after the other: a script, so that all of them import torch once.
 
 usage: ranks.py JOBS.json. A job is {"output": a folder, "engine": ..., "ranks": ..., "argv": of unmask, "after": where
-to go on from, or null}. Forks before torch has computed anything, and sets what torchrun would. Writes OUTPUT.RANK.log;
-prints the exit status of each rank of each job as JSON.
+to go on from, or null, "broken": a rank whose second update is no number, or null}. Forks before torch has computed
+anything, and sets what torchrun would. Writes OUTPUT.RANK.log; prints the exit status of each rank of each job as JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ports import free_port
 
 import unmask.training.run  # noqa: F401
 from unmask.cli.main import main
+from unmask.training.trainer import DiffusionTrainer
 
 
 def forked(job: dict[str, Any], rank: int, port: int) -> int:
@@ -36,6 +37,8 @@ def forked(job: dict[str, Any], rank: int, port: int) -> int:
     if job["engine"] == "fsdp2":
         os.environ["ACCELERATE_USE_CPU"] = "true"
         allow_fsdp()
+    if job["broken"] == rank:
+        break_an_update()
     status = 1
     try:
         status = main(job["argv"])
@@ -45,6 +48,15 @@ def forked(job: dict[str, Any], rank: int, port: int) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def break_an_update() -> None:
+    plain = DiffusionTrainer.compute_loss
+
+    def broken(self: DiffusionTrainer, *args: Any, **rest: Any) -> Any:
+        return plain(self, *args, **rest) * (float("nan") if self.state.global_step == 1 else 1.0)
+
+    DiffusionTrainer.compute_loss = broken
 
 
 def run(job: dict[str, Any]) -> list[int]:

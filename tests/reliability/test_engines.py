@@ -36,6 +36,7 @@ BEST += ["--eval_steps", "1", "--save_steps", "1"]
 CASES |= {"best": [*BEST, "--freeze", "norms"], "best-lora": [*CASES["lora"], *BEST]}
 # layers in few bits take a multiple of 64 values: these have a base of their own
 WIDE = {"d_model": 64, "mlp_hidden_size": 128, "n_heads": 4, "n_kv_heads": 2}
+CASES["broken"] = []
 CASES |= {f"{bits}bit": [*CASES["lora"], f"--load_in_{bits}bit", "true"] for bits in (4, 8)}
 TOLD = {"ddp": "DDP", "fsdp2": "FSDP2", **{f"zero{stage}": f"DeepSpeed ZeRO-{stage}" for stage in (1, 2, 3)}}
 ENGINES = tuple(TOLD)
@@ -81,12 +82,14 @@ def gone_on_with(engine: str, case: str) -> list[Run]:
 COMPARED = [("fsdp2", "lora")]
 RESUMED: list[tuple[str, str]] = []
 LEFT = [("fsdp2", "best-lora")]
+BROKEN: list[str] = []
 if IS_WHOLE:
     COMPARED = [(engine, case) for engine in ENGINES for case in ("masked", "block", "lora", "4bit")]
     COMPARED += [("fsdp2", "8bit"), ("zero3", "8bit")]
     RESUMED = [(engine, case) for engine in ENGINES for case in ("masked", "lora")]
     RESUMED += [("fsdp2", "4bit"), ("zero3", "4bit")]
     LEFT = [(engine, case) for engine in ENGINES for case in ("best", "best-lora")]
+    BROKEN = ["ddp", "fsdp2"]
 
 
 def wanted() -> list[Run]:
@@ -94,6 +97,7 @@ def wanted() -> list[Run]:
     runs = [reference(case) for _, case in COMPARED] + [Run(engine, 2, case) for engine, case in [*COMPARED, *LEFT]]
     for pair in RESUMED:
         runs += [started("none", pair[1]), started(*pair), *gone_on_with(*pair)]
+    runs += [reference("broken"), *(Run(engine, 2, "broken") for engine in BROKEN)] if BROKEN else []
     return [run for run in dict.fromkeys(runs) if lacking(run.engine, run.case) is None]
 
 
@@ -155,6 +159,7 @@ def job(run: Run, folder: Path, model: Path, data: Path) -> dict[str, Any]:
     argv += ["--fsdp", "full_shard"] if engine == "fsdp2" else []
     after = str(folder / run.after.name) if run.after else None
     told = {"output": str(output), "engine": engine, "ranks": run.ranks, "after": after}
+    told["broken"] = run.ranks - 1 if run.case == "broken" else None
     return {**told, "argv": [*argv, *CASES[run.case]]}
 
 
@@ -226,6 +231,19 @@ def test_the_best_checkpoint_is_what_is_left(ended: Ended, engine: str, case: st
     assert best < 3
     assert difference(output / "checkpoint-final", output / f"checkpoint-{best}") == 0
     assert difference(output / "checkpoint-final", output / "checkpoint-3") > 10 * ROUNDING
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("engine", BROKEN)
+def test_one_process_without_numbers_spoils_no_weights(
+    ended: Ended, figure: Callable[[str], None], engine: str
+) -> None:
+    output, expected = ended.at(Run(engine, 2, "broken")), ended.at(reference("broken"))
+    for folder in (output, expected):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [(line["step"], line.get("skipped_updates")) for line in lines if "loss" in line] == [(1, None), (3, 1)]
+    assert difference(output / "checkpoint-final", expected / "checkpoint-final") < ROUNDING
+    figure(f"R14 {TOLD[engine]}: a gradient that is no number in one of two processes reached no weights")
 
 
 @pytest.mark.timeout(900)
