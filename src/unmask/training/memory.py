@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unmask.errors import ConfigError, did_you_mean
 from unmask.models.adapters import LoraSettings
 from unmask.models.facts import Facts
+from unmask.models.linear import KEPT_SHAPES
 from unmask.training.rehearsal import Pass, Peaks, imagined, rehearse
 
 SHARINGS = ("none", "ddp", "zero1", "zero2", "zero3", "fsdp")
@@ -24,6 +25,8 @@ SHARINGS = ("none", "ddp", "zero1", "zero2", "zero3", "fsdp")
 _BUCKET, _MOST_GATHERED = 500_000_000, 1_000_000_000
 # bitsandbytes: four bits and one float32 scale for 64 weights; eight bits and one float32 scale per row
 _QUANTISED = {4: 0.5 + 4 / 64, 8: 1.0}
+# on a processor: what oneDNN keeps compiled for the products of each shape, bytes, as measured on AVX-512
+_COMPILED = KEPT_SHAPES * 300_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Estimate:
         sharing, ranks: how the run is divided. weights, gradients, optimizer: held all the time.
         buffers: for sending gradients, or weights gathered from other ranks.
         activations: at the worst moment of a forward and backward pass, gradients of weights left out.
-        peak: the most at any time; below the sum, since gradients grow while activations are freed.
+        peak: the most at any time; below the sum, since gradients grow while activations are freed; on a processor with
+            what its library keeps compiled.
     """
 
     sharing: str
@@ -149,7 +153,8 @@ def _estimate(question: Question, sharing: str, ranks: int, measured: tuple[_Cou
     weights, gradients, optimizer, buffers = (int(size) for size in held)
     together = peaks.together if sharing == "none" and question.accumulation == 1 else gradients + peaks.working
     step = counted.step // (1 if sharing in ("none", "ddp") else ranks)
-    peak = weights + optimizer + buffers + max(together, gradients + step)
+    compiled = 0 if question.on_gpu else _COMPILED
+    peak = weights + optimizer + buffers + compiled + max(together, gradients + step)
     return Estimate(sharing, ranks, weights, gradients, optimizer, buffers, peaks.working, peak)
 
 
