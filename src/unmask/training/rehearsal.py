@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from unmask.models import fused_nll
 from unmask.models.adapters import LoraSettings, attach_lora
 from unmask.models.facts import Facts
 from unmask.models.shell import DiffusionModel
@@ -150,14 +151,26 @@ def rehearse(model: DiffusionModel, what: Pass) -> Peaks:
     """Run one pass of a model made by `imagined`.
 
     The head's part of it, which goes through many tiles, is run for a few positions and for some more; what it takes
-    grows evenly with them.
+    grows evenly with them. What the trunk takes afterwards does not: for that all are run, as a single tile.
     """
     if what.predicted <= _MORE:
         return _whole(*_passed(model, what))
-    few, more = (_passed(model, replace(what, predicted=predicted)) for predicted in (_FEW, _MORE))
+    few, more = (_passed(model, replace(what, predicted=predicted))[0] for predicted in (_FEW, _MORE))
     beyond = (what.predicted - _MORE) / (_MORE - _FEW)
-    around_head = [round(two + beyond * (two - one)) for one, two in zip(few[0], more[0], strict=True)]
-    return _whole((around_head[0], around_head[1], around_head[2]), more[1])
+    around_head = [round(two + beyond * (two - one)) for one, two in zip(few, more, strict=True)]
+    with _one_tile():
+        in_trunk = _passed(model, what)[1]
+    return _whole((around_head[0], around_head[1], around_head[2]), in_trunk)
+
+
+@contextmanager
+def _one_tile() -> Iterator[None]:
+    usual = fused_nll.TILE_CPU
+    fused_nll.TILE_CPU = (2**60, 2**60)
+    try:
+        yield
+    finally:
+        fused_nll.TILE_CPU = usual
 
 
 # saved, working, together: as in `Peaks`
