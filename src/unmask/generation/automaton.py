@@ -19,8 +19,8 @@ from unmask.generation.canvas import on_host
 
 # a masked position: any token that the language has there
 ANY = -1
-# what is remembered is forgotten when it has become so much
-_MOST_SETS, _MOST_MASKS = 50_000, 64
+# what is remembered is forgotten when it has become so much: sets of states, bytes of masks
+_MOST_SETS, _MOST_BYTES = 50_000, 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class Paths:
         """The tokens that lead from one of the states `before` into one of those `after`."""
         key = before, after, may_stop, device
         if key not in self._allowed:
-            if len(self._allowed) >= _MOST_MASKS:
+            if len(self._allowed) * len(self._class_V) >= _MOST_BYTES:
                 self._allowed.clear()
             self._allowed[key] = self._between(before, after, device, may_stop)
         return self._allowed[key]
@@ -177,12 +177,7 @@ class Paths:
 
 def members(states: int) -> list[int]:
     """The states in a set, ascending."""
-    found: list[int] = []
-    while states:
-        lowest = states & -states
-        found.append(lowest.bit_length() - 1)
-        states ^= lowest
-    return found
+    return [state for state, bit in enumerate(reversed(f"{states:b}")) if bit == "1"]
 
 
 def _turned(ahead: Sequence[int]) -> list[int]:
