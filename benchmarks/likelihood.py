@@ -1,7 +1,7 @@
 """What likelihoods cost: forwards for the same error, and requests per second beside ZHZisZZ/dllm's evaluation.
 
 Alone: the spread of a text's bound under a model that learned something, scored again and again with the same number of
-noised copies, drawn in three ways. The forwards that one way needs for another's error are as many times as many as the
+noised copies, drawn in several ways. How many times fewer forwards a way needs for the first one's error is the
 ratio of variances. `--peer`: questions with choices under random weights; each side scores the same pairs with the same
 number of copies, in turns, on one thread. The questions are random ids, or with `--data_dir` those of real tasks, other
 ones in each round. Times are CPU seconds, a ratio is the median over the rounds of theirs to ours.
@@ -150,6 +150,7 @@ def spread(model: str, text: Path | None, length: int, samples: int, seeds: int)
     import torch
 
     import unmask
+    from evaluation import interval
     from unmask.diffusion.schedules import Linear
     from unmask.diffusion.weights import elbo_weight
     from unmask.objectives.estimators import LikelihoodEstimator, masked_nll_sums
@@ -173,28 +174,29 @@ def spread(model: str, text: Path | None, length: int, samples: int, seeds: int)
             sums = [masked_nll_sums(network, noised_SL[c], x0_SL[c], is_masked_SL[c]) for c in chunks]
         return -float((elbo_weight(Linear(), t_S) * torch.cat(sums)).mean())
 
-    def estimated(method: str, seed: int) -> float:
-        estimator = LikelihoodEstimator(mask, samples, seed, 8, method=method)
+    def estimated(method: str, seed: int, **settings: bool) -> float:
+        estimator = LikelihoodEstimator(mask, samples, seed, 8, method=method, **settings)
         return estimator(network, x0_L[:0], x0_L).mean
 
     ways = {
         "independent times": independent,
         "spread times": lambda seed: estimated("bernoulli", seed),
-        "exact counts": lambda seed: estimated("exact_count", seed),
+        "exact counts": lambda seed: estimated("exact_count", seed, corrects=False),
+        "exact counts, corrected": lambda seed: estimated("exact_count", seed),
     }
-    first = 0.0
+    first: Any = None
     for name, way in ways.items():
         values = torch.tensor([way(seed) for seed in range(seeds)], dtype=torch.float64)
-        variance = float(values.var())
-        first = first or variance
+        first = values if first is None else first
         found = {
             "tokens": length,
             "samples": samples,
             "way": name,
             "mean": float(values.mean()),
-            "error": variance**0.5,
+            "error": float(values.std()),
+            "fewer_forwards": round(float(first.var() / values.var()), 1),
         }
-        print(json.dumps({**found, "fewer_forwards": round(first / variance, 1)}), flush=True)
+        print(json.dumps({**found, "interval": interval(first, values)}), flush=True)
 
 
 def main() -> None:
@@ -203,7 +205,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="a text file; default: this repository's README and pages")
     parser.add_argument("--lengths", type=int, nargs="*", default=[128, 512, 1024])
     parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--seeds", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=64)
     parser.add_argument("--peer", help="a checkout of ZHZisZZ/dllm")
     parser.add_argument("--peer_python", help="a Python in which it can be imported")
     parser.add_argument("--data_dir", type=Path, help="folder of benchmarks: ask the questions of real tasks")
