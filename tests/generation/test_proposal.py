@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.generation.proposal import Proposal, inverse_cdf, propose
+from unmask.generation.proposal import Proposal, first_best, inverse_cdf, propose
 
 MASK = 5
 
@@ -118,3 +118,27 @@ def test_the_number_drawn_walks_through_the_tokens_in_order() -> None:
     logits = torch.log(torch.tensor([0.25, 0.5, 0.25])).expand(5, -1)
     numbers = torch.tensor([0.0, 0.2, 0.3, 0.7, 0.8], dtype=torch.float64)
     assert inverse_cdf(logits, 1.0, numbers).tolist() == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("words", [4096, 5000, 2**15 - 1, 2**15 + 77, 70_001])
+def test_the_first_of_equal_highest_logits_is_found_wherever_it_stands(words: int) -> None:
+    logits = torch.randn(7, words, generator=torch.Generator().manual_seed(words)).round(decimals=1)
+    for row, place in enumerate((0, 255, 256, words // 2, words - 257, words - 2, words - 1)):
+        logits[row, place:] = logits[row, place:].clamp(max=8.0)
+        logits[row, place] = logits[row, -1] = 9.0
+        logits[row, :place] = logits[row, :place].clamp(max=8.0)
+    assert first_best(logits).tolist() == [0, 255, 256, words // 2, words - 257, words - 2, words - 1]
+    logits[3, words // 3] = torch.nan
+    assert first_best(logits)[3] == words // 3
+
+
+@pytest.mark.parametrize("words", [512, 2**15 - 1, 2**15, 50_257])
+def test_a_position_s_probability_does_not_depend_on_those_beside_it(words: int) -> None:
+    row = torch.randn(1, words, generator=torch.Generator().manual_seed(words)) * 3
+    alone = propose(row, torch.ones(1, 1, dtype=torch.bool), never=(MASK,)).log_prob_BL
+    weights = np.exp(row.double().numpy())
+    weights[:, MASK] = 0
+    np.testing.assert_allclose(alone.item(), np.log(weights.max() / weights.sum()), rtol=1e-6)
+    many = 2**17 // words + 2
+    beside = propose(row.expand(many, -1), torch.ones(1, many, dtype=torch.bool), never=(MASK,))
+    assert (beside.log_prob_BL == alone).all()

@@ -1,19 +1,46 @@
 """From logits to one proposed token per masked position, with what strategies want to know about it.
 
-Everything is computed once, in float32 (float64 on request), only at the positions that may be committed. Knows neither
-the model nor which positions will be chosen.
+Everything is computed once, in float32 (float64 on request), only at the positions that may be committed; on a
+processor a few positions at a time, whose numbers stay in its cache. Knows neither the model nor which positions will
+be chosen.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.generation.filtering import filter_logits
+
+LOG2_E = math.log2(math.e)
+# numbers of a tile on a processor; of a row from which on it is a tile by itself, so that with several threads, which
+# add a long row by itself in another order than one among others, a position does not depend on its neighbours
+_TILE, _LONG = 2**17, 2**15
+# a row's numbers compared with each other at once
+_STRIDE = 256
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What turns a model's logits into those that a token is proposed from; see `propose`."""
+
+    never: tuple[int, ...]
+    last: tuple[int, ...]
+    among: tuple[int | None, float | None]
+    temperature: float
+    precise: bool
+
+    def allowed(self, logits_nV: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
+        """A copy, in the type that is computed in, -inf where nothing may be proposed."""
+        logits_nV = logits_nV.to(torch.float64 if self.precise else torch.float32, copy=True)
+        logits_nV[:, list(self.never)] = -torch.inf
+        return filter_logits(logits_nV, *self.among, temperature=self.temperature or 1.0)
 
 
 @dataclass(frozen=True)
@@ -25,7 +52,7 @@ class Proposal:
         log_prob_BL: float32 or float64, nats; log-probability of the proposed token without temperature. Finite
             where pending (a token without probability has the lowest finite number), -inf elsewhere.
         pending_BL: bool; masked positions of the active block; for strategies that read what is filled, those too.
-        logits_nV: the logits the numbers come from, suppressed tokens at -inf.
+        model_nV: the model's logits. rules: what was made of them.
         verify_log_prob_BL: of the token that stands at a filled position that was not given, when it is hidden; -inf
             elsewhere. None: the strategy did not ask for it.
     """
@@ -33,8 +60,16 @@ class Proposal:
     predicted_BL: Int[Tensor, "B L"]
     log_prob_BL: Float[Tensor, "B L"]
     pending_BL: Bool[Tensor, "B L"]
-    logits_nV: Float[Tensor, "n V"]
+    model_nV: Float[Tensor, "n V"]
+    rules: Rules
     verify_log_prob_BL: Float[Tensor, "B L"] | None = None
+
+    @cached_property
+    def logits_nV(self) -> Float[Tensor, "n V"]:
+        """The logits the numbers come from, suppressed tokens at -inf."""
+        logits_nV = self.rules.allowed(self.model_nV)
+        logits_nV[:, list(self.rules.last)] = -torch.inf
+        return logits_nV
 
     @cached_property
     def margin_BL(self) -> Float[Tensor, "B L"]:
@@ -76,30 +111,62 @@ def propose(
         uniform_n: float64 numbers in [0, 1), for temperature > 0.
         precise: compute in float64.
     """
-    logits_nV = logits_nV.to(torch.float64 if precise else torch.float32, copy=True)
-    logits_nV[:, list(never)] = -torch.inf
-    logits_nV = filter_logits(logits_nV, *among, temperature=temperature or 1.0)
-    if temperature > 0 and uniform_n is not None:
-        predicted_n = inverse_cdf(logits_nV, temperature, uniform_n)
-    else:
-        predicted_n = logits_nV.argmax(-1)
-    if last:
-        logits_nV[:, list(last)] = -torch.inf
-    total_n = logits_nV.logsumexp(-1)
-    if last:
-        # a grammar may leave nothing but these
-        total_n = total_n.masked_fill(total_n == -torch.inf, 0.0)
-    log_prob_n = logits_nV.gather(1, predicted_n[:, None])[:, 0] - total_n
-    # A token that lost its probability stays above the positions that are not pending.
-    log_prob_n = log_prob_n.clamp(min=torch.finfo(log_prob_n.dtype).min)
+    rules = Rules(never, last, among, temperature, precise)
+    rows = _rows_at_once(logits_nV)
+    draws = repeat(None) if uniform_n is None or temperature == 0 else torch.split(uniform_n, rows)
+    tiles = zip(torch.split(logits_nV, rows), draws, strict=False)
+    found = [_judged(some_nV, rules, draw_n) for some_nV, draw_n in tiles]
+    predicted_n, log_prob_n = (torch.cat(parts) for parts in zip(*found, strict=True))
     nothing_BL = torch.zeros(pending_BL.shape, dtype=torch.int64, device=pending_BL.device)
     lowest_BL = torch.full(pending_BL.shape, -torch.inf, dtype=log_prob_n.dtype, device=pending_BL.device)
     return Proposal(
         predicted_BL=nothing_BL.masked_scatter(pending_BL, predicted_n),
         log_prob_BL=lowest_BL.masked_scatter(pending_BL, log_prob_n),
         pending_BL=pending_BL,
-        logits_nV=logits_nV,
+        model_nV=logits_nV,
+        rules=rules,
     )
+
+
+def _rows_at_once(logits_nV: Float[Tensor, "n V"]) -> int:
+    rows, words = logits_nV.shape
+    if logits_nV.device.type != "cpu":
+        return max(1, rows)
+    return 1 if words >= _LONG else _TILE // max(1, words)
+
+
+def _judged(
+    logits_nV: Float[Tensor, "n V"], rules: Rules, uniform_n: Float[Tensor, " n"] | None
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """A token for each row and its log-probability."""
+    logits_nV = rules.allowed(logits_nV)
+    drawn_n = None if uniform_n is None else inverse_cdf(logits_nV, rules.temperature, uniform_n)
+    predicted_n = first_best(logits_nV) if drawn_n is None else drawn_n
+    logits_nV[:, list(rules.last)] = -torch.inf
+    own_n1 = logits_nV.gather(1, predicted_n[:, None])
+    best_n1 = logits_nV.amax(-1, keepdim=True)
+    # a grammar may leave nothing but those that go last
+    best_n1 = best_n1.masked_fill(best_n1 == -torch.inf, 0.0)
+    # in place, and to a power of two: PyTorch's exp is MKL's, slow but on Intel
+    total_n1 = logits_nV.sub_(best_n1).mul_(LOG2_E).exp2_().sum(-1, keepdim=True)
+    log_prob_n = (own_n1 - best_n1 - total_n1.log().clamp(min=0.0))[:, 0]
+    # A token that lost its probability stays above the positions that are not pending.
+    return predicted_n, log_prob_n.clamp(min=torch.finfo(log_prob_n.dtype).min)
+
+
+def first_best(logits_nV: Float[Tensor, "n V"]) -> Int[Tensor, " n"]:
+    """The first of each row's highest numbers, as `argmax` has it; not a number counts as the highest."""
+    words = logits_nV.shape[1]
+    if logits_nV.device.type != "cpu" or words < 16 * _STRIDE:
+        return logits_nV.argmax(-1)
+    # argmax goes from number to number, amax by many at a time: first the stretch, then the place in it
+    whole = words // _STRIDE * _STRIDE
+    most_nS = logits_nV[:, :whole].reshape(len(logits_nV), whole // _STRIDE, _STRIDE).amax(-1)
+    if whole < words:
+        most_nS = torch.cat([most_nS, logits_nV[:, whole:].amax(-1, keepdim=True)], 1)
+    start_n1 = most_nS.argmax(-1, keepdim=True) * _STRIDE
+    place_nS = (start_n1 + torch.arange(_STRIDE)).clamp(max=words - 1)
+    return (start_n1 + logits_nV.gather(1, place_nS).argmax(-1, keepdim=True))[:, 0]
 
 
 def verified(
