@@ -96,7 +96,8 @@ def work_of(case: Case, round_: int, lengths: list[tuple[int, int]]) -> dict[str
     for first in count(1000 * round_ * case.rows, case.rows):
         work: dict[str, Any] = {"rows": rows, "given": given, "first": first}
         batch, noise, _ = batch_of(work, case.config, packed=False)
-        if abs(len(noise.masked_at) / int(batch.may_noise_BL.sum()) - _SHARE) < _NEAR:
+        may = int(batch.may_noise_BL.sum())
+        if abs(len(noise.masked_at) - _SHARE * may) <= max(1, _NEAR * may):
             break
     padded = bool((batch.sample_BL < 0).any())
     return work | {
