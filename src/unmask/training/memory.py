@@ -259,11 +259,12 @@ def _zero(stage: int) -> Callable[[_Counted, Question, int], Held]:
 
 
 def _fsdp(counted: _Counted, question: Question, ranks: int) -> Held:
-    """All divided; gathered are the layer at work, the next one and what belongs to no layer, with their gradients."""
+    """All divided; gathered are the layer at work, the next one and what belongs to no layer, with the gradients of
+    those that are trained."""
     size = 2 if question.bf16 else question.dtype.itemsize
     unpacked = counted.weights - (counted.packed / _QUANTISED[question.bits] if question.bits else 0)
     divided = counted.bytes - counted.packed + unpacked * (question.dtype.itemsize - size)
-    gathered = 2 * size * (2 * counted.layer + counted.root)
+    gathered = size * (2 * counted.layer + counted.root) * (1 + counted.trained / counted.weights)
     return counted.packed + divided / ranks, counted.trained_bytes / ranks, counted.states / ranks, gathered
 
 
