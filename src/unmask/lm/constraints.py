@@ -71,7 +71,7 @@ def asked_regex(options: GenerationOptions) -> str | None:
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"json_schema cannot be used: {' '.join(str(error).split())} It must describe values by type, enum, const, "
-            "properties, items, anyOf, allOf, pattern or $ref, without recursion."
+            "properties, items, anyOf, allOf, pattern or $ref."
         ) from None
 
 
