@@ -52,10 +52,23 @@ def _whole(weight: nn.Parameter, *, writer: int | None = None) -> Any:
 
 def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
     """Make float32 weights the masters; DeepSpeed would take them from its rounded copies."""
-    set_master = import_module("deepspeed.utils").safe_set_full_fp32_param
     for name, weight in model.named_parameters():
         if name in values:
-            set_master(weight, values[name].to(weight.device, torch.float32))
+            _set(weight, values[name].to(weight.device, torch.float32))
+
+
+def _set(weight: nn.Parameter, value: Tensor, state: str | None = None) -> None:
+    """Give this process its part of a whole master, or of a state of the optimizer's."""
+    tools, key = import_module("deepspeed.utils"), () if state is None else (state,)
+    if not hasattr(weight, "ds_id"):
+        (tools.safe_set_full_optimizer_state if key else tools.safe_set_full_fp32_param)(weight, value, *key)
+        return
+    # stage 3 makes equal parts and fills up the last ones, beyond whose end its own way to set a whole tensor cuts
+    held: Any = weight
+    size = held.ds_tensor.numel()
+    part = value.flatten()[dist.get_rank() * size :][:size]
+    part = nn.functional.pad(part, (0, size - part.numel()))
+    (tools.safe_set_local_optimizer_state if key else tools.safe_set_local_fp32_param)(weight, part, *key)
 
 
 def set_weights(model: nn.Module, values: dict[str, Tensor]) -> None:
@@ -100,10 +113,9 @@ def fill_optimizer(engine: Any, saved: dict[str, Any]) -> None:
         scalars = {key: _copied(value) for key, value in first.items() if key not in flat}
         optimizer.optimizer.state[master] = {**scalars, **{key: torch.zeros_like(master) for key in flat}}
     _link_states(optimizer)
-    set_state = import_module("deepspeed.utils").safe_set_full_optimizer_state
     for name, weight in _trained(engine):
         for key in flat:
-            set_state(weight, state[name][key].to(weight.device), key)
+            _set(weight, state[name][key].to(weight.device), key)
     kept = [group for group in saved["param_groups"] if group["params"]]
     for group, old in zip(optimizer.optimizer.param_groups, kept, strict=True):
         group.update({key: value for key, value in old.items() if key != "params" and key in group})
