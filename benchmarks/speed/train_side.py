@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from unmask.data.collate import Collator, Visit
 from unmask.models.adapters import LoraSettings, attach_lora
 from unmask.models.checkpoints import load_model
+from unmask.models.linear import keep_few_shapes
 from unmask.objectives.masked import MaskedDiffusion, MaskedNoise
 from unmask.types import Batch, map_tensors
 

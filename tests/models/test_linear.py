@@ -107,7 +107,7 @@ def test_mixed_precision_and_other_devices_keep_their_own_product():
 # many products of few rows each, then as many again; what the process has grown by in between
 GROWTH = """
 import ctypes, torch
-from unmask.models.linear import linear, summed_product
+from unmask.models.linear import keep_few_shapes, linear, summed_product
 
 def held():
     ctypes.CDLL(None).malloc_trim(0)
@@ -121,6 +121,7 @@ def work(first):
             summed_product(linear(x, weight), x)
 
 torch.set_num_threads(1)
+keep_few_shapes()
 work(100)
 before = held()
 work(200)

@@ -13,12 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Two caches of oneDNN keep what was compiled for the shape of a product, 1,024 each, 0.3 MB a piece: with another
-# number of masked tokens in each update a run grows by hundreds of MB. A step has about 40 shapes; to compile one again
-# takes half a millisecond. Read at the first product.
+# shapes of products whose code is kept in a training run; a step has about 40
 KEPT_SHAPES = 128
-for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(_cache, str(KEPT_SHAPES))
+
+
+def keep_few_shapes() -> None:
+    """Bound what oneDNN keeps of the products it compiled; to be called before the first of them.
+
+    Two caches hold 1,024 shapes each, 0.3 MB a piece: with another number of masked tokens in each update a run would
+    grow by hundreds of MB. To compile one again takes half a millisecond, which decoding, whose steps are short and
+    whose shapes return, would feel.
+    """
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, str(KEPT_SHAPES))
 
 
 class Linear(nn.Linear):

@@ -18,6 +18,7 @@ from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.models.adapters import has_adapter, read_adapter, save_adapter, stored_adapter
 from unmask.models.checkpoints import FINISHED, fill_from_files, load_model, official_tensors, save_model
+from unmask.models.linear import keep_few_shapes
 from unmask.models.shell import DiffusionModel
 from unmask.training import folder, lock, replay, safekeeping
 from unmask.training.arguments import Settings
@@ -82,6 +83,7 @@ def train(settings: Settings, *, verb: str, console: Console | None = None) -> R
         UnmaskError: settings, data, model or machine are not fit for it; nothing was written then.
     """
     console = console or Console(quiet=not _first_process())
+    keep_few_shapes()
     asked_for(settings)
     settings, said = decided(settings)
     output_dir = Path(settings.trainer["output_dir"])
