@@ -150,17 +150,21 @@ def _sentences(size: dict[str, Any]) -> list[str]:
         f"{best['epochs']:,}, {best['flops']:.3g} FLOPs"
         for name, best in size["best"].items()
     ]
-    named = {
-        "same_epochs": "the curves cross at epoch",
-        "best_epochs": "the bound is below the lowest autoregressive loss so far from epoch",
-        "best_flops": "and at equal compute from FLOPs",
-    }
-    return said + [f"- {text} {_place(size['crossing'][name])}" for name, text in named.items()]
+    places = size["crossing"]
+    same, epochs, flops = (_place(places[name]) for name in ("same_epochs", "best_epochs", "best_flops"))
+    above = "the bound stays above the lowest autoregressive loss so far"
+    return [
+        *said,
+        f"- the curves cross at epoch {same}" if same else "- the curves do not cross at equal epochs",
+        f"- the bound is below the lowest autoregressive loss so far from epoch {epochs}" if epochs else f"- {above}",
+        f"- at equal compute it is so from {flops} FLOPs" if flops else f"- at equal compute {above}",
+    ]
 
 
 def _place(found: dict[str, float | None]) -> str:
+    """A crossing and its interval; empty: there is none."""
     if found["at"] is None:
-        return "none that was reached"
+        return ""
     low, high = (f"{found[end]:.3g}" if found[end] is not None else "not reached" for end in ("low", "high"))
     return f"{found['at']:.3g} ({low} to {high})"
 
@@ -219,7 +223,7 @@ def _scale(values: Sequence[float], first: float, last: float) -> Callable[[floa
 
 def _axes(
     points: Sequence[Row],
-    shown: Sequence[Row],
+    shown: Sequence[float],
     cost: str,
     across: Callable[[float], float],
     up: Callable[[float], float],
