@@ -194,8 +194,8 @@ def _panel(sizes: Sequence[dict[str, Any]], points: Sequence[Row], cost: str) ->
     """Nats per token over one cost, whose axis is logarithmic."""
     across = _scale([math.log2(row[cost]) for row in points], _LEFT, _WIDTH - 12)
     # first points, and a run that has long been rising, would squeeze all others: their lines leave the panel
-    low = min(row["nll"] for row in points)
-    shown = [row["nll"] for row in points if row["nll"] <= 1.5 * low]
+    ceiling = 1.15 * max(best["nll"] for size in sizes for best in size["best"].values())
+    shown = [row["nll"] for row in points if row["nll"] <= ceiling]
     up = _scale(shown, _HEIGHT - _BOTTOM, _TOP)
     parts = [_axes(points, shown, cost, across, up), f'<g clip-path="url(#{cost})"><clipPath id="{cost}">']
     parts.append(
