@@ -74,6 +74,7 @@ def estimates(
                 _begun(tokenizer, pairs),
                 batch_size=scoring.batch_size,
                 profiled=scoring.profiled,
+                shares=_may_share(model),
                 device=model.device,
             )
         else:
@@ -102,10 +103,16 @@ def greedy_verdicts(
         if model.facts.attention == "causal":
             whole = _begun(tokenizer, pairs)
             settings = {"mask_token_id": model.mask_token_id, "batch_size": scoring.batch_size}
-            yield from are_greedy_causal(model, whole, **settings, device=model.device)
+            yield from are_greedy_causal(model, whole, **settings, shares=_may_share(model), device=model.device)
         else:
             how = GreedyWriting(mask_token_id(tokenizer, model), scoring.batch_size, scoring.guidance_scale)
             yield from how.many(model, pairs, device=model.device)
+
+
+def _may_share(model: DiffusionModel) -> bool:
+    """Whether keys are the same in a row that goes on: not where long rows have angles of their own."""
+    scaling = model.facts.shape.rope_scaling
+    return scaling is None or scaling.kind != "longrope"
 
 
 def _begun(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Pair]:

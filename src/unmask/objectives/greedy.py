@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unmask.objectives.asking import Fed, Pair, by_length, logits_at
+from unmask.objectives.asking import Fed, Pair, Questions, by_length, by_prompt, logits_at
+from unmask.objectives.estimators import causal_question, windows
 from unmask.types import Denoiser
 
 
@@ -117,6 +118,7 @@ def are_greedy_causal(
     *,
     mask_token_id: int | None = None,
     batch_size: int = 32,
+    shares: bool = True,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[int, bool]]:
     """The same of a network whose row i predicts token i + 1, which writes from left to right: one forward.
@@ -126,19 +128,20 @@ def are_greedy_causal(
         pairs: ids of prompt and target; a prompt holds at least one token.
         mask_token_id: is never written; None: there is none.
         batch_size: rows per forward.
+        shares: see `Questions`.
         device: the denoiser's.
 
     Yields:
         As `GreedyWriting.many`.
     """
-    order = by_length(pairs)
-    for chunk in (order[start : start + batch_size] for start in range(0, len(order), batch_size)):
-        rows = [torch.tensor([*pairs[i][0], *pairs[i][1][:-1]], dtype=torch.int64) for i in chunk]
-        fed = Fed.of(rows, device, is_causal=True)
-        width, starts = fed.tokens_BL.shape[1], [len(pairs[i][0]) - 1 for i in chunk]
-        sizes = [len(pairs[i][1]) for i in chunk]
-        spans = zip(starts, sizes, strict=True)
-        flat = torch.cat([row * width + start + torch.arange(size) for row, (start, size) in enumerate(spans)])
-        _, best_n = best(logits_at(denoiser, fed.tokens_BL, flat.to(device)), mask_token_id)
-        for index, written in zip(chunk, torch.split(best_n.cpu(), sizes), strict=True):
-            yield index, torch.equal(written, torch.tensor(list(pairs[index][1]), dtype=torch.int64))
+    for window in windows(pairs, batch_size, lambda length: 1, by_prompt):
+        questions = Questions(batch_size, device, is_causal=True, shares=shares)
+        for index in window:
+            questions.ask(*causal_question(pairs[index]))
+        is_written = [True] * questions.slots
+        for asked in questions.forwards(denoiser):
+            logits_nV = logits_at(denoiser, asked.fed.tokens_BL, asked.flat.to(device), cache=asked.fed.cache)
+            _, best_n = best(logits_nV, mask_token_id)
+            for slot in asked.slot_n[best_n.cpu() != asked.targets]:
+                is_written[int(slot)] = False
+        yield from zip(window, is_written, strict=True)
