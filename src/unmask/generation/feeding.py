@@ -65,6 +65,7 @@ class Feeder:
         self._seen_BL: Tensor | None = None
         self._cache: Any = None
         self._held = 0
+        self._faster = getattr(denoiser, "packed", tuple)()  # in use while it is kept
 
     def can_branch(self, options: GenerationOptions) -> bool:
         """Whether several states of a block can be looked at in one forward."""
