@@ -65,7 +65,7 @@ def made_again(made: Tensor, make: Callable[[], Tensor]) -> AbstractContextManag
 
     Where somebody else decides what is kept (a layer that is computed again, offloading), nothing changes.
     """
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return nullcontext()
     storage, count = made.untyped_storage()._cdata, made.numel()
 
