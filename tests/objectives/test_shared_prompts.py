@@ -11,7 +11,8 @@ import torch
 from tests.objectives.test_likelihoods import SIZE, tiny
 from unmask.models.shell import DiffusionModel
 from unmask.objectives.asking import Pair
-from unmask.objectives.estimators import causal_log_likelihoods
+from unmask.objectives.blockwise import BlockwiseEstimator
+from unmask.objectives.estimators import LikelihoodEstimator, causal_log_likelihoods
 from unmask.objectives.greedy import are_greedy_causal
 from unmask.objectives.shared_prompts import Line, batches, families, shared
 
@@ -100,3 +101,30 @@ def test_families_share_at_least_half():
     prompts = [(1, 2, 3, 4), (1, 2, 9, 9), (1, 7, 7, 7), (2,), (1, 2, 9, 9, 5, 6, 7, 8, 9, 0)]
     assert families(prompts) == [[(1, 2, 3, 4), (1, 2, 9, 9)], [(1, 2, 9, 9, 5, 6, 7, 8, 9, 0), (1, 7, 7, 7), (2,)]]
     assert [shared(prompts[:2]), shared(prompts[:3]), shared(prompts[:1]), shared([(), (1,)])] == [2, 0, 0, 0]
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.7])
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_bounds_of_blocks_are_those_without_sharing(scale: float, batch_size: int):
+    """Prompts that end within a block and at its edge, targets within one block and over several, all at once."""
+    model = tiny("a2d-qwen3", attention="block_causal", block_size=3).double()
+    how = LikelihoodEstimator(SIZE - 1, samples=6, batch_size=batch_size, guidance_scale=scale, profiled=True)
+    pairs = [*questions(prompt=7), *questions(prompt=2, seed=1), ([], [1, 2, 3, 4, 5]), ([1, 2, 3, 4, 5, 6], [])]
+    shared_ones = dict(BlockwiseEstimator(how, 3).many(model, pairs))
+    for index, pair in enumerate(pairs):
+        ((_, alone),) = BlockwiseEstimator(how, 3, shares=False).many(model, [pair])
+        assert shared_ones[index].mean == pytest.approx(alone.mean, abs=1e-10)
+        assert shared_ones[index].stderr == pytest.approx(alone.stderr, abs=1e-10)
+    assert sorted(shared_ones) == list(range(len(pairs)))
+
+
+def test_complete_blocks_of_a_prompt_are_fed_once():
+    """Four answers of one token in their own block, seven masks each: 30 tokens of prompt, then what is left."""
+    prompt, counting = list(range(16)) * 2, Counting(tiny("a2d-qwen3", attention="block_causal", block_size=5))
+    pairs: list[Pair] = [(prompt[:30], [choice, 1, 2]) for choice in range(4)]
+    how = LikelihoodEstimator(SIZE - 1, samples=7, batch_size=7)
+    list(BlockwiseEstimator(how, 5).many(counting, pairs))
+    assert counting.tokens == 30 + 4 * 7 * 3
+    counting.tokens = 0
+    list(BlockwiseEstimator(how, 5, shares=False).many(counting, pairs))
+    assert counting.tokens == 4 * (30 + 7 * 3)
