@@ -104,6 +104,12 @@ def test_training_and_other_types_do_without(used: list[int]) -> None:
     del held
 
 
+def test_a_weight_that_is_elsewhere_has_none() -> None:
+    made = layer()
+    made.weight.data = torch.empty(0)
+    assert pack(made) == []
+
+
 def test_copies_of_a_layer_have_none(used: list[int]) -> None:
     made, x = layer(), torch.ones(4, 96)
     held = pack(made)

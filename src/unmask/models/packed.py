@@ -67,6 +67,9 @@ def _can_be_packed(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype in _TYPES
+        # of a weight that is divided over processes (ZeRO-3) nothing is here until its layer runs
+        and weight.ndim == 2
+        and weight.numel() > 0
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         # a tensor of another class (sharded, quantised, fake) has products of its own
