@@ -173,8 +173,11 @@ class BlockwiseEstimator:
         of_chunk = [[tuple(target.ids[: target.start // size * size]) for target in chunk] for chunk in chunks]
         new_cache = getattr(denoiser, "new_cache", None) if self.shares and not self.halves else None
         for chunk, prompts, following in zip(chunks, of_chunk, [*of_chunk, []][1:], strict=True):
-            is_used_again = prompts in (last, following) or len(set(prompts)) < len(prompts)
-            if new_cache is None or not any(prompts) or not (is_used_again or len(self._copies(chunk)) > 1):
+            copies, longest = self._copies(chunk), max(map(len, prompts))
+            is_used_again = len(copies) > 1 or prompts in (last, following) or len(set(prompts)) < len(prompts)
+            # beside many copies a short prompt costs less than looking it up in all of them
+            is_long = 2 * longest >= len(copies[0]) * (max(len(target.ids) for target in chunk) - longest)
+            if new_cache is None or longest == 0 or not (is_used_again and is_long):
                 given = []
             elif prompts != last or not given:
                 hidden = [None, self.how.mask_token_id][: 2 if self.how.guidance_scale else 1]
