@@ -105,6 +105,28 @@ def test_long_prompts_lose_their_beginning_and_are_counted(lm: DiffusionLM) -> N
     assert (len(prompt), lm.tokenizer.decode(target)) == (18, "zz")
 
 
+def test_what_is_shortened_is_counted_whoever_answered(lm: DiffusionLM, tmp_path: Path) -> None:
+    """After a resume, and of what other processes answered: the same as in one go."""
+    settings = replace(SETTINGS, max_length=20)
+    asked = [
+        Request("generate", "x" * 40 + "abc", settings={"strange": 1}),
+        Request("generate", "short"),
+        Request("score", "y" * 30, "zz"),
+        Request("fill", "a\n" * 12, "b", {"tokens": [2, 2]}),
+        Request("rolling", "z" * 40),
+    ]
+    whole = Answerer(lm, settings, Answers(tmp_path))
+    whole.answer(asked)
+    assert whole.shortened == {asked[0].prompt, asked[2].prompt, asked[3].prompt} and whole.ignored == {"strange"}
+    resumed = Answerer(lm, settings, Answers(tmp_path))
+    resumed.answer(asked)
+    led = Answerer(lm, settings, Answers(None))
+    led.answer(asked[::2])
+    led.note(asked)
+    for other in (resumed, led):
+        assert (other.shortened, other.ignored) == (whole.shortened, whole.ignored)
+
+
 def test_blanks_are_those_of_infill(lm: DiffusionLM) -> None:
     asked = [
         Request("fill", "one ", " three", {"tokens": [1, 3]}),

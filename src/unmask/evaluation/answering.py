@@ -72,6 +72,7 @@ class Answerer:
         self.stamp = json.dumps([fingerprint(lm), changing], sort_keys=True, default=str)
         self.shortened: set[str] = set()
         self.ignored: set[str] = set()
+        self._noted: set[str] = set()
 
     def key(self, request: Request) -> str:
         """Of the request's answer by this model with these settings."""
@@ -99,7 +100,23 @@ class Answerer:
                 self.answers.add(key, answer)
                 done += 1
                 self._tell(kind, done, total)
+        self._noted |= set(left)
+        self.note(requests)
         return {key: self.answers.by_key[key] for key in wanted}
+
+    def note(self, requests: Iterable[Request]) -> None:
+        """Count what is `shortened` and `ignored` of requests that were answered before, or by other processes."""
+        for request in requests:
+            key = self.key(request)
+            if key in self._noted:
+                continue
+            self._noted.add(key)
+            if request.kind == "generate":
+                self._prompt(request, self.limit - self.options(request).max_new_tokens)
+            elif request.kind == "fill":
+                self._blank(request)
+            elif request.kind == "score":
+                self._pair(request)
 
     def _tell(self, kind: str, done: int, total: int) -> None:
         if self.progress is not None and total:
@@ -175,8 +192,9 @@ class Answerer:
         return list(self.lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _score(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
-        # the longest first; those after one prompt together
-        ordered = sorted(asked, key=lambda item: (-len(item[1].prompt), item[1].prompt))
+        # those after one prompt together; the longest first, unless what prompts begin with is computed once
+        begins_alike = self.lm.model.facts.attention == "causal"
+        ordered = sorted(asked, key=lambda item: (0 if begins_alike else -len(item[1].prompt), item[1].prompt))
         for chunk in _chunks(ordered, _TOGETHER):
             pairs = [self._pair(request) for _, request in chunk]
             greedy = self._greedy([pair for pair, (_, request) in zip(pairs, chunk, strict=True) if request.greedy])
