@@ -199,6 +199,57 @@ def spread(model: str, text: Path | None, length: int, samples: int, seeds: int)
         print(json.dumps({**found, "interval": interval(first, values)}), flush=True)
 
 
+# tokens that all questions begin with, of a question beside them, of an answer
+ASKED = {
+    "letters after examples (MMLU, 5)": (600, 80, 1),
+    "sentences after examples (HellaSwag, 10)": (0, 800, 24),
+    "sentences (HellaSwag)": (0, 80, 24),
+    "words (ARC)": (0, 32, 5),
+}
+
+
+def against_itself(rounds: int) -> None:
+    """One line for each kind of network and question."""
+    import time
+
+    import torch
+
+    from unmask.models.facts import facts_of
+    from unmask.models.shell import DiffusionModel
+    from unmask.objectives.blockwise import BlockwiseEstimator
+    from unmask.objectives.estimators import LikelihoodEstimator, causal_log_likelihoods
+    from unmask.registry import FAMILIES
+
+    torch.set_num_threads(1)
+    size = {"vocab_size": 50_257, "hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 2048}
+    size |= {"num_attention_heads": 12, "num_key_value_heads": 12, "head_dim": 64, "max_position_embeddings": 2048}
+    blocks = {"attention": "block_causal", "block_size": 32, "mask_token_id": 50_256}
+    for name, more in (("llama", {}), ("a2d-qwen3", blocks)):
+        family = FAMILIES.get(name)
+        official = {**family.tiny_config, "model_type": family.model_type, **size, **more, "tie_word_embeddings": True}
+        model, generator = DiffusionModel(facts_of(official)).eval(), torch.Generator().manual_seed(0)
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight, std=0.02 if weight.dim() > 1 else 1.0, generator=generator)
+
+        def score(pairs: Pairs, shares: bool, network: Any = model, is_causal: bool = not more) -> float:
+            began = time.process_time()
+            if is_causal:
+                list(causal_log_likelihoods(network, pairs, batch_size=16, shares=shares))
+            else:
+                how = LikelihoodEstimator(50_256, samples=32, batch_size=16)
+                list(BlockwiseEstimator(how, 32, shares=shares).many(network, pairs))
+            return time.process_time() - began
+
+        for kind, (examples, prompt, target) in ASKED.items():
+            chance = random.Random(0)
+            begun, ratios = [chance.randrange(50_000) for _ in range(examples)], []
+            for number in range(rounds):
+                asked = pairs_of(Case(kind, "", prompt, target, 4, 4 if target == 1 else 1), 50_000, number)
+                pairs = [([*begun, *question], answer) for question, answer in asked]
+                ratios.append(score(pairs, False) / score(pairs, True))
+            print(json.dumps({"model": name, "case": kind, "ratio": round(median(ratios), 2)}), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="example:base", help="for the spread")
@@ -213,8 +264,11 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", help="names of some cases")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--core", type=int, help="pin both sides to this core")
+    parser.add_argument("--prompts", action="store_true", help="what computing shared prompts once saves")
     asked = parser.parse_args()
-    if asked.peer:
+    if asked.prompts:
+        against_itself(asked.rounds)
+    elif asked.peer:
         against_peer(asked)
     else:
         for length in asked.lengths:
