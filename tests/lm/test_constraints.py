@@ -90,6 +90,21 @@ def test_long_strings_of_a_schema_are_few_states() -> None:
     assert len(table) < 1000 and len(finals) == 1
 
 
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"type": "string", "format": "date"}, '"1987-10-07"', '"٧٧٧٧-10-07"'),
+        ({"type": "string", "pattern": r"^[\d.]+\w$"}, '"3.1_"', '"3.1é"'),
+        ({"type": "string", "pattern": r"^\W\D$"}, '"é٧"', '"_7"'),
+        ({"enum": [r"a\d", r"\w"]}, r'"a\\d"', '"a7"'),
+    ],
+)
+def test_classes_of_a_schema_are_those_of_ecma(schema: dict[str, Any], right: str, wrong: str) -> None:
+    regex = constraints.asked_regex(GenerationOptions(json_schema=json.dumps(schema)))
+    automaton = token_automaton(*byte_automaton(str(regex)), [bytes([byte]) for byte in range(256)])
+    assert accepts(automaton, list(right.encode())) and not accepts(automaton, list(wrong.encode()))
+
+
 def sentence_piece() -> PreTrainedTokenizerFast:
     """As Llama's: words begin with a bar, bytes that no token has are tokens of their own."""
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁yes", "y", "es", "é", "▁▁"]

@@ -7,6 +7,7 @@ are followed through it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +24,7 @@ from unmask.generation.options import GenerationOptions
 # automata kept; states looked at together
 _KEPT, _TOGETHER = 8, 64
 _BYTES = 256
+_ECMA = {"d": "[0-9]", "D": "[^0-9]", "w": "[0-9A-Za-z_]", "W": "[^0-9A-Za-z_]"}
 
 
 class Constraints:
@@ -67,12 +69,17 @@ def asked_regex(options: GenerationOptions) -> str | None:
         return options.regex
     schema = _schema_text(options.json_schema)
     try:
-        return _outlines().json_schema.build_regex_from_schema(schema)
+        return _ascii_classes(_outlines().json_schema.build_regex_from_schema(schema))
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"json_schema cannot be used: {' '.join(str(error).split())} It must describe values by type, enum, const, "
             "properties, items, anyOf, allOf, pattern or $ref."
         ) from None
+
+
+def _ascii_classes(regex: str) -> str:
+    r"""The expression of a schema with `\d` and `\w` as JSON Schema means them (ECMA-262); Rust has every script's."""
+    return re.sub(r"\\(.)", lambda found: _ECMA.get(found[1], found[0]), regex, flags=re.DOTALL)
 
 
 def _schema_text(given: str) -> str:
