@@ -1,5 +1,5 @@
-"""The spread of an evaluation's bound at equal forwards: exact counts of masked tokens, as `eval_nll` draws
-them, against tokens masked by chance at independent times, with which most training scripts evaluate.
+"""The spread of an evaluation's bound at equal forwards: the noise of `eval_nll` against tokens masked by chance at
+independent times, with which most training scripts evaluate.
 
 A model, some rows, the same number of noised copies for each estimator, again and again under other seeds.
 """
@@ -22,6 +22,7 @@ ESTIMATORS = {
     "independent times": {"time_sampling": "iid"},
     "spread times": {},
     "exact counts": {"masking": "exact_count"},
+    "eval_nll": {},
 }
 
 
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=256)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     lm = unmask.load(asked.model, device="cpu", dtype="float32")
@@ -77,7 +78,8 @@ def main() -> None:
     rows_RL = torch.tensor(ids["input_ids"][: asked.rows * asked.length]).view(asked.rows, asked.length)
     batch, drawn = batch_of(rows_RL, asked.samples), dict[str, torch.Tensor]()
     for name, how in ESTIMATORS.items():
-        objective = MaskedDiffusion(lm.model.mask_token_id, **how)
+        copies = asked.samples if name == "eval_nll" else 0
+        objective = MaskedDiffusion(lm.model.mask_token_id, copies=copies, **how)
         means, claimed = estimates(lm.model.eval(), batch, objective, asked.seeds)
         drawn[name] = torch.tensor(means, dtype=torch.float64)
         told = {

@@ -128,6 +128,18 @@ def test_counts_of_groups_are_exact_wherever_their_members_stand():
     assert len(tally) == 3 and sum((n - 300) ** 2 / 300 for n in tally.values()) < 13.8  # 2 d.o.f., p = 0.001
 
 
+def test_masks_of_a_group_may_lie_end_to_end_on_a_circle():
+    generator = torch.Generator().manual_seed(0)
+    group_BL, may_BL = torch.tensor([[0, 0, 1, 0, 0, 0, 1]]), torch.tensor([[True] * 5 + [False, True]])
+    numbers_BL, times = torch.rand(1, 7, generator=generator), torch.zeros(7)
+    for count, first in ((3, 0), (2, 3), (3, 5)):
+        counts_G, firsts_G = torch.tensor([count, 1]), torch.tensor([first, 1])
+        mask_BL = exact_count_groups(counts_G, group_BL, may_BL, numbers_BL, firsts_G)
+        assert mask_BL[group_BL == 0].sum() == count and mask_BL[group_BL == 1].sum() == 1
+        times += mask_BL[0]
+    assert times[[0, 1, 3, 4]].tolist() == [2, 2, 2, 2] and times[5] == 0
+
+
 def test_a_group_is_masked_with_its_own_probability():
     sample_BL, group_BL = torch.zeros(1, 300, dtype=torch.long), torch.arange(300)[None] // 100 - 1
     may_BL, p = torch.ones(1, 300, dtype=torch.bool), torch.tensor([1.0, 0.3])

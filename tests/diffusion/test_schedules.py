@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from unmask.diffusion.schedules import Cosine, Linear, MaskgitCosine, Polynomial, mask_prob
+from unmask.diffusion.schedules import Cosine, Linear, MaskgitCosine, Polynomial, mask_prob, time_at
 from unmask.diffusion.weights import elbo_weight
 
 
@@ -36,3 +36,10 @@ def test_the_cosine_weight_is_a_cotangent_in_float32(t: float):
 def test_a_power_below_one_is_refused():
     with pytest.raises(ValueError, match="must be at least 1"):
         Polynomial(0.5)
+
+
+def test_the_time_of_a_probability():
+    prob = torch.linspace(0, 1, 21, dtype=torch.float64)
+    torch.testing.assert_close(time_at(Linear(), prob), prob, atol=1e-12, rtol=0)
+    torch.testing.assert_close(time_at(Cosine(), prob), torch.arccos(1 - prob) * 2 / math.pi, atol=1e-7, rtol=0)
+    torch.testing.assert_close(time_at(Polynomial(3), prob), prob ** (1 / 3), atol=1e-7, rtol=0)

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from unmask.diffusion.keys import Purpose, uniforms
-from unmask.diffusion.timesteps import TIME_SAMPLING, exact_counts, iid, low_discrepancy, per_block
+from unmask.diffusion.timesteps import TIME_SAMPLING, counts_at, iid, in_turns, low_discrepancy, of_copies, per_block
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -111,40 +109,51 @@ def test_clipped_times_stay_inside():
     assert 0.3 <= times.min() < 0.31 and 0.79 < times.max() <= 0.8
 
 
-@pytest.mark.parametrize(("samples", "length"), [(4, 10), (8, 3), (5, 7), (7, 7), (16, 10), (1, 6)])
-def test_every_row_sees_every_count_equally_often(samples: int, length: int):
-    counts = torch.stack([exact_counts(samples, length, start=start) for start in range(1, length + 1)])
-    for row in counts.T:
-        assert sorted(row.tolist()) == list(range(1, length + 1))
+@pytest.mark.parametrize(("blocks", "copies"), [(1, 1), (1, 4), (6, 3), (8, 2), (5, 1)])
+def test_copies_lie_in_cells_of_their_own_and_the_set_is_even(blocks: int, copies: int):
+    rows = 40
+    row_n, place_n = torch.arange(rows).repeat_interleave(blocks), torch.arange(blocks).repeat(rows)
+    time_Cn = of_copies(row_n, place_n, torch.full_like(row_n, blocks), copies=copies, seed=6)
+    assert time_Cn.dtype == torch.float64 and time_Cn.min() > 0
+    cells_Cn = (time_Cn * copies).long()
+    assert torch.equal(cells_Cn, torch.arange(copies)[:, None].expand_as(cells_Cn))
+    assert discrepancy(time_Cn.flatten()) < 4 / (rows * blocks * copies) ** 0.9
+    # a straight trend: nothing is left in two neighbouring rows together
+    means = time_Cn.view(copies, rows // 2, 2 * blocks).mean((0, 2))
+    torch.testing.assert_close(means, torch.full_like(means, 0.5), atol=1e-6, rtol=0)
+    alone = of_copies(row_n[-blocks:], place_n[:blocks], torch.full((blocks,), blocks), copies=copies, seed=6)
+    assert torch.equal(alone, time_Cn[:, -blocks:])
 
 
-@pytest.mark.parametrize(("samples", "length"), [(5, 50), (8, 24), (7, 7)])
-def test_counts_are_stratified(samples: int, length: int):
-    counts = exact_counts(samples, length, start=2).sort().values.tolist()
-    gaps = [b - a for a, b in zip(counts, [*counts[1:], counts[0] + length], strict=True)]
-    assert max(gaps) - min(gaps) <= 1
+def test_the_time_of_a_copy_is_uniform_in_its_cell_over_seeds():
+    row_n, zero_n = torch.tensor([4, 5]), torch.zeros(2, dtype=torch.int64)
+    drawn = [of_copies(row_n, zero_n, zero_n + 1, copies=3, seed=seed) for seed in range(1000)]
+    for number, copy in enumerate(torch.stack(drawn).permute(1, 2, 0).flatten(0, 1)):
+        assert discrepancy(3 * copy - number // 2) < 1.95 / 1000**0.5
 
 
-def test_lladas_rounding_gives_the_counts_that_were_stored(shared):
-    cases = json.loads((shared / "golden/llada/llada_log_likelihood.json").read_text())
-    stored = load_file(shared / "golden/llada/llada_log_likelihood_masks.safetensors")
-    for case in cases:
-        masked = (stored[f"case{case['case']}_perturbed"] == case["mask_id"]).sum(-1)
-        for counts in masked:
-            length, start = len(case["answer"]), int(counts[0])
-            assert exact_counts(len(counts), length, start=start, rounding="even").tolist() == counts.tolist()
+def test_a_time_lies_in_each_cell_and_neighbours_undo_a_trend():
+    for place in (0.0, 0.3, 0.99):
+        time_S = in_turns(torch.arange(6), torch.full((6,), place).double(), 6)
+        assert (time_S * 6).long().tolist() == [0, 1, 2, 3, 4, 5] or place == 0.0
+        assert float(time_S.mean()) == pytest.approx(0.5)
+    places = torch.linspace(0, 1, 101, dtype=torch.float64)[:, None]
+    seen = in_turns(torch.arange(5), places, 5)
+    # each of them goes through its whole cell
+    assert torch.allclose(seen.amin(0), torch.arange(5).double() / 5)
+    assert torch.allclose(seen.amax(0), seen.amin(0) + 0.2)
 
 
-def test_lladas_rounding_is_biased_at_halves():
-    # The reason for a rule of our own: one row in two sees even counts only.
-    counts = torch.stack([exact_counts(4, 10, start=start, rounding="even") for start in range(1, 11)])
-    assert set(counts[:, 1].tolist()) == {2, 4, 6, 8, 10}
-
-
-@pytest.mark.parametrize("start", [0, 5])
-def test_a_start_outside_the_counts_is_refused(start: int):
-    with pytest.raises(ValueError, match="count from 1 to length = 4"):
-        exact_counts(3, 4, start=start)
+def test_every_count_is_worth_the_same_however_often_it_is_drawn():
+    times, lengths = 200_000, torch.tensor([[1], [2], [7], [100]])
+    count, ratio = counts_at((torch.arange(times, dtype=torch.float64) + 0.5) / times, lengths, fewer=1.5)
+    for row, length in enumerate(lengths.flatten().tolist()):
+        worth = torch.bincount(count[row], ratio[row], minlength=length + 1) / times
+        assert worth[0] == 0 and torch.allclose(worth[1:], torch.full((length,), 1 / length).double(), rtol=5e-3)
+        drawn = torch.bincount(count[row], minlength=length + 1)[1:]
+        assert (drawn.diff() <= 1).all()
+    count, ratio = counts_at(torch.tensor([0.0, 1.0]).double(), torch.tensor(9), fewer=1.75)
+    assert count.tolist() == [1, 9] and ratio.isfinite().all()
 
 
 def test_no_time_is_zero_even_at_the_visit_where_the_sequence_meets_it():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unmask.diffusion.noising import draw_mask
 from unmask.diffusion.schedules import Linear, mask_prob
-from unmask.diffusion.timesteps import exact_counts, iid, low_discrepancy
+from unmask.diffusion.timesteps import iid, low_discrepancy
 from unmask.diffusion.weights import elbo_weight
 from unmask.errors import ConfigError
 from unmask.objectives.estimators import (
@@ -293,7 +293,7 @@ def test_the_error_of_an_evaluation_is_honest(samples: int):
     batch = Batch(x0_BL, torch.ones_like(x0_BL, dtype=torch.bool), sample_BL, keys)
     means, claimed = [], []
     for seed in range(seeds):
-        objective = MaskedDiffusion(3, masking="exact_count", seed=seed)
+        objective = MaskedDiffusion(3, copies=samples, seed=seed)
         noise = objective.noise(batch)
         with torch.no_grad():
             nll_S = objective(chain, batch, noise).nll_S.double()
@@ -388,7 +388,3 @@ def test_exactly_one_target_is_greedy(name: str):
 def test_mistakes_are_named(settings: dict, phrase: str):
     with pytest.raises(ConfigError, match=phrase):
         LikelihoodEstimator(mask_token_id=MASK, **settings)
-
-
-def test_counts_cover_every_level():
-    assert sorted(exact_counts(12, 4, start=3).tolist()) == sorted([1, 2, 3, 4] * 3)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from unmask.data.collate import Collator, Visit
+from unmask.diffusion.schedules import Cosine
 from unmask.models.dense import initialise
 from unmask.models.facts import facts_of
 from unmask.models.families.llada import FAMILY
@@ -126,6 +127,9 @@ def test_a_denoiser_that_knows_nothing_pays_the_uniform_bound(schedule: str) -> 
         {"masking": "exact_count", "complementary": True, "schedule": "polynomial"},
         {"complementary": True, "time_epsilon": 1e-6},
         {"views": 3, "time_epsilon": 1e-6},
+        {"copies": 1},
+        {"copies": 4, "schedule": "cosine"},
+        {"copies": 3, "masking": "bernoulli", "complementary": True, "time_low": 0.4},
     ],
 )
 def test_the_loss_is_unbiased_whatever_the_noise(how: dict) -> None:
@@ -144,9 +148,11 @@ def test_the_loss_is_unbiased_whatever_the_noise(how: dict) -> None:
             noise = objective.noise_at(one, torch.ones(1), masked_BL)
             exact += float(objective(model, one, noise).metrics["unscaled_loss"][0]) / count / len(chosen)
     record = {"input_ids": one.x0_BL[0].tolist(), "may_noise": one.may_noise_BL[0].tolist()}
-    many = Collator(eos_token_id=61, pad_token_id=62)([(Visit(i, i, 0, 5, 5), record) for i in range(2048)])
-    drawn_S = objective(model, many, objective.noise(many)).nll_S
-    error = float(drawn_S.std()) / 2048**0.5
+    copies = max(1, objective.copies)
+    visits = [Visit(i, i // copies, i % copies, 5, 5) for i in range(2048 // copies * copies)]
+    many = Collator(eos_token_id=61, pad_token_id=62)([(visit, record) for visit in visits])
+    drawn_S = objective(model, many, objective.noise(many)).nll_S.view(-1, copies).mean(1)
+    error = float(drawn_S.std()) / len(drawn_S) ** 0.5
     assert float(drawn_S.mean()) == pytest.approx(exact, abs=4 * error) and error < 0.05 * exact
 
 
@@ -170,6 +176,61 @@ def test_exact_counts_cover_all_levels_evenly() -> None:
     assert counts[0] == 0 and (counts[1:] - 100).abs().max() <= 3
     weight = noise.loss_weight.split((noise.xt_BL == MASK).sum(1).tolist())
     assert all(each.sum().item() == pytest.approx(8.0) for each in weight)
+
+
+@pytest.mark.parametrize("copies", [1, 3, 8])
+def test_the_copies_of_a_row_mask_its_tokens_end_to_end(copies: int) -> None:
+    """And do so packed, alone, and whatever the run has visited."""
+    objective, lengths = MaskedDiffusion(MASK, copies=copies, seed=6), {3: 30, 4: 17, 9: 5, 11: 2}
+
+    def noised(wanted: list[tuple[int, int]], **more: int) -> dict[tuple[int, int], list[bool]]:
+        rows = []
+        for number, (row, copy) in enumerate(wanted):
+            record = {"input_ids": [1] * lengths[row], "may_noise": [place > 1 for place in range(lengths[row])]}
+            rows.append((Visit(number, row, copy, lengths[row], lengths[row], **more), record))
+        batch = Collator(eos_token_id=61, pad_token_id=62, padding="none")(rows)
+        masked_BL = objective.noise(batch).xt_BL == MASK
+        return {key: masked_BL[batch.sample_BL == index].tolist() for index, key in enumerate(wanted)}
+
+    keys = [(row, copy) for row in lengths for copy in range(copies)]
+    together = noised(keys)
+    assert noised(keys[::-1], bin=0) == together
+    assert {key: mask for key in keys for mask in noised([key]).values()} == together
+    for row, length in lengths.items():
+        masked = torch.tensor([together[row, copy] for copy in range(copies)])
+        assert not masked[:, :2].any() and masked.shape[1] == length
+        if length == 2:
+            continue
+        counts, times = masked.sum(1), masked.sum(0)[2:]
+        assert (counts.diff() >= 0).all() and counts[0] > 0
+        # all but the last fill the circle again and again; the last is one more
+        assert times.max() - times.min() <= 2
+        assert copies == 1 or counts[[0, -1]].sum() > length - 2 or not (masked[0] & masked[-1]).any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("copies", [0, 5])
+def test_other_weights_mean_the_same_whatever_counts_are_drawn(copies: int) -> None:
+    """A token costs the share that is masked. Of n tokens, k are while the cosine is between 1 - k / n and the next."""
+
+    def denoiser(tokens_BL, *, logits_at, **_) -> DenoiserOutput:
+        return DenoiserOutput(nll=(tokens_BL == MASK).float().mean(1)[logits_at // 6])
+
+    objective = MaskedDiffusion(
+        MASK, schedule=Cosine(), masking="exact_count", loss_weight="uniform", copies=copies, normalization="batch"
+    )
+    rows = [
+        (Visit(i, i // max(1, copies), i % max(1, copies), 6, 6), {"input_ids": [1] * 6, "may_noise": [True] * 6})
+        for i in range(3000)
+    ]
+    batch = Collator(eos_token_id=61, pad_token_id=62)(rows)
+    sums = objective(denoiser, batch, objective.noise(batch))
+    times = [math.acos(1 - k / 6) * 2 / math.pi for k in range(7)]
+    chance = [after - before for before, after in itertools.pairwise(times)]
+    expected = sum(p * k * k / 6 for k, p in enumerate(chance, 1))
+    assert float(sums.loss) / 3000 == pytest.approx(expected, rel=5e-3)
+    total, count = sums.metrics["unscaled_loss"]
+    assert float(total / count) == pytest.approx(expected / sum(p * k for k, p in enumerate(chance, 1)), rel=5e-3)
 
 
 def test_clipped_times_bound_the_share_that_is_masked() -> None:

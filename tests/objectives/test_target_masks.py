@@ -5,30 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unmask.objectives.target_masks import counts_at, stratified_error, stratified_times, target_masks
-
-
-@pytest.mark.parametrize("length", [1, 2, 7, 100])
-def test_every_count_is_worth_the_same_however_often_it_is_drawn(length: int):
-    times = 200_000
-    count_T, ratio_T = counts_at((torch.arange(times, dtype=torch.float64) + 0.5) / times, length)
-    worth = torch.bincount(count_T, ratio_T, minlength=length + 1) / times
-    assert worth[0] == 0 and torch.allclose(worth[1:], torch.full((length,), 1 / length).double(), rtol=5e-3)
-    drawn = torch.bincount(count_T, minlength=length + 1)[1:]
-    assert (drawn.diff() <= 1).all()
-
-
-def test_a_time_lies_in_each_cell_and_neighbours_undo_a_trend():
-    for first in (0.0, 0.3, 0.99):
-        time_S = stratified_times(6, first)
-        assert (time_S * 6).long().tolist() == [0, 1, 2, 3, 4, 5] or first == 0.0
-        assert float(time_S.mean()) == pytest.approx(0.5)
-    starts = torch.linspace(0, 1, 101)
-    seen = torch.stack([stratified_times(5, float(first)) for first in starts])
-    # each of them goes through its whole cell
-    assert torch.allclose(seen.amin(0), torch.arange(5).double() / 5) and torch.allclose(
-        seen.amax(0), seen.amin(0) + 0.2
-    )
+from unmask.diffusion.timesteps import in_turns
+from unmask.objectives.target_masks import stratified_error, target_masks
 
 
 def test_the_mean_over_seeds_of_a_weighed_count_is_one():
@@ -42,7 +20,7 @@ def test_the_mean_over_seeds_of_a_weighed_count_is_one():
 
 
 def test_a_straight_trend_is_no_error_and_noise_is():
-    level_S = stratified_times(40, 0.2)
+    level_S = in_turns(torch.arange(40), torch.full((40,), 0.2).double(), 40)
     assert stratified_error(30 * level_S, level_S) < 0.2
     generator = torch.Generator().manual_seed(0)
     noise = [torch.randn(40, generator=generator, dtype=torch.float64) for _ in range(300)]

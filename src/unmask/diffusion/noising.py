@@ -71,6 +71,7 @@ def exact_count_groups(
     group_BL: Int[Tensor, "B L"],
     may_noise_BL: Bool[Tensor, "B L"],
     uniforms_BL: Float[Tensor, "B L"],
+    first_G: Int[Tensor, " G"] | None = None,
 ) -> Bool[Tensor, "B L"]:
     """Mask exactly `count` of the noisable positions of each group: those with the smallest numbers.
 
@@ -79,6 +80,7 @@ def exact_count_groups(
         group_BL: int64; group of a position, wherever its members stand; -1 for none.
         may_noise_BL: bool; positions that may be masked.
         uniforms_BL: float; independent uniform numbers make every subset of that size equally likely.
+        first_G: int64; begin behind so many of the smallest numbers, and after the largest go on with the smallest.
     """
     place_n = (may_noise_BL & (group_BL >= 0)).flatten().nonzero().squeeze(1)
     place_n = place_n[uniforms_BL.flatten()[place_n].argsort(stable=True)]
@@ -87,6 +89,8 @@ def exact_count_groups(
     place_n, group_n = place_n[by_group], group_n[by_group]
     members_G = torch.bincount(group_n, minlength=len(count_G))
     rank_n = torch.arange(len(place_n)) - (members_G.cumsum(0) - members_G)[group_n]
+    if first_G is not None:
+        rank_n = (rank_n - first_G[group_n]) % members_G[group_n]
     is_masked_BL = torch.zeros_like(may_noise_BL)
     is_masked_BL.view(-1)[place_n[rank_n < count_G[group_n]]] = True
     return is_masked_BL

@@ -113,6 +113,21 @@ def mask_prob(schedule: NoiseSchedule, t: Time) -> Time:
     return 1 - schedule.alpha(t)
 
 
+def time_at(schedule: NoiseSchedule, prob: Tensor) -> Tensor:
+    """The time at which a token is masked with this probability, by bisection.
+
+    Args:
+        schedule: the noise schedule.
+        prob: float64 of any shape, from 0 to 1.
+    """
+    low, high = torch.zeros_like(prob), torch.ones_like(prob)
+    for _ in range(53):
+        middle = (low + high) / 2
+        is_later = mask_prob(schedule, middle) < prob
+        low, high = torch.where(is_later, middle, low), torch.where(is_later, high, middle)
+    return high
+
+
 def _at(function: Callable[[Tensor], Tensor], t: Time) -> Time:
     if isinstance(t, Tensor):
         _check_range(t)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Float32, Float64, Int, Int64
 from torch import Tensor
 
 from unmask.diffusion.keys import Purpose, uniforms
@@ -99,35 +99,59 @@ def _independent(visit_n: Tensor, cells_n: Tensor, cell_Vn: Tensor, seed: int) -
     return u_Vn
 
 
-def exact_counts(
-    samples: int, length: int, *, start: int, rounding: Literal["down", "even"] = "down"
-) -> Int64[Tensor, " {samples}"]:
-    """How many of `length` tokens each of `samples` rows masks: spread evenly over 1..length, beginning at `start`.
+def of_copies(
+    row_n: Int[Tensor, " n"], place_n: Int[Tensor, " n"], blocks_n: Int[Tensor, " n"], *, copies: int, seed: int
+) -> Float64[Tensor, "{copies} n"]:
+    """Times of each block of each row of a fixed set, all of whose rows are noised `copies` times.
 
-    With `start` uniform over 1..length, "down" makes every row's count uniform, hence estimates unbiased. "even" is the
-    rule of LLaDA's `get_log_likelihood.py`, which rounds halves to even: where length / samples has a half in it
-    (10 tokens, 4 rows) some rows see only even counts, and the estimate is biased. It is here for parity.
+    Of one block, each copy has a time in another of as many equal cells, the first in the lowest. Places in the cells
+    are even over the blocks of a row and over all rows. Copies in neighbouring cells, and neighbouring rows, stand at
+    mirrored places, so that together they see any straight trend exactly (antithetic sampling). Each single time is
+    uniform in its cell over seeds.
 
     Args:
-        samples: rows.
-        length: tokens that may be masked, at least 1.
-        start: count of the first row, 1..length.
-        rounding: "down" or "even".
+        row_n: int64; row of the set that each of the n blocks belongs to.
+        place_n, blocks_n: as in `per_block`.
+        copies: at least 1.
+        seed: of the noise.
 
     Returns:
-        int64 `[samples]` in 1..length, on the CPU.
-
-    Raises:
-        ValueError: `start` is not in 1..length.
+        float64 `[copies, n]`, on the CPU, never 0.
     """
-    if not 1 <= start <= length:
-        raise ValueError(f"start is {start}; it must be a count from 1 to length = {length}")
-    if rounding == "even":
-        last = start + (samples - 1) * (length / samples)
-        spread = torch.linspace(float(start), last, steps=samples).round().long()
-    else:
-        spread = start + torch.arange(samples) * length // samples
-    return (spread - 1) % length + 1
+    time_Cn = per_block(row_n // 2, place_n, blocks_n, seed=seed, views=copies).double()
+    cell_Cn = (time_Cn * copies).long().clamp(max=copies - 1)
+    place_Cn = time_Cn * copies - cell_Cn
+    return in_turns(cell_Cn, torch.where(row_n % 2 == 1, 1 - place_Cn, place_Cn), copies).sort(0).values
+
+
+def in_turns(cell: Int64[Tensor, "..."], place: Float64[Tensor, "..."], cells: int) -> Float64[Tensor, "..."]:
+    """The time at a place (0 to 1) in one of as many equal cells of (0, 1); in every other cell, at 1 - that place.
+
+    At uniform places each time is uniform in its cell. Two neighbours at one place see any straight trend exactly.
+    """
+    return (cell + torch.where(cell % 2 == 1, 1 - place, place)) / cells
+
+
+def counts_at(
+    time_n: Float64[Tensor, "*#shape"], length_n: Int64[Tensor, "*#shape"], *, fewer: float
+) -> tuple[Int64[Tensor, "*#shape"], Float64[Tensor, "*#shape"]]:
+    """How many of `length` tokens are masked at a time, and how much more often that count is to be counted.
+
+    Up to a count k lies a share (k / length) ** (1 / fewer) of all times, so that low counts are more frequent than
+    high ones; the ratio is that of a uniform count's probability to this one's (importance sampling). A mean over k
+    masked tokens spreads as 1 / k where tokens differ, for which 2 would be best, and not with k where contexts do, for
+    which 1 (all counts alike) would be.
+
+    Args:
+        time_n: float64, from 0 to 1. length_n: int64, at least 1; of a shape that broadcasts.
+        fewer: at least 1.
+
+    Returns:
+        counts, int64, 1 to length; and ratios, float64, whose mean over uniform times is 1 / length at each count.
+    """
+    count_n = torch.minimum((length_n * time_n**fewer).long() + 1, length_n)
+    up_to_n, below_n = (((count_n - less) / length_n.double()) ** (1 / fewer) for less in (0, 1))
+    return count_n, 1 / (length_n * (up_to_n - below_n))
 
 
 def _kronecker(visit_S: Tensor, seed: int, step: np.uint64 = _GOLDEN, *, place: int = 0) -> npt.NDArray[np.uint64]:

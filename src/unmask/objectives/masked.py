@@ -33,6 +33,7 @@ class MaskedNoise:
         targets: int64 `[n]` clean ids at these positions.
         loss_weight: float32 `[n]`; weight of each cross-entropy, the normalisation inside a sample included.
         elbo_weight: float32 `[n]`; weight with which the sum is the bound in nats.
+        rate: float32 `[n]`; how much more often each is to be counted than it is drawn.
         sample: int64 `[n]`; which sample each is of.
         level_S: float32; what sorts samples by their noise: the time of the first group.
         noisable_S: float32; positions of each sample that could have been masked.
@@ -45,6 +46,7 @@ class MaskedNoise:
     targets: Tensor
     loss_weight: Tensor
     elbo_weight: Tensor
+    rate: Tensor
     sample: Tensor
     level_S: Tensor
     noisable_S: Tensor
@@ -56,7 +58,7 @@ class Masked:
 
     Attributes:
         view, place: int64; which view, and which flat position of the clean batch. targets, sample: int64.
-        loss_weight, elbo_weight: float32; see `MaskedNoise`.
+        loss_weight, elbo_weight, rate: float32; see `MaskedNoise`.
     """
 
     view: Int[Tensor, " n"]
@@ -65,6 +67,7 @@ class Masked:
     sample: Int[Tensor, " n"]
     loss_weight: Float[Tensor, " n"]
     elbo_weight: Float[Tensor, " n"]
+    rate: Float[Tensor, " n"]
 
 
 @dataclass(frozen=True)
@@ -127,26 +130,21 @@ class MaskedDiffusion(AbsorbingNoise):
         view, place = at[:, 0], at[:, 1]
         sample, group = batch.sample_BL.flatten()[place], groups.group_BL.flatten()[place]
         elbo = torch.stack([each.weight_G for each in views])[view, group]
-        weight = self._loss_weight(batch, views, view, place, elbo)
+        rates = [torch.ones_like(each.weight_G) if each.rate_G is None else each.rate_G for each in views]
+        rate = torch.stack(rates)[view, group]
+        weight = elbo if self.loss_weight == "elbo" else rate * self._other_weight(batch, views, view, place)
         if self.normalization == "sequence":
             weight = weight / per_sample(batch, batch.may_noise_BL)[sample]
         shares = len(views)
-        return Masked(view, place, batch.x0_BL.flatten()[place], sample, weight / shares, elbo / shares)
+        return Masked(view, place, batch.x0_BL.flatten()[place], sample, weight / shares, elbo / shares, rate)
 
-    def _loss_weight(
-        self,
-        batch: Batch,
-        views: list[View],
-        view: Int[Tensor, " n"],
-        place: Int[Tensor, " n"],
-        elbo: Float[Tensor, " n"],
+    def _other_weight(
+        self, batch: Batch, views: list[View], view: Int[Tensor, " n"], place: Int[Tensor, " n"]
     ) -> Float[Tensor, " n"]:
         if self.loss_weight == "uniform":
-            return torch.ones_like(elbo)
-        if self.loss_weight == "cart":
-            weights = [cart_weight(each.is_masked_BL, batch.sample_BL, self.cart_p).flatten() for each in views]
-            return torch.stack(weights)[view, place]
-        return elbo
+            return torch.ones(len(view))
+        weights = [cart_weight(each.is_masked_BL, batch.sample_BL, self.cart_p).flatten() for each in views]
+        return torch.stack(weights)[view, place]
 
     def __call__(self, denoiser: Denoiser, batch: Batch, noise: MaskedNoise) -> LossSums:
         """Sum of the weighted cross-entropies of the noisy views, in nats.
@@ -164,14 +162,16 @@ class MaskedDiffusion(AbsorbingNoise):
         ).nll
         assert nll is not None, "a denoiser given targets returns their negative log-likelihood"
         plain = nll.detach()
-        masked = plain.new_full((), float(plain.shape[0]))  # not torch.tensor: that would wait for the device
         bound = plain * noise.elbo_weight
         nll_S = None
         if not torch.is_grad_enabled():
             nll_S = bound.new_zeros(noise.level_S.shape).index_add(0, noise.sample, bound)
         return LossSums(
             loss=(nll * noise.loss_weight).sum(),
-            metrics={"nll": (bound.sum(), noise.noisable_S.sum()), "unscaled_loss": (plain.sum(), masked)},
+            metrics={
+                "nll": (bound.sum(), noise.noisable_S.sum()),
+                "unscaled_loss": ((plain * noise.rate).sum(), noise.rate.sum()),
+            },
             nll_S=nll_S,
         )
 
@@ -184,6 +184,7 @@ def told(batch: Batch, groups: Groups, views: list[View], masked: Masked) -> dic
         "targets": masked.targets,
         "loss_weight": masked.loss_weight,
         "elbo_weight": masked.elbo_weight,
+        "rate": masked.rate,
         "sample": masked.sample,
         "level_S": level_S,
         "noisable_S": per_sample(batch, batch.may_noise_BL),

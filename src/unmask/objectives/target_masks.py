@@ -17,14 +17,13 @@ from torch import Tensor
 from unmask.diffusion.keys import Purpose, uniforms
 from unmask.diffusion.noising import exact_count_mask
 from unmask.diffusion.schedules import Linear
-from unmask.diffusion.timesteps import low_discrepancy
+from unmask.diffusion.timesteps import counts_at, in_turns, low_discrepancy
 from unmask.diffusion.weights import elbo_weight
 from unmask.objectives.profile import Profile, profile_of
 
 # beyond 2 ** 20 masks nobody asks for so many samples
 _LONGEST_ENUMERATED = 20
-# A sum over k masked tokens spreads as 1 / k where tokens differ, for which 2 would be best, and not with k where
-# contexts do, for which 1 (all counts alike) would be; in between was best on trained models
+# best on trained models, among independent masks
 _FEWER = 1.5
 
 
@@ -133,8 +132,8 @@ def target_masks(
     numbers_Sn = torch.stack(numbers)
     if method == "exact_count":
         first = uniforms(1, seed=seed, purpose=Purpose.SCORE, key=(0, 1, block)).item()
-        level_S = stratified_times(samples, first)
-        count_S, ratio_S = counts_at(level_S, length)
+        level_S = in_turns(torch.arange(samples), torch.full((samples,), first, dtype=torch.float64), samples)
+        count_S, ratio_S = counts_at(level_S, torch.tensor(length), fewer=_FEWER)
         chosen_Sn = exact_count_mask(count_S, torch.ones_like(numbers_Sn, dtype=torch.bool), numbers_Sn)
         weight_S = ratio_S * length / count_S
     else:
@@ -149,27 +148,6 @@ def target_masks(
         level_S.double(),
         is_exact=False,
     )
-
-
-def stratified_times(samples: int, first: float) -> Float64[Tensor, " S"]:
-    """One time in each of as many equal cells of (0, 1), at `first` and at 1 - `first` of its cell in turns.
-
-    For uniform `first` each time is uniform in its cell. Two neighbours together see any straight trend exactly.
-    """
-    within_S = torch.full((samples,), first, dtype=torch.float64)
-    within_S[1::2] = 1 - first
-    return (torch.arange(samples) + within_S) / samples
-
-
-def counts_at(time_S: Float64[Tensor, " S"], length: int) -> tuple[Int64[Tensor, " S"], Float64[Tensor, " S"]]:
-    """How many of `length` tokens are masked at a time, and how much more often that count is to be counted.
-
-    Up to a count k lies a share (k / length) ** (1 / _FEWER) of all times, so that low counts are more frequent than
-    high ones; the ratio is that of a uniform count's probability to this one's (importance sampling).
-    """
-    up_to_K = (torch.arange(length + 1, dtype=torch.float64) / length) ** (1 / _FEWER)
-    count_S = torch.searchsorted(up_to_K, time_S, right=True).clamp(1, length)
-    return count_S, 1 / (length * (up_to_K[count_S] - up_to_K[count_S - 1]))
 
 
 def _all_masks(length: int) -> TargetMasks:

@@ -13,12 +13,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.diffusion.noising import draw_mask, exact_count_groups, sample_uniforms
-from unmask.diffusion.schedules import Linear, NoiseSchedule, mask_prob
-from unmask.diffusion.timesteps import per_block
+from unmask.diffusion.schedules import Linear, NoiseSchedule, mask_prob, time_at
+from unmask.diffusion.timesteps import counts_at, of_copies, per_block
 from unmask.diffusion.weights import complement_weight, elbo_weight
 from unmask.types import Batch
 
 Masking = Literal["bernoulli", "exact_count"]
+# best on a trained model, four masks of a row laid end to end
+_FEWER = 1.75
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,14 @@ def members(group_BL: Int[Tensor, "B L"], chosen_BL: Bool[Tensor, "B L"], like_G
 class View:
     """One noisy copy: what is masked, and with which weight a masked token of each group is counted in the bound.
 
-    `t_G`, float32, is the time that the groups were noised at.
+    `t_G`, float32, is the time that the groups were noised at. `rate_G`, float32, is how much more often a group is to
+    be counted than its noise is drawn; None: as often.
     """
 
     is_masked_BL: Bool[Tensor, "B L"]
     weight_G: Float[Tensor, " G"]
     t_G: Float[Tensor, " G"]
+    rate_G: Float[Tensor, " G"] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ class AbsorbingNoise:
         views: noisy copies of each sample.
         complementary: each copy is followed by another, in which exactly its other tokens are masked (LLaDA2.0,
             arXiv 2512.15745).
+        copies: 0: samples come as a run visits them. Otherwise each row of a fixed set is visited so many times, which
+            `epoch_S` numbers, and all are noised together, for a bound of little variance: exact counts, stratified
+            over copies and rows. `time_*`, `masking`, `views` and `complementary` have no say then.
         seed: of times and masks.
     """
 
@@ -90,10 +97,13 @@ class AbsorbingNoise:
     masking: Masking = "bernoulli"
     views: int = 1
     complementary: bool = False
+    copies: int = 0
     seed: int = 0
 
     def draw(self, batch: Batch, groups: Groups) -> list[View]:
         """All noisy copies of a batch."""
+        if self.copies:
+            return [self._of_fixed_rows(batch, groups)]
         visit_G = batch.keys.visit_S[groups.sample_G]
         times_VG = per_block(
             visit_G,
@@ -146,3 +156,27 @@ class AbsorbingNoise:
         moved_G = -self.schedule.dalpha(time_G) * cells_G
         left_G = (groups.size_G - count_G).clamp(min=1)
         return View(is_masked_BL, (moved_G / count_G.clamp(min=1)).float(), t_G), (moved_G / left_G).float()
+
+    def _of_fixed_rows(self, batch: Batch, groups: Groups) -> View:
+        """The masks of a row's copies lie end to end on a circle of its tokens, so that no token is seen much more.
+
+        Where few are masked each weighs most: the mask of the most is laid before that of the fewest, so that what
+        overlaps is light.
+        The bound is that of every schedule; losses with other weights are, in the mean, those of this one.
+        """
+        keys, size_G = batch.keys, groups.size_G.clamp(min=1)
+        row_G, copy_G = keys.row_S[groups.sample_G], keys.epoch_S[groups.sample_G]
+        time_CG = of_copies(row_G, groups.place_G, groups.groups_G, copies=self.copies, seed=self.seed)
+        count_CG, ratio_CG = counts_at(time_CG, size_G, fewer=_FEWER)
+        first_CG = count_CG.cumsum(0) - count_CG
+        first_CG[-1] = -count_CG[-1]
+        time_G, count_G, ratio_G, first_G = (
+            values_CG.gather(0, copy_G[None])[0] for values_CG in (time_CG, count_CG, ratio_CG, first_CG)
+        )
+        numbers_BL = sample_uniforms(
+            batch.sample_BL, keys=replace(keys, epoch_S=torch.zeros_like(keys.epoch_S)), seed=self.seed
+        )
+        is_masked_BL = exact_count_groups(count_G, groups.group_BL, batch.may_noise_BL, numbers_BL, first_G)
+        until_G, since_G = (time_at(self.schedule, (count_G - less) / size_G.double()) for less in (0, 1))
+        rate_G = ratio_G * size_G * (until_G - since_G)
+        return View(is_masked_BL, (ratio_G * size_G / count_G).float(), time_G.float(), rate_G.float())

@@ -31,10 +31,6 @@ from unmask.training.plan import RandomLength, VisitSampler
 # evaluation noise is the same in all runs, whatever their seed and their noise, so that their curves compare
 _EVALUATION = {
     "seed": int(Purpose.EVAL),
-    "time_sampling": "low_discrepancy",
-    "time_low": 0.0,
-    "time_high": 1.0,
-    "masking": "exact_count",
     "views": 1,
     "complementary": False,
     "curriculum": (),
@@ -87,15 +83,15 @@ def evaluated_on(settings: Settings, verb: str, rows: Any, noiser: Noiser) -> An
     """Evaluation's loader over all of `rows`."""
     micro = settings.trainer.get("per_device_eval_batch_size", 8)
     shares = replace(shares_of(settings), micro=micro, accumulation=1)
-    fixed = replace(noiser, objective=evaluation_objective(noiser.objective))
     samples = settings.run.eval_nll_samples if settings.objective.objective != "autoregressive" else 1
+    fixed = replace(noiser, objective=evaluation_objective(noiser.objective, samples))
     packing = packing_of(settings, verb)
     return eval_loader(rows, shares, fixed, _loader_options(settings), samples, packing)
 
 
-def evaluation_objective(objective: Any) -> Any:
-    """The same objective under evaluation's noise."""
-    return replace(objective, **known_to(objective, _EVALUATION))
+def evaluation_objective(objective: Any, samples: int = 1) -> Any:
+    """The same objective under evaluation's noise, with so many noised copies of each row."""
+    return replace(objective, **known_to(objective, {**_EVALUATION, "copies": samples}))
 
 
 def forwards_of(settings: Settings, verb: str, parts: Ingredients, noiser: Noiser, update: int, ranks: int) -> Any:
