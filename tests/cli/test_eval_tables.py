@@ -262,3 +262,9 @@ def test_a_row_without_an_answer(tmp_path: Path, questions: Path, monkeypatch: p
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="runs in one process"):
         run(["tables", "--baseline", "copy", "--dataset_args", str(questions)])
+
+
+def test_one_choice_is_refused_and_not_taken_for_its_letters(questions: Path) -> None:
+    asked = ["tables", "--model", "nowhere", "--dataset_args", str(questions), "--scoring", "likelihood"]
+    with pytest.raises(ConfigError, match=r"choices are \['yes'\]; give two or more"):
+        run([*asked, "--choices", "yes"])

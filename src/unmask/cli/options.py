@@ -126,7 +126,9 @@ class OptionTable:
         if self.is_texts(name):
             return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
         if self.is_list(name) and str in _items(kind):
-            return _names(value)
+            found = _names(value)
+            # one name stays a text only where a text may stand for the list, as `all-linear` may
+            return found if isinstance(found, list) or str in _leaves(kind) else [found]
         if self.is_list(name) and isinstance(value, str) and not value.startswith("["):
             return self._typed(name, kind, replace(given, value=f"[{value}]"))
         return self._typed(name, kind, given)
