@@ -34,7 +34,7 @@ class Course:
 
 
 COURSES = {
-    "sums": Course(3200, 64, 49, 2e-3, 100_000),
+    "sums": Course(1600, 64, 49, 2e-3, 100_000),
     "sudoku": Course(2000, 96, 33, 2e-3, 100_000),
     "tables": Course(1500, 16, 160, 1e-3, 24_000),
     "stories": Course(3000, 16, 160, 3e-3),

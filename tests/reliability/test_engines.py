@@ -40,6 +40,8 @@ CASES["broken"] = []
 CASES |= {f"{bits}bit": [*CASES["lora"], f"--load_in_{bits}bit", "true"] for bits in (4, 8)}
 TOLD = {"ddp": "DDP", "fsdp2": "FSDP2", **{f"zero{stage}": f"DeepSpeed ZeRO-{stage}" for stage in (1, 2, 3)}}
 ENGINES = tuple(TOLD)
+# seconds for all runs, which the first test waits for
+LIMIT = 3600 if IS_WHOLE else 900
 # one worker of pytest does all runs, once
 pytestmark = pytest.mark.xdist_group("engines")
 
@@ -196,7 +198,7 @@ def skip_without_what_it_needs(engine: str, case: str) -> None:
         pytest.skip(reason)
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize(("engine", "case"), COMPARED)
 def test_two_processes_learn_what_one_does(ended: Ended, figure: Callable[[str], None], engine: str, case: str) -> None:
     skip_without_what_it_needs(engine, case)
@@ -216,7 +218,7 @@ def test_two_processes_learn_what_one_does(ended: Ended, figure: Callable[[str],
     figure(f"    {TOLD[engine]}, two processes, {case}: losses and samples of one; weights at most {apart:.0e} apart")
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize(("engine", "case"), RESUMED)
 def test_any_number_goes_on_from_a_checkpoint(
     ended: Ended, figure: Callable[[str], None], engine: str, case: str
@@ -231,7 +233,7 @@ def test_any_number_goes_on_from_a_checkpoint(
     figure(f"    {TOLD[engine]}, {case}: two processes and one go on from its checkpoint, and it from one process's")
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize(("engine", "case"), LEFT)
 def test_the_best_checkpoint_is_what_is_left(ended: Ended, engine: str, case: str) -> None:
     skip_without_what_it_needs(engine, case)
@@ -242,7 +244,7 @@ def test_the_best_checkpoint_is_what_is_left(ended: Ended, engine: str, case: st
     assert difference(output / "checkpoint-final", output / "checkpoint-3") > 10 * ROUNDING
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize("engine", UNEVEN)
 def test_parts_need_not_be_equal(ended: Ended, engine: str) -> None:
     skip_without_what_it_needs(engine, "lora")
@@ -250,7 +252,7 @@ def test_parts_need_not_be_equal(ended: Ended, engine: str) -> None:
     assert difference(output / "checkpoint-final", expected / "checkpoint-final") < ROUNDING
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize("engine", BROKEN)
 def test_one_process_without_numbers_spoils_no_weights(
     ended: Ended, figure: Callable[[str], None], engine: str
