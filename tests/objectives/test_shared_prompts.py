@@ -128,3 +128,12 @@ def test_complete_blocks_of_a_prompt_are_fed_once():
     counting.tokens = 0
     list(BlockwiseEstimator(how, 5, shares=False).many(counting, pairs))
     assert counting.tokens == 4 * (30 + 7 * 3)
+
+
+def test_mixtures_of_experts_share_prompts_too():
+    counting, pairs = Counting(tiny("llada2").double()), questions(prompt=36, count=2)
+    how = LikelihoodEstimator(SIZE - 1, samples=6, batch_size=8)
+    together, fed = dict(BlockwiseEstimator(how, 4).many(counting, pairs)), counting.tokens
+    apart = dict(BlockwiseEstimator(how, 4, shares=False).many(counting, pairs))
+    assert [together[index].mean for index in apart] == pytest.approx([each.mean for each in apart.values()], abs=1e-9)
+    assert fed < counting.tokens - fed
