@@ -79,6 +79,7 @@ def test_a_model_is_asked_and_scored(
     assert (tmp_path / "cases.jsonl").read_text() == before
     assert run([*words, "--limit", "2", "--fresh"]) == 0
     assert len(cases(tmp_path)) == 2
+    assert (tmp_path / "cases.jsonl.before-1").read_text() == before
 
 
 def test_the_test_part_is_the_one_that_training_leaves_out(questions: Path, tmp_path: Path) -> None:

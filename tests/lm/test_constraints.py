@@ -240,3 +240,25 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert re.match("x [ab]{3} y", capsys.readouterr().out)
     assert main(["generate", *model, "--json_schema", "nowhere.json", "A"]) == 2
     assert "nowhere.json cannot be read" in capsys.readouterr().err
+    for text, message in (("[1]", "schema.json holds no JSON object"), ("", "schema.json is no JSON (Expecting value")):
+        schema.write_text(text)
+        assert main(["generate", *model, "--json_schema", str(schema), "A"]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("wrong", "message"), [("[0-9", "a bracket is not closed"), ("[0-9]{9}", "give max_new_tok")])
+def test_a_mistake_does_not_claim_the_output(
+    wrong: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows.write_text('{"prompt": "A"}\n')
+    filed = ["generate", "--model", "example:base", "--max_new_tokens", "4", "--input", str(rows), "--output", str(out)]
+    assert main([*filed, "--regex", wrong]) == 2
+    assert message in capsys.readouterr().err.lower()
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl"}
+    assert main([*filed, "--regex", "[0-9]"]) == 0
+
+
+def test_an_automaton_without_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"32,7\d\d states; at most 10,000 .* Write it narrower"):
+        byte_automaton("(a|b)*a(a|b){14}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -28,7 +29,7 @@ def check_counts(parsed: Parsed, *names: str) -> None:
 
 
 def evaluation_folder(parsed: Parsed) -> Path | None:
-    """The folder of --output_dir; with --fresh its cases are gone.
+    """The folder of --output_dir; with --fresh its cases have another name.
 
     Raises:
         ResourceError: it cannot be written.
@@ -41,10 +42,16 @@ def evaluation_folder(parsed: Parsed) -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if parsed["fresh"]:
-            (folder / CASES).unlink(missing_ok=True)
+            _move_aside(folder / CASES)
     except OSError as error:
         raise unwritable(folder, error) from None
     return folder
+
+
+def _move_aside(file: Path) -> None:
+    number = next(n for n in itertools.count(1) if not file.with_name(f"{file.name}.before-{n}").exists())
+    if file.exists():
+        file.rename(file.with_name(f"{file.name}.before-{number}"))
 
 
 def unwritable(place: Path, error: OSError) -> ResourceError:

@@ -139,8 +139,22 @@ def options_from(parsed: Parsed, *, trace: bool = False) -> GenerationOptions:
         settings[name] = tuple(settings[name] or ())
     if settings["json_schema"] is not None and not settings["json_schema"].lstrip().startswith("{"):
         # results depend on what the file says now, not on its name
-        settings["json_schema"] = read_file(settings["json_schema"])
+        settings["json_schema"] = _schema_in(settings["json_schema"])
     return GenerationOptions(**settings, trace=trace)
+
+
+def _schema_in(name: str) -> str:
+    text = read_file(name)
+    try:
+        is_object = isinstance(json.loads(text), dict)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"--json_schema: {name} is no JSON ({error.msg} at line {error.lineno}, column {error.colno}). "
+            'It must hold an object such as {"type": "string"}.'
+        ) from None
+    if not is_object:
+        raise ConfigError(f'--json_schema: {name} holds no JSON object. A schema is one, such as {{"type": "string"}}.')
+    return text
 
 
 def own_blocks(options: GenerationOptions, parsed: Parsed, lm: DiffusionLM) -> GenerationOptions:

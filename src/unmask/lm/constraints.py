@@ -23,6 +23,8 @@ from unmask.generation.options import GenerationOptions
 
 # automata kept; states looked at together
 _KEPT, _TOGETHER = 8, 64
+# states of an automaton over bytes; 30,000 took a minute with a vocabulary of 2,000
+MOST_STATES = 10_000
 _BYTES = 256
 _ECMA = {"d": "[0-9]", "D": "[^0-9]", "w": "[0-9A-Za-z_]", "W": "[^0-9A-Za-z_]"}
 
@@ -124,6 +126,11 @@ def byte_automaton(regex: str) -> tuple[np.ndarray, list[int]]:
             "without look-around, back-references, ^, $ and \\b: it always describes the whole text."
         ) from None
     transitions: dict[int, dict[int, int]] = index.get_transitions()
+    if len(transitions) > MOST_STATES:
+        raise ConfigError(
+            f"regex {_short(regex)} needs an automaton of {len(transitions):,} states; at most {MOST_STATES:,} are "
+            "allowed. Write it narrower: fewer repetitions, or [a-z] instead of \\w, which has letters of every script."
+        )
     start = transitions[index.get_initial_state()][_BYTES]
     number, open_states = {start: 0}, [start]
     rows: dict[int, dict[int, int]] = {}
@@ -139,6 +146,10 @@ def byte_automaton(regex: str) -> tuple[np.ndarray, list[int]]:
         for byte, after in row.items():
             table[number[state], byte] = number[after]
     return table, sorted(number[state] for state in index.get_final_states() if state in number)
+
+
+def _short(regex: str) -> str:
+    return repr(regex if len(regex) <= 60 else f"{regex[:57]}...")
 
 
 def _is_closed(regex: str) -> bool:

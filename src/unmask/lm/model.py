@@ -316,6 +316,16 @@ class DiffusionLM:
         is_sized = options is not None or "block_size" in settings
         return as_made(chosen if is_sized else own_blocks(chosen, facts), facts)
 
+    def check_language(self, options: GenerationOptions) -> None:
+        """Raises ConfigError: the regex or schema cannot be used, or has no text that is short enough."""
+        automaton = self._constraints.automaton(options)
+        shortest = None if automaton is None else automaton.paths((), ()).shortest()
+        if shortest is not None and not options.max_length and shortest > options.max_new_tokens:
+            raise ConfigError(
+                f"the shortest text of the grammar has {shortest} tokens, and max_new_tokens is "
+                f"{options.max_new_tokens}. Give max_new_tokens {shortest} or more."
+            )
+
     def _row_of(self, options: GenerationOptions, number: int, prompt: Prompt) -> TextRow:
         """The row of a prompt that leaves room for an answer."""
         row = TextRow(self.encode(prompt), isinstance(prompt, str))

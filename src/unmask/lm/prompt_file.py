@@ -102,6 +102,7 @@ def generate_file(
         weights += f", blocks of {lm.model.facts.block_size}"
         work = replace(work, options=own_blocks(work.options, lm.model.facts))
     rows = _fitting(lm, rows, work, progress)
+    lm.check_language(work.options)  # before the output is claimed for these options
     check_origin(work.output, {**origin, "weights": weights}, whole=True)
     with ResultFile(work.output, [row.number for row in rows], work.share) as results:
         _generate(lm, rows, results, work, progress, tell)
