@@ -89,4 +89,6 @@ class Ours(Steps):
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "ours":
+        keep_few_shapes()  # as `train` does
     serve(partial(Ours, naive=sys.argv[1] == "naive"))
