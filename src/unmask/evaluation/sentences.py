@@ -78,7 +78,7 @@ def _rouge() -> Any:
 
 @lru_cache(1)
 def _bleu() -> Any:
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     # of sentences alone only; a total says by itself how it is counted
     return BLEU(effective_order=True)
