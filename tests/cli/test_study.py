@@ -35,13 +35,17 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         ([*place, "--dataset_args", "a.txt", "--unique_tokens", "9"], "unique_tokens has 9; an update alone takes"),
         ([*place, "--dataset_args", "a.txt", "--samples", "0"], "samples is 0; it must be at least 1"),
         ([*place, "--dataset_args", "a.txt", "--hidden_size", "20"], "multiple of twice num_attention_heads"),
+        ([*place, "--dataset_args", "a.txt", "--learning_rate", "-1"], "learning_rate is -1.0; it must be a finite"),
+        ([*place, "--dataset_args", "a.txt", "--weight_decay", "-0.1"], "weight_decay is -0.1; it must be a finite"),
+        ([*place, "--dataset_args", "a.txt", "--seed", "-1"], "seed is -1; it must be from 0 to 4294967295"),
+        ([*place, "--dataset_args", "a.txt", "--adam_beta2", "1"], "it must be above 0 and below 1. Example: 0.95"),
         (["--config", "recipe:data_constraint"], 'Did you mean "data_constrained"'),
         ([*place, "--dataset_args", str(tmp_path / "none.txt[test:2]")], "none.txt"),
     ):
         assert main(["study", *words]) == 2
         err = capsys.readouterr().err
         assert said in err and "Traceback" not in err and len(err.splitlines()) == 1
-    assert not (tmp_path / "out" / "points.jsonl").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_names_the_recipe_keys(capsys: pytest.CaptureFixture[str]) -> None:

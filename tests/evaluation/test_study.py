@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, ResourceError
 from unmask.evaluation import study, study_page
 from unmask.evaluation.study import run_study
 from unmask.evaluation.study_options import StudyArguments
@@ -125,6 +128,54 @@ def test_text_must_be_held_out_and_long_enough(texts: Path, tmp_path: Path) -> N
         run_study(asked(texts, tmp_path / "a", dataset_args=str(texts)))
     with pytest.raises(DataError, match="unique_tokens asks for 32,260 rows of max_length 32"):
         run_study(asked(texts, tmp_path / "b", unique_tokens=[1_000_000]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_first_weights_are_of_the_settings_that_study_json_names(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        run_study(asked(texts, tmp_path, hidden_size=32, unique_tokens=[1_000_000]))
+    assert not (tmp_path / "start").exists() and not (tmp_path / study.STUDY).exists()
+    # what a call that was killed has left is not used either
+    trained, _ = study._texts(asked(texts, tmp_path))
+    study._starts(asked(texts, tmp_path, hidden_size=32), tmp_path / "start", trained)
+    run_study(asked(texts, tmp_path, num_train_epochs=1), tell=lambda line: None)
+    noted = json.loads((tmp_path / study.STUDY).read_text())
+    for name in OBJECTIVES:
+        config = json.loads((tmp_path / "start" / name / "config.json").read_text())
+        assert config["hidden_size"] == noted["hidden_size"] == 16
+
+
+def is_refused(folder: Path) -> bool:
+    """Whether another process may not hold the folder."""
+    code = "import pathlib, sys; from unmask.training import lock; lock.hold(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0 or "is in use by another run" in done.stderr
+    return done.returncode != 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the locks of POSIX")
+def test_a_folder_is_one_study_s_while_it_lasts(texts: Path, tmp_path: Path) -> None:
+    held: list[bool] = []
+    # told after each run, which lets go of its own folder
+    run_study(asked(texts, tmp_path, num_train_epochs=1), tell=lambda line: held.append(is_refused(tmp_path)))
+    assert held == [True, True] and not is_refused(tmp_path)
+    code = (
+        "import pathlib, sys; from unmask.training import lock; lock.hold(pathlib.Path(sys.argv[1])); print(flush=True)"
+    )
+    holder = [sys.executable, "-c", f"{code}; sys.stdin.read()", str(tmp_path)]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        with pytest.raises(ResourceError, match="is in use by another run"):
+            run_study(asked(texts, tmp_path, num_train_epochs=1), tell=lambda line: None)
+        process.communicate()
+
+
+def test_curves_that_do_not_cross_are_said_not_to() -> None:
+    size = study_page.compared([row("autoregressive", 1, 2.0, 1), row("masked", 1, 3.0, 2)], 9)
+    for best in size["best"].values():
+        best["bits_per_byte"] = 1.0
+    said = "\n".join(study_page._sentences(size))
+    assert "- the curves do not cross" in said and "none that was reached" not in said
 
 
 def test_a_crossing_is_where_it_was_put() -> None:

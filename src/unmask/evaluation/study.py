@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from unmask.models.checkpoints import load_model, save_model
 from unmask.models.layers import rotary_frequencies
 from unmask.models.shell import DiffusionModel
 from unmask.registry import FAMILIES
+from unmask.training import lock
 from unmask.training.arguments import DataArguments, ModelArguments, ObjectiveArguments, RunArguments, Settings
 from unmask.training.callbacks import reports, write_beside
 from unmask.training.recipe import differences
@@ -77,31 +80,74 @@ def run_study(chosen: StudyArguments, tell: Callable[[str], None] = print) -> di
 
     Raises:
         ConfigError: the folder holds another study. DataError: there is not enough text.
-        ResourceError: the folder cannot be written.
+        ResourceError: the folder cannot be written, or another study is going on in it.
         KeyboardInterrupt: a signal has stopped a run; the same call goes on from there.
     """
     folder = Path(str(chosen.output_dir)).expanduser()
     try:
-        (folder / "start").mkdir(parents=True, exist_ok=True)
-        material = _gather(chosen, folder)
-        _claim(chosen, folder, material)
-        points: list[Row] = reports(folder / POINTS)
-        # a line that a kill has cut off would spoil the next one
-        write_beside(folder / POINTS, "".join(json.dumps(row) + "\n" for row in points))
-        for unique in chosen.unique_tokens:
-            for epoch in chosen.epochs():
-                for objective in OBJECTIVES:
-                    _advance(chosen, folder, material, (unique, objective, epoch), points, tell)
-                found = _document(chosen, points)
-                _write(folder, found)
+        texts, held_out = _texts(chosen)
+        with _held(folder):
+            return _carried_on(chosen, folder, _gather(chosen, folder, texts, held_out), tell)
     except OSError as error:
         raise ResourceError(f"cannot write {folder}: {error.strerror or error}. Choose another one.") from None
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other studies out of a folder; one that this call makes and puts nothing into is removed again."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock.hold(folder)
+    try:
+        yield
+    finally:
+        if is_new and all(place.name == lock.LOCK for place in folder.iterdir()):
+            shutil.rmtree(folder)
+        lock.let_go()
+
+
+def _carried_on(
+    chosen: StudyArguments, folder: Path, material: Material, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Do what is not done yet, and write the results after each epoch."""
+    points: list[Row] = reports(folder / POINTS)
+    # a line that a kill has cut off would spoil the next one
+    write_beside(folder / POINTS, "".join(json.dumps(row) + "\n" for row in points))
+    found: dict[str, Any] = {}
+    for unique in chosen.unique_tokens:
+        for epoch in chosen.epochs():
+            for objective in OBJECTIVES:
+                _advance(chosen, folder, material, (unique, objective, epoch), points, tell)
+            found = _document(chosen, points)
+            _write(folder, found)
     return found
 
 
-def _gather(chosen: StudyArguments, folder: Path) -> Material:
-    texts, held_out = _texts(chosen)
-    starts = _starts(chosen, folder / "start", texts)
+def _gather(chosen: StudyArguments, folder: Path, texts: Sequence[str], held_out: Sequence[str]) -> Material:
+    """The material, and a note in the folder of whose it is; first weights that no such note vouches for are not used.
+
+    Raises:
+        ConfigError: the folder holds another study. DataError: there is not enough text.
+    """
+    is_new, start = not (folder / STUDY).is_file(), folder / "start"
+    if is_new:
+        _remove_starts(start)
+    else:
+        _refuse_another(chosen, folder)
+    try:
+        material = _material(chosen, start, texts, held_out)
+        text = json.dumps([passage.target for passage in material.held_out])
+        mine = _refuse_another(chosen, folder, hashlib.sha256(text.encode()).hexdigest()[:16])
+        write_beside(folder / STUDY, json.dumps(mine, indent=2))
+    except BaseException:
+        if is_new:
+            _remove_starts(start)
+        raise
+    return material
+
+
+def _material(chosen: StudyArguments, start: Path, texts: Sequence[str], held_out: Sequence[str]) -> Material:
+    starts = _starts(chosen, start, texts)
     lm = load(starts["masked"], device="cpu")
     passages = passages_of(lm, ["\n\n".join(texts)], chosen.max_length)
     rows = [passage.prompt + passage.target for passage in passages if len(passage.target) == chosen.max_length - 1]
@@ -134,7 +180,7 @@ def _starts(chosen: StudyArguments, folder: Path, texts: Sequence[str]) -> dict[
     if starts["masked"].is_dir():  # written last, and whole
         return starts
     first = starts["autoregressive"]
-    first.mkdir(exist_ok=True)
+    first.mkdir(parents=True, exist_ok=True)
     tokens = _write_tokenizer(texts, chosen.vocab_size, first)
     config = {
         **FAMILIES.get("qwen2").tiny_config,
@@ -188,17 +234,29 @@ def _write_tokenizer(texts: Sequence[str], size: int, folder: Path) -> PreTraine
     return dressed
 
 
-def _claim(chosen: StudyArguments, folder: Path, material: Material) -> None:
-    """Note in the folder which study it holds; refuse to add to another one."""
+def _remove_starts(folder: Path) -> None:
+    """Remove first weights, and their folder where it holds nothing else."""
+    for objective in OBJECTIVES:
+        if (folder / objective).is_dir():
+            shutil.rmtree(folder / objective)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _refuse_another(chosen: StudyArguments, folder: Path, held_out: str | None = None) -> dict[str, Any]:
+    """What study.json is to say; refuse to add to another study.
+
+    Args:
+        held_out: digest of the rows to evaluate on; None: not known yet.
+    """
     settings = {name: value for name, value in asdict(chosen).items() if name not in _MAY_GROW}
-    text = json.dumps([passage.target for passage in material.held_out])
-    mine = {**settings, "held_out": hashlib.sha256(text.encode()).hexdigest()[:16]}
-    file = folder / STUDY
-    changed = differences(json.loads(file.read_text("utf-8")), mine) if file.is_file() else {}
+    mine, file = {**settings, "held_out": held_out}, folder / STUDY
+    old = json.loads(file.read_text("utf-8")) if file.is_file() else mine
+    changed = differences(old if held_out else {**old, "held_out": None}, mine)
     if changed:
         said = ", ".join(f"{name} {values}" for name, values in changed.items())
         raise ConfigError(f"{folder} holds another study ({said}). Use another output_dir.")
-    write_beside(file, json.dumps(mine, indent=2))
+    return mine
 
 
 def _advance(
@@ -232,6 +290,7 @@ def _measured(chosen: StudyArguments, folder: Path, material: Material, place: t
     rows = _write_rows(chosen, folder.parent / f"{unique}-rows", material, unique)
     settings = _settings(chosen, folder, material.starts[objective], rows, (objective, updates))
     done = train(settings, verb="pretrain", console=Console(quiet=True))
+    lock.hold(folder.parent)  # a run that ends lets go of all folders
     if done.stopped:
         raise KeyboardInterrupt(done.stopped)
     state = json.loads((folder / f"checkpoint-{updates}" / STATE).read_text("utf-8"))

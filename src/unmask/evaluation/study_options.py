@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from unmask.errors import ConfigError
@@ -65,6 +67,10 @@ class StudyArguments:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        for name, (allowed, fits) in _RANGES.items():
+            if not fits(getattr(self, name)):
+                default = type(self).__dataclass_fields__[name].default
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be {allowed}. Example: {default}")
         for tokens in self.unique_tokens:
             if tokens < self.tokens_per_update:
                 raise ConfigError(
@@ -111,4 +117,10 @@ _LEAST = {
     "warmup_steps": 0,
     "samples": 1,
     "save_steps": 1,
+}
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "learning_rate": ("a finite number above 0", lambda value: 0 < value < math.inf),
+    "weight_decay": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
+    "seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
+    "adam_beta2": ("above 0 and below 1", lambda value: 0 < value < 1),
 }
