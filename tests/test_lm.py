@@ -43,7 +43,7 @@ def forced(lm: DiffusionLM) -> Any:
             place = kwargs["logits_at"] % args[0].shape[1] - start
             logits = torch.zeros_like(output.logits)
             # the earlier the surer
-            logits[torch.arange(len(place)), wanted[place]] = 20.0 - 0.1 * place
+            logits[torch.arange(len(place)), wanted[place]] = 12.0 - 0.3 * place
             return output._replace(logits=logits)
 
         handles.append(model.register_forward_hook(replace_logits, with_kwargs=True))

@@ -68,7 +68,7 @@ def test_the_tutorial_works_as_printed(
     before, after = (
         json.loads((tmp_path / f"eval-{when}" / "results.json").read_text()) for when in ("before", "after")
     )
-    assert before["totals"]["count"] == after["totals"]["count"] == 24
+    assert before["metrics"]["em"]["count"] == after["metrics"]["em"]["count"] == 24
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     assert (tmp_path / "adapter" / "report.html").is_file()
 
