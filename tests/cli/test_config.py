@@ -92,6 +92,8 @@ def test_several_text_files_are_joined(settings_of: Run) -> None:
         (["--learning-rate", "1"], 'unknown option "--learning-rate". Did you mean "--learning_rate"?'),
         (["--model-name-or-path=x"], 'Did you mean "--model_name_or_path"?'),
         (["--cofnig", "x"], 'Did you mean "--config"?'),
+        (["--num_epoch", "1"], 'Did you mean "--num_train_epochs"?'),
+        (["--max_seq_lenght", "1"], 'Did you mean "--max_length"?'),
         (["-lr", "1"], 'unknown option "-lr". Options begin with two dashes'),
         (["stray"], '"stray" belongs to no option.'),
         (["--lora", "True", "x"], '"x" belongs to no option.'),

@@ -57,7 +57,7 @@ def test_whether_to_sample_is_a_temperature(text: str, temperature: float) -> No
 
 
 MISTAKES = [
-    (["--model_args", "pretrained=DIR,mcnum=1"], r'--model_args: unknown option "--mcnum"\. Did you mean "--mc_num"'),
+    (["--model_args", "pretrained=DIR,mcnum=1"], r'--model_args: unknown option "--mcnum"\. Did you mean "--samples"'),
     (["--model_args", "DIR"], '--model_args: "DIR" has no value'),
     (["--gen_kwargs", "{"], "--gen_kwargs is no JSON object"),
     (["--gen_kwargs", "steps=many"], '--gen_kwargs: --steps: "many" is not a whole number'),

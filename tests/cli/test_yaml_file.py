@@ -61,7 +61,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b]\nd:
             'sft.yaml:3:1 unknown key "time_epsilom". Did you mean "time_epsilon"?',
         ),
         ("nois_schedule: cosine\n", 'sft.yaml:1:1 unknown key "nois_schedule". Did you mean "noise_schedule"?'),
-        ("evaluation_stratgy: 'no'\n", 'Did you mean "evaluation_strategy"?'),
+        ("evaluation_stratgy: 'no'\n", 'Did you mean "eval_strategy"?'),
         ("lora_rnak: 1\nqqqq: 1\n", 'sft.yaml:1:1 unknown key "lora_rnak".'),
         ("lora_rnak: 1\nqqqq: 1\n", 'sft.yaml:2:1 unknown key "qqqq".'),
         ("config: a.yaml\n", 'sft.yaml:1:1 unknown key "config".'),

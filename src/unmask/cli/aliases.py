@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from unmask.errors import nearest
+
 
 @dataclass(frozen=True)
 class Alias:
@@ -125,6 +127,14 @@ def meaning(typed: str, options: Collection[str]) -> Alias | None:
     if alias.training_only and not training:
         return None
     return alias if alias.target in options or (not alias.target and training) else None
+
+
+def suggestion(typed: str, options: Collection[str]) -> str:
+    """The option whose name, or other spelling, `typed` most resembles; empty where none is near."""
+    others = {name: alias.target or name for name in ALIASES if (alias := meaning(name, options))}
+    targets = {**others, **{name: name for name in options}}
+    guess = nearest(typed.replace("-", "_"), targets)
+    return targets[guess] if guess else ""
 
 
 def value_meaning(option: str, value: Any) -> Any:

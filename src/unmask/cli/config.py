@@ -11,10 +11,10 @@ import sys
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from unmask.cli.aliases import ALIASES, CONFIG_NAMES, Alias, meaning, note, value_meaning
+from unmask.cli.aliases import CONFIG_NAMES, Alias, meaning, note, suggestion, value_meaning
 from unmask.cli.options import OptionTable
 from unmask.cli.yaml_file import Given, read_yaml
-from unmask.errors import ConfigError, nearest
+from unmask.errors import ConfigError
 
 T = TypeVar("T")
 Layer = dict[str, tuple[Any, Given]]
@@ -193,9 +193,8 @@ def _unknown(given: Given, table: OptionTable) -> str:
     """What to say of a name that is neither an option nor another spelling; empty where it is one."""
     if given.typed in table.types or _known(given, table):
         return ""
-    names = [*table.types, *(name for name in ALIASES if meaning(name, table.types))]
-    names += [] if given.where else CONFIG_NAMES[:1]
-    guess, mark = nearest(given.typed.replace("-", "_"), names), "" if given.where else "--"
+    names = [*table.types, *([] if given.where else CONFIG_NAMES[:1])]
+    guess, mark = suggestion(given.typed, names), "" if given.where else "--"
     hint = f'Did you mean "{mark}{guess}"?' if guess else f"See unmask {table.verb} --help."
     kind = f'{given.where} unknown key "{given.typed}".' if given.where else f'unknown option "--{given.typed}".'
     return f"{kind} {hint}"
