@@ -374,6 +374,20 @@ def test_what_is_saved_can_be_trained_on(lm, tmp_path) -> None:
     assert chat.command("/show talk").startswith("system: Be brief.\nuser: hello\nassistant: ")
 
 
+def test_a_grammar_is_checked_when_it_is_set(lm, model, run) -> None:
+    pytest.importorskip("outlines_core", reason="the extra `grammar` is not installed")
+    chat = Chat(lm, GenerationOptions(max_new_tokens=4, steps=2), chat_verb.table())
+    assert "a bracket is not closed" in chat.command("/set regex [0-9")
+    assert "Give max_new_tokens 9 or more" in chat.command("/set regex [0-9]{9}")
+    assert "nowhere.json cannot be read" in chat.command("/set json_schema nowhere.json")
+    assert chat.options == GenerationOptions(max_new_tokens=4, steps=2)
+    assert chat.command("/set regex [0-9]{3}") == "regex is [0-9]{3}"
+    assert "the shortest text of the grammar has 3 tokens" in chat.command("/set max_new_tokens 2")
+    assert chat.answer("hello")[0].text.isdigit()
+    refused = run("chat", model, *SHORT, "--regex", "[0-9", stdin="hello")
+    assert refused.code == 2 and refused.out == "" and "a bracket is not closed" in refused.err
+
+
 def test_chat_reads_what_is_not_utf8(model, run) -> None:
     result = run("chat", model, *SHORT, stdin=b"caf\xe9\n")
     assert result.code == 0 and result.out.endswith("\n")
@@ -391,6 +405,7 @@ def test_commands_of_the_chat(lm) -> None:
     assert chat.command("/set remasking low_confidence") == "strategy is confidence"
     assert chat.command("/set gen_length 5") == "max_new_tokens is 5"
     assert (chat.options.temperature, chat.options.max_new_tokens) == (0.5, 5)
+    assert 'Did you mean "max_new_tokens"?' in chat.command("/set gen_lenght 6")
     assert "temperature             0.5" in chat.command("/show")
     assert chat.command("/show canvas") == "The canvas is shown." and chat.show
     chat.answer("hello")

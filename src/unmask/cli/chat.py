@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, NamedTuple
 
 from unmask.cli import sampling
-from unmask.cli.aliases import meaning, value_meaning
+from unmask.cli.aliases import meaning, suggestion, value_meaning
 from unmask.cli.options import Option, OptionTable
 from unmask.cli.yaml_file import Given
 from unmask.errors import ConfigError, UnmaskError, did_you_mean
@@ -66,6 +66,7 @@ def run(argv: list[str]) -> int:
     parsed = sampling.with_model(parsed)
     lm = sampling.load_model(parsed)
     options = sampling.own_blocks(options, parsed, lm)
+    lm.check_language(options)
     chat = Chat(lm, options, parsed.table, parsed["chat_template"], parsed["show"], parsed["system"], parsed["colors"])
     is_terminal = sys.stdin.isatty()
     if is_terminal:
@@ -243,15 +244,19 @@ class Chat:
         alias = meaning(typed, names)
         name = alias.target if alias else typed
         if name not in names:
-            return f'no option "{typed}".{did_you_mean(typed, names)} Names: {", ".join(names)}.'
+            guess = suggestion(typed, names)
+            hint = f' Did you mean "{guess}"?' if guess else ""
+            return f'no option "{typed}".{hint} Names: {", ".join(names)}.'
         try:
             value = self.table.convert(name, Given(typed, value_meaning(name, text)))
             # the other way to say how long an answer may be
             without = {"max_length": None} if name == "max_new_tokens" else {}
-            self.options = replace(self.options, **{name: value}, **without)
-        except ConfigError as error:
+            options = replace(self.options, **{name: value}, **without)
+            self.lm.check_language(options)
+        except UnmaskError as error:
             return str(error).removeprefix("--")
-        return f"{name} is {getattr(self.options, name)}"
+        self.options = options
+        return f"{name} is {getattr(options, name)}"
 
     def _show(self, rest: list[str]) -> str:
         if rest == ["canvas"]:
