@@ -135,7 +135,7 @@ def decode(given: Exam, setting: Setting) -> dict[str, Any]:
 def measure_all(options: Any) -> None:
     """Everything that is not in the file yet, seed by seed."""
     done = {(row["task"], row["seed"], row["setting"]) for row in read(options.results)}
-    refused: set[str] = set()
+    refused: set[tuple[str, str]] = set()
     for seed in range(options.seeds):
         for name in options.tasks:
             if not (options.models / f"{name}-{seed}" / "checkpoint-final").is_dir():
@@ -144,13 +144,13 @@ def measure_all(options: Any) -> None:
             given = exam(name, seed, options.models, options.shared, options.questions)
             for setting in settings(name):
                 key = (name, seed, setting.name)
-                if key in done or setting.name in refused:
+                if key in done or (name, setting.name) in refused:
                     continue
                 try:
                     found = decode(given, setting)
                 except UnmaskError as error:
-                    print(f"{setting.name}: {error}", file=sys.stderr, flush=True)
-                    refused.add(setting.name)
+                    print(f"{name}, {setting.name}: {error}", file=sys.stderr, flush=True)
+                    refused.add((name, setting.name))
                     continue
                 labels = {"strategy": setting.strategy, "knob": setting.knob, "cache": setting.cache}
                 row = {"task": name, "seed": seed, "model": given.model, "setting": setting.name, **labels, **found}

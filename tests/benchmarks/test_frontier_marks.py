@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from benchmarks.frontier import measure
 from benchmarks.frontier.measure import charged_nll, repeats
 from benchmarks.frontier.report import COLOURS
-from benchmarks.frontier.settings import BASELINE, CACHES, KNOBS, LENGTHS, settings
+from benchmarks.frontier.settings import BASELINE, CACHES, KNOBS, LENGTHS, Setting, settings
+
+from unmask.errors import ConfigError
 
 
 class EvenJudge:
@@ -58,3 +63,25 @@ def test_settings_differ_and_hold_every_strategy_on_several_caches() -> None:
     assert {setting.cache for setting in found if setting.strategy == "confidence"} == set(CACHES)
     assert settings("tables") == [*found, *LENGTHS] and settings("sums") == found
     assert len(COLOURS) >= max(len(KNOBS), len(CACHES))
+
+
+def test_what_one_task_refuses_is_measured_in_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(given: SimpleNamespace, setting: Setting) -> dict[str, Any]:
+        if given.model.startswith("stories") and setting is refused:
+            raise ConfigError("not with this model")
+        return {"marks": [1.0]}
+
+    refused = Setting("revoke", "0.5")
+    monkeypatch.setattr(measure, "exam", lambda name, seed, *_: SimpleNamespace(model=f"{name}-{seed}"))
+    monkeypatch.setattr(measure, "settings", lambda _: [BASELINE, refused])
+    monkeypatch.setattr(measure, "decode", decode)
+    for name in ("stories-0", "tables-0", "stories-1", "tables-1"):
+        (tmp_path / name / "checkpoint-final").mkdir(parents=True)
+    asked = {"models": tmp_path, "shared": tmp_path, "results": tmp_path / "results.jsonl", "questions": 1}
+    options = SimpleNamespace(**asked, seeds=2, tasks=["stories", "tables"])
+    measure.measure_all(options)
+    measure.measure_all(options)  # goes on where it was: nothing twice
+    found = [(row["model"], row["setting"]) for row in measure.read(options.results)]
+    both = [BASELINE.name, refused.name]
+    expected = [("stories-0", BASELINE.name), *(("tables-0", name) for name in both)]
+    assert found == [*expected, ("stories-1", BASELINE.name), *(("tables-1", name) for name in both)]
