@@ -48,6 +48,37 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "out").exists()
 
 
+QUICK = (
+    *("--unique_tokens", "248", "--num_train_epochs", "1", "--vocab_size", "264", "--max_length", "32"),
+    *("--hidden_size", "16", "--intermediate_size", "24", "--num_hidden_layers", "1", "--num_attention_heads", "2"),
+    *("--per_device_train_batch_size", "4", "--samples", "2"),
+)
+
+
+def test_two_plain_files_are_a_study_that_tells_its_points_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = Path("parts/train.txt")
+    one.parent.mkdir()
+    one.write_text("The sun is high, the sea is low.\n" * 60)
+    Path("parts/test.txt").write_text("The moon is low, the sea is high.\n")
+    for words, said in (
+        (str(one), "or a folder with train.txt and test.txt"),
+        (f"{one}[test:5%]", "A .txt is one row unless <|endoftext|> stands between its texts"),
+    ):
+        assert main(["study", "--dataset_args", words, "--output_dir", "out", *QUICK]) == 2
+        assert said in capsys.readouterr().err and not Path("out").exists()
+    assert main(["study", "--dataset_args", "parts", "--output_dir", "out", *QUICK]) == 0
+    out, err = capsys.readouterr()
+    assert "248 unique tokens" in out
+    # no bar of another library stands between them
+    assert [line.split(":")[0] for line in err.splitlines()] == [
+        "248 tokens, autoregressive, epoch 1",
+        "248 tokens, masked, epoch 1",
+    ]
+
+
 def test_help_names_the_recipe_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "--help"]) == 0
     shown = capsys.readouterr().out

@@ -33,8 +33,11 @@ def run(argv: list[str]) -> int:
     chosen = parsed.build(StudyArguments)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("study runs in one process. Start it without accelerate launch or torchrun.")
+    from datasets import disable_progress_bars
+
     from unmask.evaluation import study, study_page
 
+    disable_progress_bars()
     found = study.run_study(chosen, lambda line: print(line, file=sys.stderr, flush=True))
     print(json.dumps(found) if chosen.json else study_page.page(found))
     return 0

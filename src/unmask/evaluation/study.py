@@ -170,7 +170,10 @@ def _texts(chosen: StudyArguments) -> tuple[list[str], list[str]]:
         for texts, rows in parts:
             texts += rows["text"] if rows is not None else []
     if not held_out:
-        raise ConfigError(f"dataset_args {chosen.dataset_args} holds nothing out. Example: stories.txt[test:100]")
+        raise ConfigError(
+            f"dataset_args {chosen.dataset_args} holds nothing out. Example: stories.txt[test:100], with <|endoftext|> "
+            "between its stories, or a folder with train.txt and test.txt."
+        )
     return trained, held_out
 
 

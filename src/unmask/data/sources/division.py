@@ -25,7 +25,11 @@ def divide(spec: DatasetSpec, total: int) -> tuple[np.ndarray | None, np.ndarray
     tests = _count(spec.test, total)
     rest = total - tests
     if tests == 0 or rest <= 0:
-        raise DataError(f'dataset "{spec}" has {total:,} rows: test:{spec.test} leaves no row for one of the two parts')
+        kind = " A .txt is one row unless <|endoftext|> stands between its texts." if ".txt" in spec.path else ""
+        raise DataError(
+            f'dataset "{spec}" has {total:,} row{"" if total == 1 else "s"}: test:{spec.test} leaves no row for one of '
+            f"the two parts.{kind}"
+        )
     trains = rest if spec.train is None else _count(spec.train, total)
     # Shares that add up to everything may exceed it by the rounding of one row; that deserves no word.
     notes = _too_few(spec, "train", trains, rest) if trains > rest + 1 else []
