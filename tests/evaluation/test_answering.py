@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import unmask
+from tests import tiny
 from unmask.errors import ConfigError
 from unmask.evaluation.answering import Answerer, AnswerSettings
 from unmask.evaluation.requests import Answers, Request
@@ -177,3 +178,47 @@ def test_what_is_answered_is_not_asked_again(lm: DiffusionLM, tmp_path: Path, mo
     other = Answerer(lm, replace(SETTINGS, samples=5), Answers(tmp_path))
     with pytest.raises(TypeError):
         other.answer(asked)
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention": "block_causal", "block_size": 4}])
+def test_wherever_a_run_is_cut_it_ends_with_the_same_bytes(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Targets of some lengths after prompts of some lengths: rows of one forward, and what they share, are many's."""
+    lm = unmask.load(tiny.write_checkpoint(tmp_path / "model", **changes), device="cpu")
+    asked = [Request("score", "p" * (3 + n), "t" * (2 + m), greedy=n < 3) for n in range(5) for m in range(4)]
+    asked += [Request("generate", "g" * n, settings={"temperature": 1.0, "do_sample": True}) for n in range(1, 14)]
+    asked += [Request("rolling", "r" * 9)]
+    settings = AnswerSettings({"max_new_tokens": 4}, samples=4, batch_size=3)
+    whole = Answerer(lm, settings, Answers(tmp_path / "whole"))
+    whole.answer(asked)
+    lines = (tmp_path / "whole/answers-0.jsonl").read_bytes().splitlines(keepends=True)
+    assert len({batch.run for batch in whole.batches(asked)}) == 1 and len(whole.batches(asked)) > 4
+    for kept in (lines[:1], lines[1::2]):
+        file = tmp_path / f"cut{len(kept)}/answers-0.jsonl"
+        file.parent.mkdir()
+        file.write_bytes(b"".join(kept) + lines[-1][:9])
+        again = Answerer(lm, settings, Answers(file.parent))
+        again.answer(asked[::-1])
+        assert sorted(file.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    shares = [Answerer(lm, settings, Answers(None)) for _ in range(2)]
+    found: dict[str, Any] = {}
+    for number, one in enumerate(shares):
+        found |= one.work(one.batches(asked)[number::2])
+    assert found == whole.answers.by_key
+
+
+def test_what_another_run_answered_is_in_no_batch(lm: DiffusionLM, tmp_path: Path) -> None:
+    """A run of some requests, then one of all of them, which is killed and goes on: nothing is asked a third time."""
+    asked = [Request("score", "red" * n, "cat") for n in range(1, 7)]
+    first = Answerer(lm, SETTINGS, Answers(tmp_path))
+    first.answer(asked[::2])
+    more = Answerer(lm, SETTINGS, Answers(tmp_path))
+    own = [batch for batch in more.batches(asked) if more.lacks(batch)]
+    assert sorted(len(request.prompt) for batch in own for request in batch.requests) == [6, 12, 18]
+    more.answer(asked)
+    file = tmp_path / "answers-0.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:4]))
+    again = Answerer(lm, SETTINGS, Answers(tmp_path))
+    assert again.batches(asked)[: len(own)] == own
+    again.answer(asked)
+    assert sorted(file.read_bytes().splitlines(keepends=True)) == sorted(lines)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
+import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -110,23 +114,6 @@ def test_an_adapter_answers_unmerged(run: Run, model: Path, tmp_path: Path) -> N
     assert abs(values[0] - before) > 0.1
 
 
-def assert_equal_but_for_rounding(*files: Path) -> None:
-    """The same lines in any order: rows were scored beside others, which numbers may show in their last digits."""
-    numbers: list[list[float]] = []
-
-    def number(word: str) -> float:
-        numbers[-1].append(float(word))
-        return 0.0
-
-    texts = []
-    for file in files:
-        numbers.append([])
-        lines = sorted(file.read_text().splitlines(), key=lambda line: json.loads(line).get("key", line))
-        texts.append([json.loads(line, parse_float=number) for line in lines])
-    assert texts[0] == texts[1]
-    assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)
-
-
 def test_answers_are_kept_and_an_interrupted_run_ends_as_a_whole_one(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,8 +126,8 @@ def test_answers_are_kept_and_an_interrupted_run_ends_as_a_whole_one(
     half.write_bytes(b"".join(lines[1:6]) + lines[6][:20])
     again = run("gsm8k,arc_easy", *more, "--output_path", str(tmp_path / "half"))
     assert again["metrics"] == whole["metrics"]
-    assert_equal_but_for_rounding(tmp_path / "half/cases.jsonl", tmp_path / "whole/cases.jsonl")
-    assert_equal_but_for_rounding(half, tmp_path / "whole/answers-0.jsonl")
+    assert (tmp_path / "half/cases.jsonl").read_bytes() == (tmp_path / "whole/cases.jsonl").read_bytes()
+    assert sorted(half.read_bytes().splitlines(keepends=True)) == sorted(lines)
     samples = next((tmp_path / "whole").rglob("samples_gsm8k_*.jsonl")).read_text().splitlines()
     assert [json.loads(line)["doc"]["question"] for line in samples] == ["test 0?", "test 1?"] * 2
     assert next((tmp_path / "whole").rglob("results_*.json")).is_file()
@@ -151,6 +138,54 @@ def test_answers_are_kept_and_an_interrupted_run_ends_as_a_whole_one(
     assert [set(case["metrics"]) for case in cases] == [names] * 2 + [{"acc", "acc_norm"}] * 3
     mean = sum(case["metrics"]["acc"] for case in cases[2:]) / 3
     assert mean == pytest.approx(whole["metrics"]["arc_easy acc"]["mean"])
+
+
+# choices of one length, so that rows and forwards are shared between them, and between questions
+SHARED = [
+    {"query": f"Question: {'Is it so? ' * (number % 3)}{number}", "choices": ["oak", "elm", "fir"], "gold": number % 3}
+    for number in range(6)
+]
+
+
+def told_in(folder: Path) -> dict[str, Any]:
+    """What a run has found, without times."""
+    found = json.loads((folder / "results.json").read_text())
+    return {name: value for name, value in found.items() if name not in ("at", "seconds")}
+
+
+def forked(words: list[str], rank: int = 0, size: int = 1, port: int = 0) -> int:
+    """The command in another process, whose number is returned; importing everything anew would take seconds."""
+    child = os.fork()
+    if child == 0:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os._exit(main(words))
+    return child
+
+
+def test_a_killed_run_and_two_processes_end_with_the_bytes_of_a_whole_run(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data/mc/arc_easy.jsonl"
+    data.parent.mkdir(parents=True)
+    data.write_text("".join(json.dumps(row) + "\n" for row in SHARED))
+    words = ["eval", "--tasks", "arc_easy", "--model_name_or_path", str(model), "--data_dir", str(tmp_path / "data")]
+    words += ["--samples", "16", "--batch_size", "4", "--device", "cpu", "--output_path"]
+    assert main([*words, str(tmp_path / "whole")]) == 0
+    file = tmp_path / "killed/answers-0.jsonl"
+    child = forked([*words, str(file.parent)])
+    while not file.exists() or file.stat().st_size == 0:
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert 0 < file.read_bytes().count(b"\n") < 18
+    assert main([*words, str(file.parent)]) == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = [forked([*words, str(tmp_path / "two")], rank, 2, port) for rank in range(2)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert all((tmp_path / f"two/answers-{rank}.jsonl").stat().st_size for rank in range(2))
+    for name in ("killed", "two"):
+        assert (tmp_path / name / "cases.jsonl").read_bytes() == (tmp_path / "whole/cases.jsonl").read_bytes()
+        assert told_in(tmp_path / name) == told_in(tmp_path / "whole")
 
 
 def test_prompts_go_through_the_chat_template(run: Run, tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def _evaluate(parsed: Parsed) -> int:
         answers = Answers(folder, team.rank, fresh=parsed["fresh"])
         answerer = Answerer(lm, settings, answers, _teller(team) if leads else None)
         if chosen is None:
-            team.follow(answerer.answer)
+            team.follow(answerer.work)
         else:
             _report(parsed, chosen, answerer, options, team)
     finally:

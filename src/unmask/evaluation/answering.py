@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from unmask.data.blanks import Blanked
 from unmask.errors import ConfigError
-from unmask.evaluation.requests import Answer, Answers, Request
+from unmask.evaluation.planning import Batch, by_prompt, longest_first, planned
+from unmask.evaluation.requests import Answer, Answers, Kind, Request
 from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM
 from unmask.lm.attention import as_made, own_blocks, refuse_infilling
@@ -22,8 +23,8 @@ from unmask.objectives.asking import Pair
 Progress = Callable[[str, int, int], None]
 # of a task that says nothing, as in the harness
 ANSWER_TOKENS = 256
-# requests that are scored between two writes to the file of answers
-_TOGETHER = 64
+# times `batch_size` texts are generated as one batch, in which a place that is free is taken by the next
+_IN_TURN = 4
 # what tasks ask of a generation that is settled otherwise here, or changes nothing
 _WITHOUT_EFFECT = {"do_sample", "temperature", "until", "max_gen_toks", "max_new_tokens", "num_beams", "eos_token_id"}
 _SAMPLING = {"top_p", "top_k"}
@@ -84,25 +85,58 @@ class Answerer:
         Raises:
             ConfigError, DataError, ModelError: as `DiffusionLM.generate` and `log_likelihoods`.
         """
-        wanted = {self.key(request): request for request in requests}
-        left = {key: request for key, request in wanted.items() if key not in self.answers.by_key}
+        self.work(self.batches(requests))
+        self.note(requests)
+        return {key: self.answers.by_key[key] for key in map(self.key, requests)}
+
+    def batches(self, requests: Sequence[Request]) -> list[Batch]:
+        """What is answered together: all requests but those that other runs have answered."""
+        return planned({self.key(request): request for request in requests}, self.answers, self._split)
+
+    def lacks(self, batch: Batch) -> bool:
+        """Whether something of it has no answer."""
+        return any(self.key(request) not in self.answers.by_key for request in batch.requests)
+
+    def work(self, batches: Sequence[Batch]) -> dict[str, Answer]:
+        """Answer batches that lack something, each as a whole: what it has is kept, and read again where it is asked.
+
+        Returns:
+            Key -> answer of all their requests.
+        """
         for kind, how in (
             ("generate", self._generate),
             ("fill", self._fill),
             ("score", self._score),
             ("rolling", self._roll),
         ):
-            own = [(key, request) for key, request in left.items() if request.kind == kind]
-            total = sum(request.kind == kind for request in wanted.values())
-            done = total - len(own)
+            own = [batch for batch in batches if batch.requests[0].kind == kind]
+            keys = [key for batch in own for key in map(self.key, batch.requests)]
+            done, total = sum(key in self.answers.by_key for key in keys), len(keys)
             self._tell(kind, done, total)
-            for key, answer in how(own) if own else ():
-                self.answers.add(key, answer)
-                done += 1
-                self._tell(kind, done, total)
-        self._noted |= set(left)
-        self.note(requests)
-        return {key: self.answers.by_key[key] for key in wanted}
+            for batch in filter(self.lacks, own):
+                for key, answer in how([(self.key(request), request) for request in batch.requests]):
+                    if key not in self.answers.by_key:
+                        self.answers.add(key, answer, batch.run)
+                        done += 1
+                        self._tell(kind, done, total)
+                self._noted.update(map(self.key, batch.requests))
+        return {key: self.answers.by_key[key] for batch in batches for key in map(self.key, batch.requests)}
+
+    def _split(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+        """Requests that are answered together."""
+        size = self.settings.batch_size
+        kinds = {kind: [request for request in requests if request.kind == kind] for kind in get_args(Kind)}
+        groups: dict[GenerationOptions, list[Request]] = {}
+        for request in kinds["generate"]:
+            groups.setdefault(self.options(request), []).append(request)
+        for members in groups.values():
+            yield from longest_first(members, _IN_TURN * size)
+        yield from longest_first(kinds["fill"], size)
+        # the longest first, unless what prompts begin with is computed once
+        begins_alike = self.lm.model.facts.attention == "causal"
+        samples = 1 if begins_alike else self.settings.samples
+        yield from by_prompt(kinds["score"], size, samples, begins_alike=begins_alike)
+        yield from longest_first(kinds["rolling"], 1)
 
     def note(self, requests: Iterable[Request]) -> None:
         """Count what is `shortened` and `ignored` of requests that were answered before, or by other processes."""
@@ -140,30 +174,25 @@ class Answerer:
         return options if "block_size" in found else own_blocks(options, self.lm.model.facts)
 
     def _generate(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
-        groups: dict[GenerationOptions, list[tuple[str, Request]]] = {}
-        for key, request in asked:
-            groups.setdefault(self.options(request), []).append((key, request))
-        for options, members in groups.items():
-            prompts = [self._prompt(request, self.limit - options.max_new_tokens) for _, request in members]
-            seeds = [options.seed + request.seed for _, request in members]
-            results = self.lm.generate_many(prompts, options, batch_size=self.settings.batch_size, seeds=seeds)
-            for number, result in results:
-                yield members[number][0], result.text
+        options = self.options(asked[0][1])
+        prompts = [self._prompt(request, self.limit - options.max_new_tokens) for _, request in asked]
+        seeds = [options.seed + request.seed for _, request in asked]
+        results = self.lm.generate_many(prompts, options, batch_size=self.settings.batch_size, seeds=seeds)
+        return ((asked[number][0], result.text) for number, result in results)
 
     def _fill(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
-        """Blanks are filled as many at a time as fit into a forward, rows of one length together."""
+        """Blanks, as many as fit into a forward."""
         refuse_infilling(self.lm.model.facts)
-        for chunk in _chunks(sorted(asked, key=lambda item: _length(item[1])), self.settings.batch_size):
-            # one token per step, unless the user has fewer
-            steps = max(request.settings["tokens"][1] for _, request in chunk)
-            options = GenerationOptions.of(
-                **{"steps": steps, "block_size": None, **self.settings.generation, "stop": ()}, seed=self.settings.seed
-            )
-            seeds = [self.settings.seed + request.seed for _, request in chunk]
-            read = [self._blank(request) for _, request in chunk]
-            filler = Filler(self.lm.model, self.lm.tokenizer, as_made(options, self.lm.model.facts))
-            for (key, _), result in zip(chunk, filler.stream(read, seeds).run(), strict=True):
-                yield key, result.written[0]
+        # one token per step, unless the user has fewer
+        steps = max(request.settings["tokens"][1] for _, request in asked)
+        options = GenerationOptions.of(
+            **{"steps": steps, "block_size": None, **self.settings.generation, "stop": ()}, seed=self.settings.seed
+        )
+        seeds = [self.settings.seed + request.seed for _, request in asked]
+        read = [self._blank(request) for _, request in asked]
+        filler = Filler(self.lm.model, self.lm.tokenizer, as_made(options, self.lm.model.facts))
+        for (key, _), result in zip(asked, filler.stream(read, seeds).run(), strict=True):
+            yield key, result.written[0]
 
     def _blank(self, request: Request) -> Blanked:
         least, most = request.settings["tokens"]
@@ -192,14 +221,10 @@ class Answerer:
         return list(self.lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _score(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
-        # those after one prompt together; the longest first, unless what prompts begin with is computed once
-        begins_alike = self.lm.model.facts.attention == "causal"
-        ordered = sorted(asked, key=lambda item: (0 if begins_alike else -len(item[1].prompt), item[1].prompt))
-        for chunk in _chunks(ordered, _TOGETHER):
-            pairs = [self._pair(request) for _, request in chunk]
-            greedy = self._greedy([pair for pair, (_, request) in zip(pairs, chunk, strict=True) if request.greedy])
-            for (key, request), found in zip(chunk, self._log_likelihoods(pairs), strict=True):
-                yield key, [found, next(greedy) if request.greedy else False]
+        pairs = [self._pair(request) for _, request in asked]
+        greedy = self._greedy([pair for pair, (_, request) in zip(pairs, asked, strict=True) if request.greedy])
+        for (key, request), found in zip(asked, self._log_likelihoods(pairs), strict=True):
+            yield key, [found, next(greedy) if request.greedy else False]
 
     def _pair(self, request: Request) -> tuple[list[int], list[int]]:
         """Prompt and target, encoded as one text; spaces between them are the target's."""
@@ -260,10 +285,6 @@ class Answerer:
             yield (ids[start - 1 : start] if start else begun), ids[start : start + size]
 
 
-def _length(request: Request) -> int:
-    return len(request.prompt) + len(request.target)
-
-
 def _temperature(asked: Mapping[str, Any]) -> float:
     """The harness samples where `do_sample` says so, or where it is silent and the temperature is above 0."""
     given = asked.get("temperature")
@@ -274,7 +295,3 @@ def _temperature(asked: Mapping[str, Any]) -> float:
 
 def _texts(value: Any) -> Iterable[str]:
     return [value] if isinstance(value, str) else value or []
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -90,12 +90,11 @@ def evaluate_tasks(
     crew = team or Team()
 
     def ask(requests: Sequence[Request]) -> list[Answer]:
-        there, keys = answerer.answers.by_key, [answerer.key(request) for request in requests]
         # several processes share what is left; one says itself how much is there
-        left = [request for request, key in zip(requests, keys, strict=True) if crew.size == 1 or key not in there]
-        found = {**there, **crew.lead(left, answerer.answer)}
+        left = [batch for batch in answerer.batches(requests) if crew.size == 1 or answerer.lacks(batch)]
+        found = {**answerer.answers.by_key, **crew.lead(left, answerer.work)}
         answerer.note(requests)
-        return [found[key] for key in keys]
+        return [found[key] for key in map(answerer.key, requests)]
 
     lm = HarnessLM(
         answerer.lm,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +63,10 @@ class Answers:
     A folder may hold answers of several models and settings: the keys tell them apart. What was being written when a
     process was killed is dropped.
 
+    Attributes:
+        by_key: the answers.
+        run_of: by the same keys, the run that asked: a hash of all that was to be answered when it began.
+
     Raises:
         ConfigError: a file holds something else.
         ResourceError: the folder cannot be written.
@@ -70,6 +74,7 @@ class Answers:
 
     def __init__(self, folder: Path | None, rank: int = 0, *, fresh: bool = False) -> None:
         self.by_key: dict[str, Answer] = {}
+        self.run_of: dict[str, str] = {}
         self.path = None if folder is None else folder / f"answers-{rank}.jsonl"
         if folder is None or self.path is None:
             return
@@ -77,23 +82,47 @@ class Answers:
             folder.mkdir(parents=True, exist_ok=True)
             for old in sorted(folder.glob("answers-*.jsonl")):
                 if not fresh:
-                    self.by_key.update(_read(old))
+                    self._take(old)
                 elif rank == 0:
                     old.unlink()
             _drop_torn_line(self.path)
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
-    def add(self, key: str, answer: Answer) -> None:
+    def add(self, key: str, answer: Answer, run: str = "") -> None:
         """Keep an answer."""
-        self.by_key[key] = answer
+        self.by_key[key], self.run_of[key] = answer, run
         if self.path is None:
             return
         try:
             with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n")
+                stream.write(json.dumps({"key": key, "answer": answer, "run": run}, ensure_ascii=False) + "\n")
         except OSError as error:
             raise _unwritable(self.path, error) from None
+
+    def run_that_asks(self, keys: Iterable[str]) -> tuple[str, set[str]]:
+        """The run that answers these keys, and which of them are its own: those that no other run has answered.
+
+        It is an earlier one that was interrupted, if what is missing and what that one has answered is all it asked.
+        """
+        wanted = set(keys)
+        missing = wanted - set(self.by_key)
+        earlier: dict[str, set[str]] = {}
+        for key in wanted - missing:
+            earlier.setdefault(self.run_of[key], set()).add(key)
+        for run, answered in earlier.items():
+            if _run(missing | answered) == run:
+                return run, missing | answered
+        return _run(missing), missing
+
+    def _take(self, path: Path) -> None:
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+            try:
+                found = json.loads(line)
+                self.by_key[found["key"]] = found["answer"]
+                self.run_of[found["key"]] = found.get("run", "")
+            except (ValueError, KeyError, TypeError):
+                raise ConfigError(f"{path}:{number} is no answer of an evaluation. Choose another folder.") from None
 
 
 def numbered(requests: Iterable[Request]) -> list[Request]:
@@ -107,13 +136,8 @@ def numbered(requests: Iterable[Request]) -> list[Request]:
     return found
 
 
-def _read(path: Path) -> Iterator[tuple[str, Answer]]:
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        try:
-            found = json.loads(line)
-            yield found["key"], found["answer"]
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{path}:{number} is no answer of an evaluation. Choose another folder.") from None
+def _run(keys: set[str]) -> str:
+    return hashlib.sha256(" ".join(sorted(keys)).encode()).hexdigest()[:12]
 
 
 def _drop_torn_line(path: Path) -> None:
