@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from unmask.models.freed import give_back_before
 from unmask.models.linear import Linear, linear, summed_product
 
-# numbers in a tile, and positions: a processor's should stay in its cache, others want large products
+# numbers in a tile, and about how many positions: a processor's should stay in its cache, others want large products
 TILE_CPU, TILE_ELSEWHERE = (2**21, 1024), (2**26, 8192)
 
 
@@ -68,14 +68,16 @@ class _Tiles:
         return torch.promote_types(self.dtype, torch.float32)
 
     def rows(self) -> list[slice]:
-        size = _size(self.hidden)[1]
-        return [slice(start, start + size) for start in range(0, max(1, self.hidden.shape[0]), size)]
+        """As equal as can be: a few rows by themselves would cost nearly as much as a whole tile."""
+        count = max(1, self.hidden.shape[0])
+        size = math.ceil(count / max(1, round(count / _size(self.hidden)[1])))
+        return [slice(start, start + size) for start in range(0, count, size)]
 
     def words(self) -> Iterator[tuple[slice, Tensor]]:
         """Slices of the vocabulary, and their weights."""
-        numbers, rows = _size(self.hidden)
+        numbers, rows = _size(self.hidden)[0], self.rows()[0].stop
         # neither the logits of a tile nor its weights should be more numbers
-        size = max(1, numbers // max(1, min(rows, self.hidden.shape[0]), self.weight.shape[1]))
+        size = max(1, numbers // max(rows, self.weight.shape[1]))
         for start in range(0, self.weight.shape[0], size):
             which = slice(start, start + size)
             yield which, self.weight[which].to(self.dtype)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unmask.errors import ConfigError, did_you_mean
 from unmask.models.adapters import LoraSettings
 from unmask.models.facts import Facts
+from unmask.models.freed import is_much
 from unmask.models.linear import KEPT_SHAPES
 from unmask.training.rehearsal import Pass, Peaks, imagined, rehearse
 
@@ -93,7 +94,8 @@ class Estimate:
 @dataclass(frozen=True)
 class _Counted:
     """What the shapes say: weights in all, bytes of them, weights trained, bytes of optimizer states, largest units,
-    what the optimizer makes and frees in its step, and bytes of the layers in few bits, which FSDP leaves whole."""
+    what the optimizer makes and frees in its step, bytes of the layers in few bits, that FSDP leaves whole; and whether
+    what activations took is given back before the embedding's gradient is made."""
 
     weights: int
     bytes: int
@@ -104,6 +106,7 @@ class _Counted:
     root: int
     step: int = 0
     packed: int = 0
+    gives_back: bool = True
 
 
 def estimate(question: Question, sharing: str = "none", ranks: int = 1) -> Estimate:
@@ -151,7 +154,8 @@ def _estimate(question: Question, sharing: str, ranks: int, measured: tuple[_Cou
     counted, peaks = measured
     held = _DIVIDED[sharing](counted, question, ranks)
     weights, gradients, optimizer, buffers = (int(size) for size in held)
-    together = peaks.together if sharing == "none" and question.accumulation == 1 else gradients + peaks.working
+    fresh = sharing == "none" and question.accumulation == 1 and counted.gives_back
+    together = peaks.together if fresh else gradients + peaks.working
     step = counted.step // (1 if sharing in ("none", "ddp") else ranks)
     compiled = 0 if question.on_gpu else _COMPILED
     peak = weights + optimizer + buffers + compiled + max(together, gradients + step)
@@ -178,6 +182,7 @@ def _count(model: Any, question: Question, cast: bool) -> _Counted:
         root=total - sum(layers) - sum(weight.numel() for weight in packed.values()),
         step=step_bytes(question.optim, [weight.numel() * own[id(weight)] for weight in trained], question.on_gpu),
         packed=int(sum(_held_size(weight, question.bits) for weight in packed.values())),
+        gives_back=question.on_gpu or is_much(model.trunk.embed.weight),
     )
 
 
