@@ -104,7 +104,8 @@ def test_both_runs_begin_alike_and_are_measured_alike(whole: Path) -> None:
     found = json.loads((whole / "results.json").read_text())
     assert found["sizes"][0]["best"].keys() == set(OBJECTIVES)
     assert "248 unique tokens" in (whole / "results.md").read_text()
-    assert (whole / study.FIGURE).read_text().count("<polyline") == 4
+    # two curves in each of two panels, and in the legend
+    assert (whole / study.FIGURE).read_text().count("<polyline") == 6
 
 
 def test_first_heads_begin_at_neighbours(whole: Path) -> None:
@@ -134,15 +135,30 @@ def test_text_must_be_held_out_and_long_enough(texts: Path, tmp_path: Path) -> N
 def test_first_weights_are_of_the_settings_that_study_json_names(texts: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         run_study(asked(texts, tmp_path, hidden_size=32, unique_tokens=[1_000_000]))
-    assert not (tmp_path / "start").exists() and not (tmp_path / study.STUDY).exists()
+    assert not [place for place in tmp_path.iterdir() if place.is_dir()]
     # what a call that was killed has left is not used either
     trained, _ = study._texts(asked(texts, tmp_path))
-    study._starts(asked(texts, tmp_path, hidden_size=32), tmp_path / "start", trained)
+    study._write_first_weights(asked(texts, tmp_path, hidden_size=32), tmp_path / ".start-killed" / "start", trained)
     run_study(asked(texts, tmp_path, num_train_epochs=1), tell=lambda line: None)
     noted = json.loads((tmp_path / study.STUDY).read_text())
     for name in OBJECTIVES:
         config = json.loads((tmp_path / "start" / name / "config.json").read_text())
         assert config["hidden_size"] == noted["hidden_size"] == 16
+
+
+def test_a_folder_called_start_is_left_alone(texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "mine").write_text("")
+    with pytest.raises(ConfigError, match="start is not of a study. Use another output_dir"):
+        run_study(asked(texts, tmp_path))
+    assert (tmp_path / "start" / "mine").exists()
+
+
+def test_tokens_are_no_texts(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"input_ids": [1, 2, 3]}\n' * 4)
+    with pytest.raises(DataError, match="rows.jsonl holds tokens; a study makes its own"):
+        run_study(asked(rows, tmp_path / "out", dataset_args=f"{rows}[test:1]"))
 
 
 def is_refused(folder: Path) -> bool:
@@ -172,10 +188,9 @@ def test_a_folder_is_one_study_s_while_it_lasts(texts: Path, tmp_path: Path) -> 
 
 def test_curves_that_do_not_cross_are_said_not_to() -> None:
     size = study_page.compared([row("autoregressive", 1, 2.0, 1), row("masked", 1, 3.0, 2)], 9)
-    for best in size["best"].values():
-        best["bits_per_byte"] = 1.0
-    said = "\n".join(study_page._sentences(size))
-    assert "- the curves do not cross" in said and "none that was reached" not in said
+    said = study_page.notes([size], 4)[0]
+    assert "The curves do not cross at equal epochs. The bound stays above" in said and "At equal compute the" in said
+    assert "was ended" not in said
 
 
 def test_a_crossing_is_where_it_was_put() -> None:
@@ -199,6 +214,7 @@ def row(objective: str, epochs: int, nll: float, flops: float, spread: float = 0
         "flops": flops,
         "tokens": 100,
         "nats": nats,
+        "bits_per_byte": 1.0,
     }
 
 
@@ -214,6 +230,9 @@ def test_curves_are_compared_with_the_best_so_far() -> None:
     assert places["same_epochs"]["at"] == pytest.approx(8)
     assert places["best_epochs"]["at"] == pytest.approx(16)
     assert places["best_flops"]["at"] == pytest.approx(32)
+    said = study_page.notes([found], 2)[0]
+    assert "cross at epoch 8 (" in said and "so far from epoch 16 (11.3 to 22.6) on" in said
+    assert "was ended at epoch 8, 2 times" in said
     # two rows whose gaps differ by a nat per token: a standard error of half a nat, half a doubling
     assert places["best_epochs"]["low"] == pytest.approx(16 / math.sqrt(2))
     assert places["best_epochs"]["high"] == pytest.approx(16 * math.sqrt(2))

@@ -35,9 +35,9 @@ def run(argv: list[str]) -> int:
         raise ConfigError("study runs in one process. Start it without accelerate launch or torchrun.")
     from datasets import disable_progress_bars
 
-    from unmask.evaluation import study, study_page
+    from unmask.evaluation import report, study
 
     disable_progress_bars()
     found = study.run_study(chosen, lambda line: print(line, file=sys.stderr, flush=True))
-    print(json.dumps(found) if chosen.json else study_page.page(found))
+    print(json.dumps(found) if chosen.json else report.page(found))
     return 0

@@ -2,18 +2,21 @@
 
 Both runs begin with the same weights, take the same rows, and are ordinary runs of the trainer, each lengthened from
 one evaluation to the next. Evaluation asks both how likely the same held-out rows are; what comes of it is a line in a
-file, and what has a line is not done again. How figures are drawn and compared is `study_page`'s.
+file, and what has a line is not done again. How figures are compared and drawn is `study_page`'s.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -25,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 from unmask.convert.adapt import adapt
 from unmask.convert.options import AdaptArguments
 from unmask.data.packing import ROW_FEATURES
-from unmask.data.sources import open_dataset, read
+from unmask.data.sources import load_records
 from unmask.data.sources.reading import Reading
 from unmask.data.spec import parse_dataset_args
 from unmask.errors import ConfigError, DataError, ResourceError
@@ -46,8 +49,9 @@ from unmask.training.run import train
 from unmask.training.safekeeping import STATE
 
 VERSION = 1
+START, POINTS, FIGURE = "start", "points.jsonl", "curves.svg"
+STUDY = f"{START}/study.json"
 _SHARPNESS = 4.0  # of the attention to neighbours: those of the one meant get a seventh of its weight
-STUDY, POINTS, FIGURE = "study.json", "points.jsonl", "curves.svg"
 _BOS, _EOS, _MASK = "<|startoftext|>", "<|endoftext|>", "<|mask|>"
 # more of these is no other study
 _MAY_GROW = (
@@ -59,20 +63,7 @@ _MAY_GROW = (
     "save_steps",
     "json",
 )
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the runs share.
-
-    Attributes:
-        starts: objective -> folder of its first weights. held_out: rows to evaluate on.
-        rows: ids of the rows to train on, of which each size takes the first.
-    """
-
-    starts: dict[str, Path]
-    held_out: list[Passage]
-    rows: list[list[int]]
+Texts = tuple[list[str], list[str]]  # to train on, held out
 
 
 def run_study(chosen: StudyArguments, tell: Callable[[str], None] = print) -> dict[str, Any]:
@@ -83,11 +74,17 @@ def run_study(chosen: StudyArguments, tell: Callable[[str], None] = print) -> di
         ResourceError: the folder cannot be written, or another study is going on in it.
         KeyboardInterrupt: a signal has stopped a run; the same call goes on from there.
     """
-    folder = Path(str(chosen.output_dir)).expanduser()
+    folder, texts = Path(str(chosen.output_dir)).expanduser(), _texts(chosen)
     try:
-        texts, held_out = _texts(chosen)
         with _held(folder):
-            return _carried_on(chosen, folder, _gather(chosen, folder, texts, held_out), tell)
+            study = _begun(chosen, folder, texts)
+            # a line that a kill has cut off would spoil the next one
+            write_beside(folder / POINTS, "".join(map(_line, study.points)))
+            for place in product(chosen.unique_tokens, chosen.epochs(), OBJECTIVES):
+                if study.is_due(*place):
+                    tell(study.advance(*place))
+                    study.write()
+            return study.write()
     except OSError as error:
         raise ResourceError(f"cannot write {folder}: {error.strerror or error}. Choose another one.") from None
 
@@ -106,68 +103,121 @@ def _held(folder: Path) -> Iterator[None]:
         lock.let_go()
 
 
-def _carried_on(
-    chosen: StudyArguments, folder: Path, material: Material, tell: Callable[[str], None]
-) -> dict[str, Any]:
-    """Do what is not done yet, and write the results after each epoch."""
-    points: list[Row] = reports(folder / POINTS)
-    # a line that a kill has cut off would spoil the next one
-    write_beside(folder / POINTS, "".join(json.dumps(row) + "\n" for row in points))
-    found: dict[str, Any] = {}
-    for unique in chosen.unique_tokens:
-        for epoch in chosen.epochs():
-            for objective in OBJECTIVES:
-                _advance(chosen, folder, material, (unique, objective, epoch), points, tell)
-            found = _document(chosen, points)
-            _write(folder, found)
-    return found
+@dataclass(frozen=True)
+class Study:
+    """A study that has begun.
 
-
-def _gather(chosen: StudyArguments, folder: Path, texts: Sequence[str], held_out: Sequence[str]) -> Material:
-    """The material, and a note in the folder of whose it is; first weights that no such note vouches for are not used.
-
-    Raises:
-        ConfigError: the folder holds another study. DataError: there is not enough text.
+    Attributes:
+        rows: ids of the rows to train on, of which each size takes the first. held_out: rows to evaluate on.
+        points: what was found so far.
     """
-    is_new, start = not (folder / STUDY).is_file(), folder / "start"
-    if is_new:
-        _remove_starts(start)
-    else:
-        _refuse_another(chosen, folder)
-    try:
-        material = _material(chosen, start, texts, held_out)
-        text = json.dumps([passage.target for passage in material.held_out])
-        mine = _refuse_another(chosen, folder, hashlib.sha256(text.encode()).hexdigest()[:16])
-        write_beside(folder / STUDY, json.dumps(mine, indent=2))
-    except BaseException:
-        if is_new:
-            _remove_starts(start)
-        raise
-    return material
 
+    chosen: StudyArguments
+    folder: Path
+    rows: list[list[int]]
+    held_out: list[Passage]
+    points: list[Row]
 
-def _material(chosen: StudyArguments, start: Path, texts: Sequence[str], held_out: Sequence[str]) -> Material:
-    starts = _starts(chosen, start, texts)
-    lm = load(starts["masked"], device="cpu")
-    passages = passages_of(lm, ["\n\n".join(texts)], chosen.max_length)
-    rows = [passage.prompt + passage.target for passage in passages if len(passage.target) == chosen.max_length - 1]
-    needed = max(map(chosen.updates_per_epoch, chosen.unique_tokens)) * chosen.per_device_train_batch_size
-    if len(rows) < needed:
-        raise DataError(
-            f"unique_tokens asks for {needed:,} rows of max_length {chosen.max_length}; {chosen.dataset_args} has "
-            f"{len(rows):,} beside what is held out. Give more text, or lower unique_tokens."
+    def is_due(self, unique: int, epoch: int, objective: str) -> bool:
+        """Whether an evaluation is still to be made."""
+        own = [row for row in self.points if (row["unique_tokens"], row["objective"]) == (unique, objective)]
+        is_over = objective == "autoregressive" and study_page.has_risen(own, self.chosen.stop_rising)
+        return not is_over and all(row["epochs"] != epoch for row in own)
+
+    def advance(self, unique: int, epoch: int, objective: str) -> str:
+        """Train to an epoch, evaluate there, keep the point; what to tell of it."""
+        folder, updates = self.folder / f"{unique}-{objective}", epoch * self.chosen.updates_per_epoch(unique)
+        done = train(self._settings(folder, unique, objective, updates), verb="pretrain", console=Console(quiet=True))
+        lock.hold(self.folder)  # a run that ends lets go of all folders
+        if done.stopped:
+            raise KeyboardInterrupt(done.stopped)
+        state = json.loads((folder / f"checkpoint-{updates}" / STATE).read_text("utf-8"))
+        settings = LikelihoodSettings(self.chosen.samples, self.chosen.seed)
+        cases = score_passages(load(done.folder), self.held_out, settings)
+        figures = metrics_of(cases)
+        row = {
+            "unique_tokens": unique,
+            "objective": objective,
+            "epochs": epoch,
+            "updates": updates,
+            "flops": state["total_flos"],
+            "nll": figures["nll"].mean,
+            "stderr": figures["nll"].stderr,
+            "bits_per_byte": figures["bits_per_byte"].mean,
+            "training_nll": done.metrics.get("nll"),
+            "seconds": round(done.seconds, 1),
+            "nats": [round(case["nats"], 4) for case in cases],
+            "tokens": sum(case["tokens"] for case in cases),
+        }
+        self.points.append(row)
+        with (self.folder / POINTS).open("a", encoding="utf-8") as file:
+            file.write(_line(row))
+        return (
+            f"{unique:,} tokens, {objective}, epoch {epoch:,}: {row['nll']:.4f} ± {row['stderr']:.4f} nats per "
+            f"held-out token after {row['flops']:.3g} FLOPs, {row['seconds']:.0f} s since the last point"
         )
-    return Material(starts, passages_of(lm, ["\n\n".join(held_out)], chosen.max_length), rows[:needed])
+
+    def write(self) -> dict[str, Any]:
+        """The results of the sizes asked for, with what produced them, as the files of a report and a picture."""
+        own = [row for row in self.points if row["unique_tokens"] in self.chosen.unique_tokens]
+        sizes = [study_page.compared(own, unique) for unique in sorted({row["unique_tokens"] for row in own})]
+        result = report.Result(
+            task="data_constrained",
+            version=VERSION,
+            data=str(self.chosen.dataset_args),
+            metrics=study_page.lowest(sizes),
+            breakdown=study_page.by_epoch(own),
+            model=None,
+            settings=asdict(replace(self.chosen, output_dir="-")),
+            seed=self.chosen.seed,
+            seconds=round(sum(row["seconds"] for row in own), 1),
+            notes=study_page.notes(sizes, self.chosen.stop_rising),
+        )
+        found = {**report.document(result), "sizes": sizes, "points": own}
+        report.write(self.folder, found)
+        write_beside(self.folder / FIGURE, study_page.figure(sizes, own))
+        return found
+
+    def _settings(self, folder: Path, unique: int, objective: str, updates: int) -> Settings:
+        same = ("per_device_train_batch_size", "learning_rate", "warmup_steps", "weight_decay", "adam_beta2")
+        trainer = {
+            **{name: getattr(self.chosen, name) for name in (*same, "seed", "save_steps")},
+            "output_dir": str(folder),
+            "max_steps": updates,
+            "lr_scheduler_type": "constant_with_warmup",
+            "logging_steps": 50,
+            "save_strategy": "steps",
+            "save_total_limit": 2,
+            "report_to": "none",
+        }
+        model = ModelArguments(model_name_or_path=str(self.folder / START / objective))
+        rows = str(self._saved_rows(unique))
+        data = DataArguments(dataset_args=rows, max_length=self.chosen.max_length, load_preprocessed_data=True)
+        learned: Any = ObjectiveArguments(objective=objective, masking="exact_count")  # type: ignore[arg-type]
+        return Settings(model, data, learned, RunArguments(report=False), trainer)
+
+    def _saved_rows(self, unique: int) -> Path:
+        """The rows of a size, as the trainer takes tokens that are packed already."""
+        folder = self.folder / f"{unique}-rows"
+        if not (folder / "dataset_info.json").is_file():
+            ids = self.rows[: self.chosen.rows(unique)]
+            columns = {"input_ids": ids, "document": [[0] * len(row) for row in ids]}
+            Dataset.from_dict(columns, features=ROW_FEATURES).save_to_disk(folder)
+        return folder
 
 
-def _texts(chosen: StudyArguments) -> tuple[list[str], list[str]]:
-    """Texts to train on, and those that are held out."""
+def _line(row: Row) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _texts(chosen: StudyArguments) -> Texts:
     trained: list[str] = []
     held_out: list[str] = []
     for spec in parse_dataset_args(str(chosen.dataset_args)):
-        records = read(open_dataset(spec), Reading("text", chosen.text_field))
-        parts: Any = ((trained, records.train), (held_out, records.test))
-        for texts, rows in parts:
+        records: Any = load_records(spec, Reading("text", chosen.text_field))
+        for texts, rows in ((trained, records.train), (held_out, records.test)):
+            if rows is not None and "text" not in rows.column_names:
+                raise DataError(f"{spec.path} holds tokens; a study makes its own. Give texts.")
             texts += rows["text"] if rows is not None else []
     if not held_out:
         raise ConfigError(
@@ -177,13 +227,52 @@ def _texts(chosen: StudyArguments) -> tuple[list[str], list[str]]:
     return trained, held_out
 
 
-def _starts(chosen: StudyArguments, folder: Path, texts: Sequence[str]) -> dict[str, Path]:
+def _begun(chosen: StudyArguments, folder: Path, texts: Texts) -> Study:
+    """The study that `folder` holds, or a new one, whose first weights are there whole or not at all.
+
+    Raises:
+        ConfigError: the folder holds another study. DataError: there is not enough text.
+    """
+    settings = {name: value for name, value in asdict(chosen).items() if name not in _MAY_GROW}
+    note = {**settings, "texts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]}
+    if (folder / START).exists():
+        _refuse_another(folder, note)
+        return Study(chosen, folder, *_rows(chosen, folder / START, texts), reports(folder / POINTS))
+    with TemporaryDirectory(prefix=".start-", dir=folder) as scratch:
+        made = Path(scratch) / START
+        _write_first_weights(chosen, made, texts[0])
+        rows = _rows(chosen, made, texts)
+        (Path(scratch) / STUDY).write_text(json.dumps(note, indent=2), "utf-8")
+        os.replace(made, folder / START)
+    return Study(chosen, folder, *rows, [])
+
+
+def _refuse_another(folder: Path, note: dict[str, Any]) -> None:
+    if not (folder / STUDY).is_file():
+        raise ConfigError(f"{folder / START} is not of a study. Use another output_dir.")
+    changed = differences(json.loads((folder / STUDY).read_text("utf-8")), note)
+    if changed:
+        said = ", ".join(f"{name} {values}" for name, values in changed.items())
+        raise ConfigError(f"{folder} holds another study ({said}). Use another output_dir.")
+
+
+def _rows(chosen: StudyArguments, start: Path, texts: Texts) -> tuple[list[list[int]], list[Passage]]:
+    """Rows to train on, as many as the largest size takes, and rows to evaluate on."""
+    lm = load(start / "masked", device="cpu")
+    trained, held_out = (passages_of(lm, ["\n\n".join(some)], chosen.max_length) for some in texts)
+    rows = [passage.prompt + passage.target for passage in trained if len(passage.target) == chosen.max_length - 1]
+    needed = max(map(chosen.rows, chosen.unique_tokens))
+    if len(rows) < needed:
+        raise DataError(
+            f"unique_tokens asks for {needed:,} rows of max_length {chosen.max_length}; {chosen.dataset_args} has "
+            f"{len(rows):,} beside what is held out. Give more text, or lower unique_tokens."
+        )
+    return rows[:needed], held_out
+
+
+def _write_first_weights(chosen: StudyArguments, folder: Path, texts: Sequence[str]) -> None:
     """A tokenizer, a Qwen2 with drawn weights, and the same weights with open attention."""
-    starts = {objective: folder / objective for objective in OBJECTIVES}
-    if starts["masked"].is_dir():  # written last, and whole
-        return starts
-    first = starts["autoregressive"]
-    first.mkdir(parents=True, exist_ok=True)
+    first = folder / "autoregressive"
     tokens = _write_tokenizer(texts, chosen.vocab_size, first)
     config = {
         **FAMILIES.get("qwen2").tiny_config,
@@ -199,26 +288,7 @@ def _starts(chosen: StudyArguments, folder: Path, texts: Sequence[str]) -> dict[
     model = load_model(first, from_scratch=True, seed=chosen.seed)
     _look_at_neighbours(model)
     save_model(model, first)
-    adapt(first, starts["masked"], AdaptArguments())
-    return starts
-
-
-@torch.no_grad()
-def _look_at_neighbours(model: DiffusionModel) -> None:
-    """Let the heads of the first layer begin at the token before, the one behind, two before, ...
-
-    A masked position knows nothing of its own, and with even attention next to nothing of its neighbours: a small
-    network would spend thousands of updates where it counts tokens. Mimetic first weights (arXiv 2305.09828), by the
-    biases of queries and keys: a query turned by an offset fits keys that far away.
-    """
-    shape, attention = model.facts.shape, model.trunk.layers[0].attention
-    angles_K = rotary_frequencies(shape.head_width, 10_000.0, None, torch.device("cpu"))
-    offsets_H = torch.tensor([(-1) ** (head + 1) * (head // 2 + 1) for head in range(shape.heads)])
-    turned_HK = offsets_H[:, None] * angles_K
-    query_HK = torch.cat([turned_HK.cos(), turned_HK.sin()], dim=1)
-    key_HK = torch.cat([torch.ones_like(turned_HK), torch.zeros_like(turned_HK)], dim=1)
-    for linear, bias_HK in ((attention.q_proj, query_HK), (attention.k_proj, key_HK)):
-        linear.bias.copy_(_SHARPNESS * bias_HK.flatten())
+    adapt(first, folder / "masked", AdaptArguments())
 
 
 def _write_tokenizer(texts: Sequence[str], size: int, folder: Path) -> PreTrainedTokenizerFast:
@@ -237,137 +307,19 @@ def _write_tokenizer(texts: Sequence[str], size: int, folder: Path) -> PreTraine
     return dressed
 
 
-def _remove_starts(folder: Path) -> None:
-    """Remove first weights, and their folder where it holds nothing else."""
-    for objective in OBJECTIVES:
-        if (folder / objective).is_dir():
-            shutil.rmtree(folder / objective)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+@torch.no_grad()
+def _look_at_neighbours(model: DiffusionModel) -> None:
+    """Let the heads of the first layer begin at the token before, the one behind, two before, ...
 
-
-def _refuse_another(chosen: StudyArguments, folder: Path, held_out: str | None = None) -> dict[str, Any]:
-    """What study.json is to say; refuse to add to another study.
-
-    Args:
-        held_out: digest of the rows to evaluate on; None: not known yet.
+    A masked position knows nothing of its own, and with even attention next to nothing of its neighbours: a small
+    network would spend thousands of updates where it counts tokens. Mimetic first weights (arXiv 2305.09828), by the
+    biases of queries and keys: a query turned by an offset fits keys that far away.
     """
-    settings = {name: value for name, value in asdict(chosen).items() if name not in _MAY_GROW}
-    mine, file = {**settings, "held_out": held_out}, folder / STUDY
-    old = json.loads(file.read_text("utf-8")) if file.is_file() else mine
-    changed = differences(old if held_out else {**old, "held_out": None}, mine)
-    if changed:
-        said = ", ".join(f"{name} {values}" for name, values in changed.items())
-        raise ConfigError(f"{folder} holds another study ({said}). Use another output_dir.")
-    return mine
-
-
-def _advance(
-    chosen: StudyArguments,
-    folder: Path,
-    material: Material,
-    place: tuple[int, str, int],
-    points: list[Row],
-    tell: Callable[[str], None],
-) -> None:
-    """Bring a run to an epoch and add its line, where that is to be done."""
-    unique, objective, epoch = place
-    own = [row for row in points if (row["unique_tokens"], row["objective"]) == (unique, objective)]
-    is_over = objective == "autoregressive" and study_page.has_risen(own, chosen.stop_rising)
-    if is_over or any(row["epochs"] == epoch for row in own):
-        return
-    row = _measured(chosen, folder / f"{unique}-{objective}", material, place)
-    points.append(row)
-    with (folder / POINTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-    tell(
-        f"{unique:,} tokens, {objective}, epoch {epoch:,}: {row['nll']:.4f} ± {row['stderr']:.4f} nats per held-out "
-        f"token after {row['flops']:.3g} FLOPs, {row['seconds']:.0f} s since the last point"
-    )
-
-
-def _measured(chosen: StudyArguments, folder: Path, material: Material, place: tuple[int, str, int]) -> Row:
-    """Train to an epoch and evaluate there."""
-    unique, objective, epoch = place
-    updates = epoch * chosen.updates_per_epoch(unique)
-    rows = _write_rows(chosen, folder.parent / f"{unique}-rows", material, unique)
-    settings = _settings(chosen, folder, material.starts[objective], rows, (objective, updates))
-    done = train(settings, verb="pretrain", console=Console(quiet=True))
-    lock.hold(folder.parent)  # a run that ends lets go of all folders
-    if done.stopped:
-        raise KeyboardInterrupt(done.stopped)
-    state = json.loads((folder / f"checkpoint-{updates}" / STATE).read_text("utf-8"))
-    cases = score_passages(load(done.folder), material.held_out, LikelihoodSettings(chosen.samples, chosen.seed))
-    figures = metrics_of(cases)
-    return {
-        "unique_tokens": unique,
-        "objective": objective,
-        "epochs": epoch,
-        "updates": updates,
-        "flops": state["total_flos"],
-        "nll": figures["nll"].mean,
-        "stderr": figures["nll"].stderr,
-        "bits_per_byte": figures["bits_per_byte"].mean,
-        "training_nll": done.metrics.get("nll"),
-        "seconds": round(done.seconds, 1),
-        "nats": [round(case["nats"], 4) for case in cases],
-        "tokens": sum(case["tokens"] for case in cases),
-    }
-
-
-def _write_rows(chosen: StudyArguments, folder: Path, material: Material, unique: int) -> Path:
-    """The rows of a size, as the trainer takes tokens that are packed already."""
-    count = chosen.updates_per_epoch(unique) * chosen.per_device_train_batch_size
-    if not (folder / "dataset_info.json").is_file():
-        ids = material.rows[:count]
-        columns = {"input_ids": ids, "document": [[0] * len(row) for row in ids]}
-        Dataset.from_dict(columns, features=ROW_FEATURES).save_to_disk(folder)
-    return folder
-
-
-def _settings(chosen: StudyArguments, folder: Path, start: Path, rows: Path, how: tuple[str, int]) -> Settings:
-    objective, updates = how
-    trainer = {
-        "output_dir": str(folder),
-        "max_steps": updates,
-        "lr_scheduler_type": "constant_with_warmup",
-        "logging_steps": 50,
-        "save_strategy": "steps",
-        "save_total_limit": 2,
-        "report_to": "none",
-    }
-    same = ("per_device_train_batch_size", "learning_rate", "warmup_steps", "weight_decay", "adam_beta2")
-    trainer |= {name: getattr(chosen, name) for name in (*same, "seed", "save_steps")}
-    data = DataArguments(dataset_args=str(rows), max_length=chosen.max_length, load_preprocessed_data=True)
-    learned: Any = ObjectiveArguments(objective=objective, masking="exact_count")  # type: ignore[arg-type]
-    return Settings(ModelArguments(model_name_or_path=str(start)), data, learned, RunArguments(report=False), trainer)
-
-
-def _document(chosen: StudyArguments, points: list[Row]) -> dict[str, Any]:
-    """Results of this study's sizes, with what produced them."""
-    own = [row for row in points if row["unique_tokens"] in chosen.unique_tokens]
-    sizes = [study_page.compared(own, unique) for unique in sorted({row["unique_tokens"] for row in own})]
-    result = report.Result(
-        task="data_constrained",
-        version=VERSION,
-        data=str(chosen.dataset_args),
-        metrics={
-            f"{objective}, {size['unique_tokens']:,} tokens": report.Metric(
-                best["nll"], best["stderr"], 0, "nats per token"
-            )
-            for size in sizes
-            for objective, best in size["best"].items()
-        },
-        model=None,
-        settings=asdict(replace(chosen, output_dir="-")),
-        seed=chosen.seed,
-        seconds=round(sum(row["seconds"] for row in own), 1),
-        notes=study_page.notes(sizes, chosen.stop_rising),
-    )
-    return {**report.document(result), "sizes": sizes, "points": own}
-
-
-def _write(folder: Path, found: dict[str, Any]) -> None:
-    write_beside(folder / report.RESULTS, json.dumps(found, indent=1) + "\n")
-    write_beside(folder / report.PAGE, study_page.page(found))
-    write_beside(folder / FIGURE, study_page.figure(found["sizes"], found["points"]))
+    shape, attention = model.facts.shape, model.trunk.layers[0].attention
+    angles_K = rotary_frequencies(shape.head_width, 10_000.0, None, torch.device("cpu"))
+    offsets_H = torch.tensor([(-1) ** (head + 1) * (head // 2 + 1) for head in range(shape.heads)])
+    turned_HK = offsets_H[:, None] * angles_K
+    query_HK = torch.cat([turned_HK.cos(), turned_HK.sin()], dim=1)
+    key_HK = torch.cat([torch.ones_like(turned_HK), torch.zeros_like(turned_HK)], dim=1)
+    for linear, bias_HK in ((attention.q_proj, query_HK), (attention.k_proj, key_HK)):
+        linear.bias.copy_(_SHARPNESS * bias_HK.flatten())

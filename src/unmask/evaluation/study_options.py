@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from unmask.errors import ConfigError
 
@@ -20,7 +20,7 @@ class StudyArguments:
     text_field: str = "text"
     """Column of the texts."""
     output_dir: str | None = None
-    """Folder for runs, points.jsonl, results.json, results.md and curves.svg; an interrupted study is gone on with."""
+    """Folder for runs, points.jsonl, results.json, .md and .html, curves.svg; an interrupted study is gone on with."""
     unique_tokens: list[int] = field(default_factory=lambda: [50_000])
     """Tokens that are trained on again and again; a study for each number. Rounded to whole updates."""
     num_train_epochs: int = 256
@@ -64,9 +64,9 @@ class StudyArguments:
         for name in ("dataset_args", "output_dir"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is missing. Give --{name}, or name it in the recipe.")
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        for name in (entry.name for entry in fields(self) if entry.type == "int" and entry.name not in _RANGES):
+            if getattr(self, name) < _LEAST.get(name, 1):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {_LEAST.get(name, 1)}.")
         for name, (allowed, fits) in _RANGES.items():
             if not fits(getattr(self, name)):
                 default = type(self).__dataclass_fields__[name].default
@@ -94,6 +94,10 @@ class StudyArguments:
         """Whole updates, the nearest number."""
         return round(unique_tokens / self.tokens_per_update)
 
+    def rows(self, unique_tokens: int) -> int:
+        """Rows of these updates."""
+        return self.updates_per_epoch(unique_tokens) * self.per_device_train_batch_size
+
     def epochs(self) -> list[int]:
         """At which the models are evaluated: 1, powers of two and what is between them, the last one."""
         found, power = {self.num_train_epochs}, 0
@@ -103,22 +107,10 @@ class StudyArguments:
         return sorted(found)
 
 
-_LEAST = {
-    "num_train_epochs": 1,
-    "points_per_doubling": 1,
-    "stop_rising": 0,
-    "vocab_size": SMALLEST_VOCABULARY,
-    "hidden_size": 2,
-    "intermediate_size": 1,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "max_length": 2,
-    "per_device_train_batch_size": 1,
-    "warmup_steps": 0,
-    "samples": 1,
-    "save_steps": 1,
-}
+# of whole numbers that are not listed: 1
+_LEAST = {"vocab_size": SMALLEST_VOCABULARY, "max_length": 2, "warmup_steps": 0}
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "stop_rising": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
     "learning_rate": ("a finite number above 0", lambda value: 0 < value < math.inf),
     "weight_decay": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
     "seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
