@@ -34,7 +34,7 @@ VERBS = {
     "generate": Verb("unmask.cli.generate:run", "continue prompts"),
     "infill": Verb("unmask.cli.infill:run", "fill the blanks of a text"),
     "chat": Verb("unmask.cli.chat:run", "talk to a model"),
-    "eval": Verb("unmask.cli.eval:run", "score a model's answers: questions about tables, conversations of your own"),
+    "eval": Verb("unmask.cli.eval:run", "score a model: benchmarks, questions about tables, likelihoods; compare two"),
     "study": Verb("unmask.cli.study:run", "compare diffusion with autoregressive where data are few, over many epochs"),
     "merge": Verb("unmask.cli.merge:run", "fold a LoRA adapter into its base, on a CPU"),
     "show": Verb("unmask.cli.show:run", "list families, strategies, caches, schedules, objectives, other spellings"),
