@@ -5,6 +5,9 @@ noised copies, drawn in several ways. How many times fewer forwards a way needs 
 ratio of variances. `--peer`: questions with choices under random weights; each side scores the same pairs with the same
 number of copies, in turns, on one thread. The questions are random ids, or with `--data_dir` those of real tasks, other
 ones in each round. Times are CPU seconds, a ratio is the median over the rounds of theirs to ours.
+
+`--settle`: real questions under a model that learned something; how many copies it takes until the best answer is ahead
+by so many standard errors, and how often all copies, or those of another seed, would have said otherwise.
 """
 
 from __future__ import annotations
@@ -199,6 +202,66 @@ def spread(model: str, text: Path | None, length: int, samples: int, seeds: int)
         print(json.dumps({**found, "interval": interval(first, values)}), flush=True)
 
 
+def real_contests(name: str, data_dir: Path, tokenizer: Any, limit: int) -> list[Any]:
+    """The first questions of a task of the harness, each with what it compares."""
+    from unmask.evaluation.harness_choices import comparisons
+    from unmask.evaluation.harness_tasks import find_tasks, load_tasks
+    from unmask.lm.scoring import pair_ids
+    from unmask.objectives.settling import Contest
+
+    task = load_tasks(find_tasks([name]), data_dir).by_name[name]
+    task.build_all_requests(limit=limit)
+    questions: dict[int, list[Any]] = {}
+    for entry in task.instances:
+        questions.setdefault(entry.doc_id, []).append(entry)
+    found = []
+    for entries in questions.values():
+        asked = [
+            (prompt.rstrip(), prompt[len(prompt.rstrip()) :] + target) for prompt, target in (e.args for e in entries)
+        ]
+        pairs = [pair_ids(*texts, tokenizer) for texts in asked]
+        found.append(Contest(pairs, comparisons(task, entries[0].doc) or [[1.0] * len(pairs)]))
+    return found
+
+
+def settling(model: str, data_dir: Path, tasks: list[str], limit: int, samples: int, errors: list[float]) -> None:
+    """One line for each task and number of standard errors."""
+    import torch
+
+    import unmask
+    from unmask.objectives.estimators import LikelihoodEstimator
+    from unmask.objectives.settling import Settling
+
+    torch.set_num_threads(1)
+    lm = unmask.load(model, device="cpu", dtype="float32")
+
+    def verdicts(contests: list[Any], seed: int, enough: float) -> tuple[list[list[int]], float]:
+        how, found, copies = LikelihoodEstimator(lm.model.mask_token_id, samples, seed, 16), {}, []
+        for start in range(0, len(contests), 8):
+            own = contests[start : start + 8]
+            for number, each in Settling(how, enough).many(lm.model.eval(), own):
+                scores = [
+                    [one.mean / size for one, size in zip(each, sizes, strict=True)] for sizes in own[number].sizes
+                ]
+                found[start + number] = [row.index(max(row)) for row in scores]
+                copies += [one.samples for one in each]
+        return [found[number] for number in range(len(contests))], sum(copies) / len(copies)
+
+    def differ(first: list[list[int]], second: list[list[int]]) -> float:
+        pairs = [pair for one, other in zip(first, second, strict=True) for pair in zip(one, other, strict=True)]
+        return round(100 * sum(one != other for one, other in pairs) / len(pairs), 2)
+
+    for task in tasks:
+        contests = real_contests(task, data_dir, lm.tokenizer, limit)
+        every, _ = verdicts(contests, 0, float("inf"))
+        told = {"task": task, "questions": len(contests), "samples": samples}
+        print(json.dumps({**told, "other_seed_differs_percent": differ(every, verdicts(contests, 1, float("inf"))[0])}))
+        for enough in errors:
+            found, copies = verdicts(contests, 0, enough)
+            line = {**told, "errors": enough, "copies": round(copies, 1), "differs_percent": differ(every, found)}
+            print(json.dumps(line), flush=True)
+
+
 # tokens that all questions begin with, of a question beside them, of an answer
 ASKED = {
     "letters after examples (MMLU, 5)": (600, 80, 1),
@@ -265,9 +328,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--core", type=int, help="pin both sides to this core")
     parser.add_argument("--prompts", action="store_true", help="what computing shared prompts once saves")
+    parser.add_argument("--settle", type=float, nargs="*", help="standard errors by which the best answer is ahead")
+    parser.add_argument("--limit", type=int, default=100, help="questions of each task, with --settle")
     asked = parser.parse_args()
     if asked.prompts:
         against_itself(asked.rounds)
+    elif asked.settle:
+        settling(asked.model, asked.data_dir, asked.cases or list(TASKS[2:7]), asked.limit, asked.samples, asked.settle)
     elif asked.peer:
         against_peer(asked)
     else:

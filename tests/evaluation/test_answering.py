@@ -123,7 +123,7 @@ def test_what_is_shortened_is_counted_whoever_answered(lm: DiffusionLM, tmp_path
     resumed.answer(asked)
     led = Answerer(lm, settings, Answers(None))
     led.answer(asked[::2])
-    led.note(asked)
+    led.note(asked, whole.answers.by_key)
     for other in (resumed, led):
         assert (other.shortened, other.ignored) == (whole.shortened, whole.ignored)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -29,7 +30,7 @@ pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 from unmask.evaluation import harness_tasks
 from unmask.evaluation.harness_tasks import find_tasks, load_tasks
 from unmask.evaluation.lm_eval import HarnessLM
-from unmask.evaluation.requests import Request
+from unmask.evaluation.requests import Answers, Request
 
 ARC = [
     {"query": "Question: Red?", "choices": ["yes", "no", "maybe"], "gold": 1},
@@ -153,29 +154,45 @@ def told_in(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in ("at", "seconds")}
 
 
-def forked(words: list[str], rank: int = 0, size: int = 1, port: int = 0) -> int:
-    """The command in another process, whose number is returned; importing everything anew would take seconds."""
+def forked(words: list[str], rank: int = 0, size: int = 1, port: int = 0, *, waits_after: int | None = None) -> int:
+    """The command in another process, whose number is returned; importing everything anew would take seconds.
+
+    With `waits_after` so many answers it does nothing more, so that it is killed there however fast it is.
+    """
     child = os.fork()
     if child == 0:
+        keep, kept = Answers.add, itertools.count(1)
+
+        def add(*given: Any) -> None:
+            keep(*given)
+            if next(kept) == waits_after:
+                signal.pause()
+
+        Answers.add = add
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         os._exit(main(words))
     return child
 
 
-def test_a_killed_run_and_two_processes_end_with_the_bytes_of_a_whole_run(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settle", [[], ["--settle", "1"]])
+def test_a_killed_run_and_two_processes_end_with_the_bytes_of_a_whole_run(
+    settle: list[str], model: Path, tmp_path: Path
+) -> None:
     data = tmp_path / "data/mc/arc_easy.jsonl"
     data.parent.mkdir(parents=True)
     data.write_text("".join(json.dumps(row) + "\n" for row in SHARED))
     words = ["eval", "--tasks", "arc_easy", "--model_name_or_path", str(model), "--data_dir", str(tmp_path / "data")]
-    words += ["--samples", "16", "--batch_size", "4", "--device", "cpu", "--output_path"]
+    words += ["--samples", "16", "--batch_size", "4", "--device", "cpu", *settle, "--output_path"]
     assert main([*words, str(tmp_path / "whole")]) == 0
+    notes = told_in(tmp_path / "whole")["notes"]
+    assert any("until the best was settled" in note and "of 16 at most" in note for note in notes) == bool(settle)
     file = tmp_path / "killed/answers-0.jsonl"
-    child = forked([*words, str(file.parent)])
-    while not file.exists() or file.stat().st_size == 0:
+    child = forked([*words, str(file.parent)], waits_after=7)
+    while not file.exists() or file.read_bytes().count(b"\n") < 7:
         time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    assert 0 < file.read_bytes().count(b"\n") < 18
+    assert file.read_bytes().count(b"\n") == 7
     assert main([*words, str(file.parent)]) == 0
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -87,6 +87,9 @@ class AnsweringArguments:
     """Options of generation in the same form: gen_length=256,block_length=32,steps=256; they win over the task's."""
     samples: int = 128
     """Masked copies per likelihood of a diffusion model, at most (mc_num)."""
+    settle: float | None = None
+    """Of a multiple choice, score only as many of these copies as it takes until the best answer is ahead of all others
+    by so many standard errors, 4 for example; null: all. docs/evaluation.md says what it costs in certainty."""
     is_check_greedy: bool = True
     """Also ask, for metrics that use it (accuracy of lambada), whether a target is what greedy decoding writes."""
     infill_tokens: str | None = None
@@ -273,6 +276,7 @@ def _settings(parsed: Parsed) -> Any:
         seed=parsed["seed"],
         batch_size=min(size, parsed["max_batch_size"] or size),
         max_length=parsed["max_length"],
+        settle=parsed["settle"],
     )
 
 
@@ -370,6 +374,10 @@ def _notes(answerer: Answerer) -> list[str]:
         notes.append(f"Prompts that were too long for the model and lost their beginning: {count:,}.")
     if answerer.ignored:
         notes.append(f"Settings of tasks without meaning here: {', '.join(sorted(answerer.ignored))}.")
+    if answerer.copies:
+        mean = sum(answerer.copies.values()) / len(answerer.copies)
+        most = answerer.settings.samples
+        notes.append(f"Answers were scored until the best was settled: {mean:.1f} copies of each, of {most:,} at most.")
     return notes
 
 

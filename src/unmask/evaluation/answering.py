@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from unmask.data.blanks import Blanked
 from unmask.errors import ConfigError
-from unmask.evaluation.planning import Batch, by_prompt, longest_first, planned
+from unmask.evaluation.planning import Batch, by_prompt, longest_first, planned, rivals
 from unmask.evaluation.requests import Answer, Answers, Kind, Request
 from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM
@@ -17,8 +17,10 @@ from unmask.lm.attention import as_made, own_blocks, refuse_infilling
 from unmask.lm.filling import Filler
 from unmask.lm.identity import fingerprint
 from unmask.lm.infilling import between
-from unmask.lm.scoring import Scoring, greedy_verdicts
+from unmask.lm.scoring import Scoring, greedy_verdicts, refuse_settling, settled
 from unmask.objectives.asking import Pair
+from unmask.objectives.settling import Contest
+from unmask.objectives.target_masks import LikelihoodEstimate, rounds
 
 Progress = Callable[[str, int, int], None]
 # of a task that says nothing, as in the harness
@@ -39,6 +41,8 @@ class AnswerSettings:
         samples, seed: of likelihoods; see `DiffusionLM.log_likelihoods`.
         batch_size: rows of one forward; changes no answer beyond rounding.
         max_length: tokens of prompt and answer together, at most; the model's own limit where that is lower.
+        settle: score the choices of a question until the best is ahead by so many standard errors; None: with all
+            samples.
     """
 
     generation: Mapping[str, Any] = field(default_factory=dict)
@@ -46,8 +50,13 @@ class AnswerSettings:
     seed: int = 0
     batch_size: int = 16
     max_length: int | None = None
+    settle: float | None = None
 
     def __post_init__(self) -> None:
+        if self.settle is not None and self.settle < 0:
+            raise ConfigError(
+                f"settle is {self.settle:g} standard errors; it must be at least 0. 4 is a careful value."
+            )
         for name, least in (("samples", 1), ("batch_size", 1), ("max_length", 2)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -61,6 +70,7 @@ class Answerer:
     Attributes:
         shortened: requests whose prompt lost its beginning, for want of room.
         ignored: settings of tasks that have no meaning here.
+        copies: of each choice among others, the noised copies that were needed.
     """
 
     def __init__(
@@ -69,10 +79,16 @@ class Answerer:
         self.lm, self.settings, self.answers, self.progress = lm, settings, answers, progress
         limit = lm.model.facts.shape.max_length
         self.limit = min(settings.max_length or limit, limit)
+        if settings.settle is not None:
+            refuse_settling(lm.model)
         changing = {**asdict(settings), "batch_size": None}
+        if settings.settle is None:
+            # as it was before there was such a setting
+            del changing["settle"]
         self.stamp = json.dumps([fingerprint(lm), changing], sort_keys=True, default=str)
         self.shortened: set[str] = set()
         self.ignored: set[str] = set()
+        self.copies: dict[str, int] = {}
         self._noted: set[str] = set()
 
     def key(self, request: Request) -> str:
@@ -86,8 +102,9 @@ class Answerer:
             ConfigError, DataError, ModelError: as `DiffusionLM.generate` and `log_likelihoods`.
         """
         self.work(self.batches(requests))
-        self.note(requests)
-        return {key: self.answers.by_key[key] for key in map(self.key, requests)}
+        found = {key: self.answers.by_key[key] for key in map(self.key, requests)}
+        self.note(requests, found)
+        return found
 
     def batches(self, requests: Sequence[Request]) -> list[Batch]:
         """What is answered together: all requests but those that other runs have answered."""
@@ -135,13 +152,18 @@ class Answerer:
         # the longest first, unless what prompts begin with is computed once
         begins_alike = self.lm.model.facts.attention == "causal"
         samples = 1 if begins_alike else self.settings.samples
+        if self.settings.settle is not None:
+            samples = rounds(samples)[0]
         yield from by_prompt(kinds["score"], size, samples, begins_alike=begins_alike)
         yield from longest_first(kinds["rolling"], 1)
 
-    def note(self, requests: Iterable[Request]) -> None:
-        """Count what is `shortened` and `ignored` of requests that were answered before, or by other processes."""
+    def note(self, requests: Iterable[Request], found: Mapping[str, Answer]) -> None:
+        """Count what is `shortened` and `ignored`, and `copies`, of answers from before or of other processes too."""
         for request in requests:
             key = self.key(request)
+            answer = found[key]
+            if "question" in request.settings and isinstance(answer, list):
+                self.copies[key] = int(answer[2])
             if key in self._noted:
                 continue
             self._noted.add(key)
@@ -221,10 +243,33 @@ class Answerer:
         return list(self.lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _score(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
-        pairs = [self._pair(request) for _, request in asked]
-        greedy = self._greedy([pair for pair, (_, request) in zip(pairs, asked, strict=True) if request.greedy])
-        for (key, request), found in zip(asked, self._log_likelihoods(pairs), strict=True):
-            yield key, [found, next(greedy) if request.greedy else False]
+        pairs = {key: self._pair(request) for key, request in asked}
+        greedy = self._greedy([pairs[key] for key, request in asked if request.greedy])
+        is_written = {key: next(greedy) if request.greedy else False for key, request in asked}
+        alone = [key for key, request in asked if "question" not in request.settings]
+        for key, found in zip(alone, self._log_likelihoods([pairs[key] for key in alone]), strict=True):
+            yield key, [found, is_written[key]]
+        questions: dict[tuple[str, ...], dict[str, Request]] = {}
+        for key, request in asked:
+            if "question" in request.settings:
+                questions.setdefault(rivals(request), {})[key] = request
+        for key, found in self._settled(list(questions.values()), pairs) if questions else ():
+            yield key, [found.mean, is_written[key], found.samples]
+
+    def _settled(
+        self, questions: Sequence[Mapping[str, Request]], pairs: Mapping[str, Pair]
+    ) -> Iterator[tuple[str, LikelihoodEstimate]]:
+        """Score the choices of questions, each by its key, until it is settled which is best."""
+        contests = [
+            Contest(
+                [pairs[key] for key in choices],
+                list(zip(*(request.settings["sizes"] for request in choices.values()), strict=True)),
+            )
+            for choices in questions
+        ]
+        errors = self.settings.settle or 0.0
+        for number, found in settled(self.lm.model, self.lm.tokenizer, contests, self._scoring(), errors):
+            yield from zip(questions[number], found, strict=True)
 
     def _pair(self, request: Request) -> tuple[list[int], list[int]]:
         """Prompt and target, encoded as one text; spaces between them are the target's."""

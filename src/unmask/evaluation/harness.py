@@ -93,7 +93,7 @@ def evaluate_tasks(
         # several processes share what is left; one says itself how much is there
         left = [batch for batch in answerer.batches(requests) if crew.size == 1 or answerer.lacks(batch)]
         found = {**answerer.answers.by_key, **crew.lead(left, answerer.work)}
-        answerer.note(requests)
+        answerer.note(requests, found)
         return [found[key] for key in map(answerer.key, requests)]
 
     lm = HarnessLM(
@@ -102,6 +102,7 @@ def evaluate_tasks(
         greedy=chosen.greedy,
         is_chat=options.apply_chat_template,
         blanks=options.infill_tokens,
+        settles=None if answerer.settings.settle is None else chosen.by_name,
     )
     tracker = None if output_path is None else EvaluationTracker(output_path=str(output_path))
     multiturn = options.apply_chat_template if options.fewshot_as_multiturn is None else options.fewshot_as_multiturn

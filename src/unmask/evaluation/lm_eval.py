@@ -5,13 +5,14 @@ Everything but this, `harness_tasks.py` and `harness.py` works without the harne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from jinja2 import TemplateError
 from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 
 from unmask.errors import ConfigError, DataError
+from unmask.evaluation.harness_choices import told_apart
 from unmask.evaluation.requests import Answer, Request, numbered
 from unmask.lm import DiffusionLM
 
@@ -34,6 +35,7 @@ class HarnessLM(LM):
         is_chat: whether prompts go through the chat template.
         blanks: where a question has a text before and one behind what is missing, fill that in instead of answering the
             task's prompt: the fewest and the most tokens, or "oracle", as many as the right answer has.
+        settles: tasks by name, whose choices are scored until it is settled which is best; None: each by itself.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class HarnessLM(LM):
         greedy: frozenset[str] = frozenset(),
         is_chat: bool = False,
         blanks: Blanks | None = None,
+        settles: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.settles = settles
         self.lm, self.ask, self.greedy, self.is_chat, self.blanks = lm, ask, greedy, is_chat, blanks
         self._device = lm.model.device
         if is_chat and not lm.tokenizer.chat_template:
@@ -60,9 +64,16 @@ class HarnessLM(LM):
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihoods of continuations in nats, each with `is_greedy`."""
+        rivals = [{}] * len(requests) if self.settles is None else told_apart(requests, self.settles)
         asked = [
-            Request("score", *entry.args, greedy=entry.task_name in self.greedy, is_chat=self.is_chat)
-            for entry in requests
+            Request(
+                "score",
+                *entry.args,
+                settings=settings,
+                greedy=entry.task_name in self.greedy,
+                is_chat=self.is_chat,
+            )
+            for entry, settings in zip(requests, rivals, strict=True)
         ]
         return [(found[0], bool(found[1])) for found in self._asked(asked)]
 

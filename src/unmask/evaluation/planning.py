@@ -53,21 +53,32 @@ def longest_first(requests: Sequence[Request], size: int) -> Iterator[Sequence[R
 def by_prompt(
     requests: Sequence[Request], batch_size: int, samples: int, *, begins_alike: bool
 ) -> Iterator[Sequence[Request]]:
-    """Requests to be scored, some forwards' worth at a time; those after one prompt together, if they are few.
+    """Requests to be scored, some forwards' worth at a time; the choices of one question together.
 
     Args:
         requests: any.
         batch_size: rows per forward. samples: rows of a target, at most.
         begins_alike: prompts that begin alike follow each other; otherwise the longest come first.
     """
-    ordered = sorted(requests, key=lambda request: (0 if begins_alike else -len(request.prompt), request.prompt))
+    groups: dict[tuple[str, ...], list[Request]] = {}
+    for request in requests:
+        groups.setdefault(rivals(request), []).append(request)
+    longest = {name: 0 if begins_alike else max(len(request.prompt) for request in own) for name, own in groups.items()}
     room, batch, rows = _FORWARDS * batch_size, list[Request](), 0
-    for request in ordered:
-        is_full = rows >= room and (request.prompt != batch[-1].prompt or len(batch) >= room)
-        if is_full:
-            yield batch
-            batch, rows = [], 0
-        batch.append(request)
-        rows += min(samples, 2 ** min(len(request.target), _MANY))
+    for name in sorted(groups, key=lambda name: (-longest[name], name)):
+        # many after one prompt, or after none, are no question
+        size = len(groups[name]) if len(name) > 1 else room
+        for start in range(0, len(groups[name]), size):
+            if rows >= room:
+                yield batch
+                batch, rows = [], 0
+            batch.extend(groups[name][start : start + size])
+            rows += sum(min(samples, 2 ** min(len(request.target), _MANY)) for request in batch[-size:])
     if batch:
         yield batch
+
+
+def rivals(request: Request) -> tuple[str, ...]:
+    """What choices of one question have in common, which are scored until they are told apart; or just the prompt."""
+    question = request.settings.get("question")
+    return (question, str(request.number)) if question else (request.prompt,)

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from unmask.errors import ConfigError, ResourceError
 
 Kind = Literal["generate", "fill", "score", "rolling"]
-# a generated text; what was filled in; a log-likelihood in nats, and whether the target is what greedy decoding writes;
-# a log-likelihood
+# a generated text; what was filled in; a log-likelihood in nats, whether the target is what greedy decoding writes, and
+# of a choice among others the noised copies that were needed; a log-likelihood
 Answer = str | list[float | bool] | float
 
 
@@ -31,7 +31,7 @@ class Request:
         prompt: the text; with `is_chat` it went through the chat template already.
         target: the text to score, or the one behind the blank.
         settings: of the generation, as the task gives them (`until`, `max_gen_toks`, `temperature`, ...); of a blank,
-            `tokens`: the fewest and the most that may be written.
+            `tokens`: the fewest and the most that may be written; of a choice among others, see `told_apart`.
         greedy: whether it is also asked if the target is what greedy decoding writes.
         is_chat: whether the prompt holds the template's own special tokens, so that none are added.
         number: of the request among those that are equal.

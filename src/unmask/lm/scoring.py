@@ -16,6 +16,7 @@ from unmask.objectives.asking import Pair
 from unmask.objectives.blockwise import BlockwiseEstimator
 from unmask.objectives.estimators import LikelihoodEstimate, LikelihoodEstimator, causal_log_likelihoods
 from unmask.objectives.greedy import GreedyWriting, are_greedy_causal
+from unmask.objectives.settling import Contest, Settling
 
 Target = str | Sequence[int]
 
@@ -90,6 +91,42 @@ def estimates(
             if model.facts.attention == "block_causal":
                 how = BlockwiseEstimator(how, _block_size(model), halves=model.family.shift)
             yield from how.many(model, pairs, device=model.device, numbers=numbers)
+
+
+def settled(
+    model: DiffusionModel,
+    tokenizer: PreTrainedTokenizerBase,
+    contests: Sequence[Contest],
+    scoring: Scoring,
+    errors: float,
+) -> Iterator[tuple[int, list[LikelihoodEstimate]]]:
+    """Index and estimates of each contest, from as few samples as settle it: see `Settling`.
+
+    Raises:
+        ConfigError: the model is none that sees a whole row, or a pair is longer than it reads.
+    """
+    refuse_settling(model)
+    for number, (prompt, target) in enumerate(pair for contest in contests for pair in contest.pairs):
+        _check_length(number, len(prompt) + len(target), model.facts.shape.max_length)
+    with evaluating(model):
+        how = LikelihoodEstimator(
+            mask_token_id(tokenizer, model),
+            scoring.samples,
+            scoring.seed,
+            scoring.batch_size,
+            scoring.guidance_scale,
+        )
+        yield from Settling(how, errors).many(model, contests, device=model.device)
+
+
+def refuse_settling(model: DiffusionModel) -> None:
+    """Raises ConfigError: the model does not see a whole row."""
+    how = {"causal": "is autoregressive, and its likelihoods are exact", "block_causal": "writes block by block"}
+    if model.facts.attention in how:
+        raise ConfigError(
+            "settle is for models that see a whole row, whose likelihoods are estimated from noised copies of it; this "
+            f"one {how[model.facts.attention]}. Leave settle out."
+        )
 
 
 def greedy_verdicts(

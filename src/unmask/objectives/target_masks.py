@@ -6,7 +6,7 @@ Numbers only: no denoiser, no rows, no prompts.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -73,7 +73,15 @@ class TargetMasks:
     def estimate_by_tokens(
         self, nll_n: Float64[Tensor, " n"], mask_n: Int64[Tensor, " n"], position_n: Int64[Tensor, " n"]
     ) -> LikelihoodEstimate:
-        """The same with less variance, given the cross-entropy of each masked token, its mask, its place in the target.
+        """The same with less variance: the mean of `values`."""
+        values_S = self.values(nll_n, mask_n, position_n)
+        return LikelihoodEstimate(float(values_S.mean()), stratified_error(values_S, self.level_S), len(self.mask_S))
+
+    def values(
+        self, nll_n: Float64[Tensor, " n"], mask_n: Int64[Tensor, " n"], position_n: Int64[Tensor, " n"]
+    ) -> Float64[Tensor, " S"]:
+        """What each sample says of the log-likelihood, given the cross-entropy of each masked token, its mask, its
+        place in the target.
 
         Of a token's cross-entropy only what differs from the other samples' mean at its place is multiplied; the means
         are added for all places. What a sample is corrected by comes from other samples, whose masks are independent of
@@ -89,8 +97,12 @@ class TargetMasks:
         weight_S = self.share_S * len(self.mask_S)
         # how much rarer than others its count is drawn
         ratio_S = weight_S * is_masked_Sn.double().mean(1)
-        values_S = -(weight_S * differs_S + ratio_S * usual_Sn.sum(1))
-        return LikelihoodEstimate(float(values_S.mean()), stratified_error(values_S, self.level_S), len(self.mask_S))
+        return -(weight_S * differs_S + ratio_S * usual_Sn.sum(1))
+
+    def some(self, chosen_m: Int64[Tensor, " m"]) -> TargetMasks:
+        """The same with these samples alone, which are to be spread over all levels as evenly."""
+        share_m = self.share_S[chosen_m] * len(self.mask_S) / len(chosen_m)
+        return replace(self, mask_S=self.mask_S[chosen_m], share_S=share_m, level_S=self.level_S[chosen_m])
 
     def profile(
         self, nll_n: Float[Tensor, " n"], mask_n: Int64[Tensor, " n"], position_n: Int64[Tensor, " n"]
@@ -126,7 +138,7 @@ def target_masks(
         enumerates: False: draw, however few masks there are.
         block: which block of its target this is; its noise is independent of the others'.
     """
-    if method == "exact_count" and enumerates and length <= _LONGEST_ENUMERATED and 2**length - 1 <= samples:
+    if method == "exact_count" and enumerates and is_enumerable(length, samples):
         return _all_masks(length)
     numbers = [uniforms(length, seed=seed, purpose=Purpose.SCORE, key=(s, 0, block)) for s in range(samples)]
     numbers_Sn = torch.stack(numbers)
@@ -148,6 +160,34 @@ def target_masks(
         level_S.double(),
         is_exact=False,
     )
+
+
+def rounds(samples: int, *, least: int = 8) -> list[int]:
+    """Numbers of samples that double up to all of them, from `least` on or, where that is odd, a higher one."""
+    found = [samples]
+    while found[0] % 2 == 0 and found[0] >= 2 * least:
+        found.insert(0, found[0] // 2)
+    return found
+
+
+def first_samples(count: int, samples: int, seed: int) -> Int64[Tensor, " {count}"]:
+    """Which samples a round begins with: all that earlier rounds had, one of each two or four or eight neighbours.
+
+    Each is as likely, so that its level of noise is uniform over its share of all levels.
+
+    Args:
+        count: one of `rounds`. samples: all there are. seed: of the noise.
+    """
+    chosen = torch.arange(samples)
+    while len(chosen) > count:
+        is_second = uniforms(len(chosen) // 2, seed=seed, purpose=Purpose.SCORE, key=(len(chosen), 2, 0)) < 0.5
+        chosen = torch.where(is_second, chosen[1::2], chosen[::2])
+    return chosen
+
+
+def is_enumerable(length: int, samples: int) -> bool:
+    """Whether so many tokens have no more masks than samples."""
+    return length <= _LONGEST_ENUMERATED and 2**length - 1 <= samples
 
 
 def _all_masks(length: int) -> TargetMasks:
