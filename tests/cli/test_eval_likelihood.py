@@ -58,6 +58,27 @@ def test_a_text_and_answers_are_scored(
     assert json.loads(capsys.readouterr().out)["metrics"]["tokens"]["count"] == 2
 
 
+def test_what_does_not_fit_is_skipped_and_counted_on_request(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talks = [("Is it?", "Yes."), ("x" * 900, "No."), ("And now?", "No.")]
+    rows = [[{"role": "user", "content": one}, {"role": "assistant", "content": other}] for one, other in talks]
+    file = tmp_path / "talks.jsonl"
+    file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows) + "nonsense\n")
+    words = ["likelihood", "--model_name_or_path", str(checkpoint), *QUICK, "--dataset_args", str(file), "--answers"]
+    with pytest.raises(DataError, match=r"talks\.jsonl:4:1 invalid JSON.*--skip_bad_rows true"):
+        run(words)
+    file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"talks\.jsonl:2 has 9\d\d tokens, .*--skip_bad_rows true"):
+        run(words)
+    file.write_text(file.read_text() + "nonsense\n")
+    assert run([*words, "--skip_bad_rows", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"]["bytes"]["mean"] == len("Yes.") + len("No.") and found["metrics"]["bytes"]["count"] == 2
+    first, second = (note for note in found["notes"] if "rows skipped" in note)
+    assert "1 of 4 rows skipped" in first and "1 of 3 rows skipped" in second
+
+
 @pytest.mark.parametrize(
     ("words", "phrase"),
     [

@@ -11,6 +11,7 @@ import torch
 
 import unmask
 from tests import tiny
+from unmask.data.rows import Row
 from unmask.errors import ConfigError, DataError
 from unmask.evaluation.likelihood import (
     LikelihoodSettings,
@@ -111,9 +112,31 @@ def test_a_killed_evaluation_goes_on_and_equals_a_whole_one(lms: dict[str, Diffu
 def test_answers_are_scored_given_what_is_before_them(lms: dict[str, DiffusionLM]) -> None:
     lm = lms["masked"]
     talk = [{"role": "user", "content": "and?"}, {"role": "assistant", "content": "Grün."}]
-    (passage,) = answers_of(lm, [talk])
+    (passage,), notes = answers_of(lm, [Row("talks.jsonl:1", {"messages": talk})], "talks.jsonl")
     assert passage.prompt == lm.encode(talk[:1]) and lm.tokenizer.decode(passage.target) == "Grün."
-    assert passage.bytes == 6
+    assert passage.bytes == 6 and notes == []
+
+
+def test_conversations_that_do_not_fit_are_named_or_counted(lms: dict[str, DiffusionLM]) -> None:
+    lm = lms["masked"]
+
+    def row(place: int, asked: str, role: str = "user") -> Row:
+        messages = [{"role": role, "content": asked}, {"role": "assistant", "content": "Yes."}]
+        return Row(f"talks.jsonl:{place}", {"messages": messages})
+
+    rows = [row(1, "Is it?"), row(2, "x" * 300), row(4, "y" * 500), row(5, "And now?")]
+    told = r"talks\.jsonl:2 has 3\d\d tokens, answer included; this model reads at most 256\. .*\(2 such rows, 50%\)"
+    with pytest.raises(DataError, match=told + ".* --skip_bad_rows true"):
+        answers_of(lm, rows, "talks.jsonl")
+    found, (note,) = answers_of(lm, rows, "talks.jsonl", skip_bad_rows=True)
+    # cases of another model, which reads more, are of the same names
+    assert [passage.id for passage in found] == ["0", "3"]
+    assert note.startswith("talks.jsonl: 2 of 4 rows skipped: talks.jsonl:2 has 3") and "talks.jsonl:4 has 5" in note
+    with pytest.raises(DataError, match="0 usable records: all 2 rows are bad"):
+        answers_of(lm, rows[1:3], "talks.jsonl", skip_bad_rows=True)
+    exactly = len(answers_of(lm, [row(1, "")], "talks.jsonl")[0][0].prompt) + len("Yes.")
+    (fits,), _ = answers_of(lm, [row(1, "z" * (256 - exactly))], "talks.jsonl")
+    assert len(fits.prompt) + len(fits.target) == 256
 
 
 def test_mistakes_are_named(lms: dict[str, DiffusionLM]) -> None:

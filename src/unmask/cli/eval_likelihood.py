@@ -59,6 +59,8 @@ class EvalLikelihoodArguments:
     """Of the masks."""
     batch_size: int = 32
     """Copies per forward; changes no figure beyond rounding."""
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be read, and conversations that are too long for the model, and count them."""
     fresh: bool = False
     """Score everything again, though output_dir has cases."""
     device: str = "auto"
@@ -87,7 +89,8 @@ def run(argv: list[str]) -> int:
     began = time.perf_counter()
     texts, notes = _read(parsed)
     lm = sampling.load_model(parsed)
-    found = _evaluated(parsed, lm, _passages(parsed, lm, texts), tuple(notes), folder, began)
+    passages, more = _passages(parsed, lm, texts)
+    found = _evaluated(parsed, lm, passages, (*notes, *more), folder, began)
     write_and_print(parsed, folder, found)
     return 0
 
@@ -105,18 +108,21 @@ def _read(parsed: Parsed) -> tuple[list[Any], list[str]]:
     """Texts, or conversations, and notes."""
     if parsed["text"] is not None:
         return [parsed["text"]], []
-    from unmask.evaluation.questions import load_questions, load_texts
+    from unmask.evaluation.questions import load_conversations, load_texts
 
+    data, limit, skip = parsed["dataset_args"], parsed["limit"], parsed["skip_bad_rows"]
     if not parsed["answers"]:
-        return load_texts(parsed["dataset_args"], parsed["text_field"], parsed["limit"])
-    records, notes = load_questions(parsed["dataset_args"], parsed["limit"])
-    return [record["messages"] for record in records], notes
+        return load_texts(data, parsed["text_field"], limit, skip_bad_rows=skip)
+    return load_conversations(data, limit, skip_bad_rows=skip)
 
 
-def _passages(parsed: Parsed, lm: DiffusionLM, texts: list[Any]) -> list[Passage]:
+def _passages(parsed: Parsed, lm: DiffusionLM, texts: list[Any]) -> tuple[list[Passage], list[str]]:
+    """What is scored, and notes."""
     from unmask.evaluation.likelihood import answers_of, passages_of
 
-    return answers_of(lm, texts) if parsed["answers"] else passages_of(lm, texts, parsed["max_length"])
+    if not parsed["answers"]:
+        return passages_of(lm, texts, parsed["max_length"]), []
+    return answers_of(lm, texts, parsed["dataset_args"], skip_bad_rows=parsed["skip_bad_rows"])
 
 
 def _evaluated(

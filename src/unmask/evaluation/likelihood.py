@@ -7,6 +7,7 @@ autoregressive models are asked the same question about the same tokens.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +17,12 @@ from typing import Any
 
 import torch
 
+from unmask.data.rows import BadRow, Row
+from unmask.data.sources.reading import read_all
 from unmask.errors import ConfigError, DataError, ResourceError
 from unmask.evaluation.report import Curve, Metric
 from unmask.lm import DiffusionLM
 from unmask.lm.identity import fingerprint
-from unmask.lm.prompts import Messages
 from unmask.lm.scoring import Scoring, beginning, estimates, pair_ids
 from unmask.objectives.profile import BINS, Profile
 
@@ -80,17 +82,37 @@ def _pieces(lm: DiffusionLM, text: str, length: int) -> Iterator[tuple[int, list
         yield start, ids[start : start + length], len(text[left:right].encode())
 
 
-def answers_of(lm: DiffusionLM, conversations: Sequence[Messages]) -> list[Passage]:
-    """The last answer of each conversation, given what is before it.
+def answers_of(
+    lm: DiffusionLM, conversations: Sequence[Row], label: str, *, skip_bad_rows: bool = False
+) -> tuple[list[Passage], list[str]]:
+    """The last answer of each conversation, given what is before it, and notes about those that were left out.
+
+    Args:
+        lm: the model.
+        conversations: rows with `messages`.
+        label: of the data, for messages.
+        skip_bad_rows: leave out what does not fit the model, or what its chat template refuses, and count it.
 
     Raises:
-        ConfigError, DataError: as `DiffusionLM.log_likelihoods`.
+        DataError: there is such a conversation, and it is not to be skipped; or none that fits.
     """
-    found: list[Passage] = []
-    for number, messages in enumerate(conversations):
+    limit, number = lm.model.facts.shape.max_length, itertools.count()
+
+    def read(row: Row) -> dict[str, Any]:
+        place, messages = next(number), row.fields["messages"]
         answer = str(messages[-1]["content"])
-        found.append(Passage(str(number), *pair_ids(messages[:-1], answer, lm.tokenizer), len(answer.encode())))
-    return found
+        try:
+            prompt, target = pair_ids(messages[:-1], answer, lm.tokenizer)
+        except DataError as error:
+            raise BadRow(row.where, f"cannot be asked: {error}", "template") from None
+        length = len(prompt) + len(target)
+        if length > limit:
+            told = f"has {length:,} tokens, answer included; this model reads at most {limit:,}. Shorten it."
+            raise BadRow(row.where, told, "length")
+        return {"passage": Passage(str(place), prompt, target, len(answer.encode()))}
+
+    found, notes = read_all(conversations, label, read, skip_bad_rows=skip_bad_rows)
+    return [record["passage"] for record in found], notes
 
 
 class PassageScores:

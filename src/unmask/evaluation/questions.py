@@ -49,26 +49,42 @@ def load_questions(dataset_args: str, limit: int | None = None) -> tuple[list[di
     return questions[:limit], notes
 
 
-def load_texts(dataset_args: str, text_field: str = "text", limit: int | None = None) -> tuple[list[str], list[str]]:
+def load_texts(
+    dataset_args: str, text_field: str = "text", limit: int | None = None, *, skip_bad_rows: bool = False
+) -> tuple[list[str], list[str]]:
     """The texts of all datasets in `dataset_args`, and notes; which rows these are, see `load_questions`.
 
     Raises:
         ConfigError: the text is no dataset, or `limit` is below 1.
-        DataError: nothing there, a bad row, no texts.
+        DataError: nothing there, a bad row that is not to be skipped, no texts.
     """
+    rows, notes = _scored(dataset_args, Reading("text", text_field, skip_bad_rows), limit)
+    return [row["text"] for row in rows], notes
+
+
+def load_conversations(
+    dataset_args: str, limit: int | None = None, *, skip_bad_rows: bool = False
+) -> tuple[list[Row], list[str]]:
+    """The conversations of all datasets as rows with `messages`, which know their places; otherwise as `load_texts`."""
+    rows, notes = _scored(dataset_args, Reading("conversation", skip_bad_rows=skip_bad_rows), limit)
+    return [Row(row["where"], {"messages": row["messages"]}) for row in rows], notes
+
+
+def _scored(dataset_args: str, reading: Reading, limit: int | None) -> tuple[list[dict[str, Any]], list[str]]:
+    """What is to be scored, and notes."""
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; it must be at least 1.")
-    texts: list[str] = []
+    rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for spec in parse_dataset_args(dataset_args):
         opened = open_dataset(spec)
-        records = read(opened, Reading("text", text_field))
+        records = read(opened, reading)
         chosen: Any = records.test if opened.is_evaluated() else records.train
-        if "text" not in chosen.column_names:
+        if not {"text", "messages"} & set(chosen.column_names):
             raise DataError(f"{spec.path} holds tokens, no texts that bytes could be counted of.")
-        texts += chosen["text"]
+        rows += chosen
         notes += records.notes
-    return texts[:limit], notes
+    return rows[:limit], notes
 
 
 def _beside(opened: Opened) -> dict[str, dict[str, Any]]:
