@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tests.models.tiny import LLADA, on_meta, write_config
 from unmask.errors import ModelError
-from unmask.models.tokenizers import load_tokenizer, stop_token_ids
+from unmask.models.tokenizers import load_tokenizer, mask_token_id, stop_token_ids
+from unmask.registry import FAMILIES
 
 WORDS = [f"w{number}" for number in range(59)]
 END, MASK = LLADA.eos_token, LLADA.mask_token
@@ -217,3 +220,10 @@ def test_a_broken_tokenizer_configuration(tmp_path: Path, text: str):
     folder = make(tmp_path, [*WORDS, END, MASK], NO_FACTS)
     (folder / "tokenizer_config.json").write_text(text)
     refused(folder, "the tokenizer cannot be read: .*Download or copy it again")
+
+
+def test_an_autoregressive_model_has_no_mask():
+    model: Any = SimpleNamespace(family=FAMILIES.get("qwen2"))
+    tokenizer: Any = None
+    with pytest.raises(ModelError, match="it can continue texts and score them, but not fill in blanks"):
+        mask_token_id(tokenizer, model)

@@ -69,9 +69,8 @@ def mask_token_id(tokenizer: PreTrainedTokenizerBase, model: DiffusionModel) -> 
     """
     if model.family.attention == "causal":
         raise ModelError(
-            f"a {model.family.name} model is autoregressive: it has no mask token, and unmask trains it as a baseline "
-            "but does not write with it. Make a diffusion model of it (unmask convert), or open its folder with "
-            "transformers."
+            f"a {model.family.name} model is autoregressive: it has no mask token, so that it can continue texts and "
+            "score them, but not fill in blanks. Make a diffusion model of it: unmask convert."
         )
     return cast(int, tokenizer.mask_token_id)
 
