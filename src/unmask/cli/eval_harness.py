@@ -88,8 +88,7 @@ class AnsweringArguments:
     samples: int = 128
     """Masked copies per likelihood of a diffusion model, at most (mc_num)."""
     settle: float | None = None
-    """Of a multiple choice, score only as many of these copies as it takes until the best answer is ahead of all others
-    by so many standard errors, 4 for example; null: all. docs/evaluation.md says what it costs in certainty."""
+    """Stop a multiple choice at fewer copies, once the best answer is ahead by so many standard errors: 4; null: never."""
     is_check_greedy: bool = True
     """Also ask, for metrics that use it (accuracy of lambada), whether a target is what greedy decoding writes."""
     infill_tokens: str | None = None
