@@ -88,7 +88,7 @@ class AnsweringArguments:
     samples: int = 128
     """Masked copies per likelihood of a diffusion model, at most (mc_num)."""
     settle: float | None = None
-    """Stop a multiple choice at fewer copies, once the best answer is ahead by so many standard errors: 4; null: never."""
+    """Score a multiple choice until the best answer is ahead by so many standard errors, say 4; null: all copies."""
     is_check_greedy: bool = True
     """Also ask, for metrics that use it (accuracy of lambada), whether a target is what greedy decoding writes."""
     infill_tokens: str | None = None
