@@ -57,12 +57,10 @@ def test_a_model_that_knows_nothing_is_as_good_as_chance(lms: dict[str, Diffusio
         with torch.no_grad():
             head.copy_(kept)
     found, size = metrics_of(cases), len(TEXT.encode())
-    # counts are drawn, four of them, and weighed: exact only where nothing is drawn
     right = {"nll": math.log(264), "perplexity": 264, "bits_per_byte": math.log2(264)}  # a token is a byte
     for figure, value in right.items():
-        within = 3 * (found[figure].stderr or 0.0) + 1e-4 * value
-        assert found[figure].mean == pytest.approx(value, rel=0, abs=within)
-        assert (within > 2e-4 * value) == (name != "causal")
+        assert found[figure].mean == pytest.approx(value, rel=1e-5)
+        assert found[figure].stderr == pytest.approx(0, abs=1e-4)
     assert found["bytes"].mean == size == found["tokens"].mean
     curves = {curve.title: curve for curve in curves_of(cases)}
     assert ("By noise" in curves) == (name != "causal")

@@ -84,8 +84,10 @@ class TargetMasks:
         place in the target.
 
         Of a token's cross-entropy only what differs from the other samples' mean at its place is multiplied; the means
-        are added for all places. What a sample is corrected by comes from other samples, whose masks are independent of
-        its own, so that the estimate stays unbiased (a difference estimator with control variates). For exact counts.
+        are added for all places. What is added as much too often, or too seldom, as counts like the sample's were drawn
+        is taken back, so that a cross-entropy which is the same everywhere is found exactly (from three samples on).
+        What a sample is corrected by comes from others, whose masks and counts are independent of its own, so that the
+        estimate stays unbiased (a difference estimator with control variates). For exact counts.
         """
         is_masked_Sn = self.is_masked_Un[self.mask_S]
         nll_Un = torch.zeros(self.is_masked_Un.shape, dtype=torch.float64).index_put((mask_n, position_n), nll_n)
@@ -95,9 +97,16 @@ class TargetMasks:
         usual_Sn = torch.where(times_n > 0, others_n / times_n.clamp(min=1), overall_S1)
         differs_S = ((nll_Sn - usual_Sn) * is_masked_Sn).sum(1)
         weight_S = self.share_S * len(self.mask_S)
-        # how much rarer than others its count is drawn
+        # how much rarer than others its count is drawn, and on average those of its share of all levels
         ratio_S = weight_S * is_masked_Sn.double().mean(1)
-        return -(weight_S * differs_S + ratio_S * usual_Sn.sum(1))
+        expected_S = _expected_ratios(len(ratio_S), is_masked_Sn.shape[1])
+        elsewhere_S = _elsewhere(nll_Sn, is_masked_Sn)
+        # the last term is zero in all, and leaves a constant no spread
+        return (
+            elsewhere_S * (ratio_S - expected_S)
+            - (weight_S * differs_S + ratio_S * usual_Sn.sum(1))
+            + elsewhere_S.mean() * (expected_S - 1)
+        )
 
     def some(self, chosen_m: Int64[Tensor, " m"]) -> TargetMasks:
         """The same with these samples alone, which are to be spread over all levels as evenly."""
@@ -143,8 +152,9 @@ def target_masks(
     numbers = [uniforms(length, seed=seed, purpose=Purpose.SCORE, key=(s, 0, block)) for s in range(samples)]
     numbers_Sn = torch.stack(numbers)
     if method == "exact_count":
-        first = uniforms(1, seed=seed, purpose=Purpose.SCORE, key=(0, 1, block)).item()
-        level_S = in_turns(torch.arange(samples), torch.full((samples,), first, dtype=torch.float64), samples)
+        # two neighbours at one place, other places for the next two: see `_elsewhere`
+        place_P = uniforms(samples // 2 + 1, seed=seed, purpose=Purpose.SCORE, key=(0, 1, block))
+        level_S = in_turns(torch.arange(samples), place_P[torch.arange(samples) // 2], samples)
         count_S, ratio_S = counts_at(level_S, torch.tensor(length), fewer=_FEWER)
         chosen_Sn = exact_count_mask(count_S, torch.ones_like(numbers_Sn, dtype=torch.bool), numbers_Sn)
         weight_S = ratio_S * length / count_S
@@ -197,6 +207,29 @@ def _all_masks(length: int) -> TargetMasks:
     level_U = is_masked_Un.sum(1)
     share_U = torch.tensor([1 / (k * math.comb(length, k)) for k in map(int, level_U)], dtype=torch.float64)
     return TargetMasks(is_masked_Un, number_U - 1, share_U, level_U.double(), is_exact=True)
+
+
+def _expected_ratios(samples: int, length: int) -> Float64[Tensor, " {samples}"]:
+    """The mean over each of as many equal shares of all levels of what `counts_at` calls a ratio; 1 on average."""
+    level_E = torch.arange(samples + 1, dtype=torch.float64) / samples
+    count_E, ratio_E = counts_at(level_E, torch.tensor(length), fewer=_FEWER)
+    below_E = ((count_E - 1) / length) ** (1 / _FEWER)
+    return ((count_E - 1) / length + ratio_E * (level_E - below_E)).diff() * samples
+
+
+def _elsewhere(nll_Sn: Float64[Tensor, "S n"], is_masked_Sn: Bool[Tensor, "S n"]) -> Float64[Tensor, " S"]:
+    """The mean cross-entropy of all places, as samples know it that share neither mask nor level with this one: nats.
+
+    These are all but itself and its neighbour of an even and an odd number; 0 where there are none.
+    """
+    pair_S = torch.arange(len(nll_Sn)) // 2
+    nll_Pn, times_Pn = (
+        values_Sn.new_zeros(int(pair_S[-1]) + 1, nll_Sn.shape[1], dtype=torch.float64).index_add(0, pair_S, values_Sn)
+        for values_Sn in (nll_Sn, is_masked_Sn.double())
+    )
+    others_Pn, times_Pn = nll_Pn.sum(0) - nll_Pn, times_Pn.sum(0) - times_Pn
+    overall_P1 = others_Pn.sum(1, keepdim=True) / times_Pn.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(times_Pn > 0, others_Pn / times_Pn.clamp(min=1), overall_P1).sum(1)[pair_S]
 
 
 def stratified_error(values_S: Float64[Tensor, " S"], level_S: Float64[Tensor, " S"]) -> float:
