@@ -19,7 +19,7 @@ from unmask.data.tables import TableOptions, make_tables, serialise
 Split = Literal["train", "test"]
 TEST_SHARE = 16  # one question in so many is a test question
 SIDE = 4
-TERMS = 12
+TERMS = 24
 CLUES = (3, 8)
 ASKED = 3
 
@@ -59,14 +59,18 @@ def split_of(prompt: str) -> Split:
 
 
 def sums(split: Split, seed: int) -> Iterator[Question]:
-    """Twelve digits to be added up; the answer has the total after each, in two digits: +3+8+4...= 031115..."""
+    """Digits to be added up; the answer has the last digit of the total after each: 384...= 315...
+
+    Last digits only: a whole total can also be guessed from the question, roughly at first, then better. Half of the
+    models trained on those began so, never looked at the total before, and were right too rarely.
+    """
     return _of_split(split, Random(f"sums/{split}/{seed}"), sum_question)
 
 
 def sum_question(random: Random) -> Question:
     """One question about a sum."""
     terms = [random.randint(1, 8) for _ in range(TERMS)]
-    return Question("".join(f"+{term}" for term in terms) + "=", "".join(f"{total:02}" for total in accumulate(terms)))
+    return Question("".join(map(str, terms)) + "=", "".join(str(total % 10) for total in accumulate(terms)))
 
 
 def is_right_sum(question: Question, text: str) -> bool:
@@ -151,7 +155,7 @@ def _of_split(split: Split, random: Random, make: Callable[[Random], Question]) 
 CHECKED = {
     task.name: task
     for task in (
-        Task("sums", 2 * TERMS, sums, is_right_sum),
+        Task("sums", TERMS, sums, is_right_sum),
         Task("sudoku", 16, sudokus, is_right_sudoku),
         Task("tables", 24, look_ups, is_right_look_up),
     )
