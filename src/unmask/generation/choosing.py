@@ -50,7 +50,7 @@ class Chooser:
         self._strategy: DecodingStrategy = STRATEGIES.get(options.strategy)(options)
         self._state: Any = self._strategy.init(rows)
         self._schedule = NOISE_SCHEDULES.get(options.noise_schedule)()
-        self._quotas: dict[int, Tensor] = {}
+        self._quotas: dict[int, Sequence[Tensor]] = {}
         self.reads_filled = bool(getattr(self._strategy, "reads_filled", False))
         self._adjusted = getattr(self._strategy, "adjusted", None)
         self.verifies = bool(getattr(self._strategy, "verifies", False))
@@ -67,6 +67,8 @@ class Chooser:
 
     def asked(self, window: Canvas) -> tuple[Tensor, Tensor | None]:
         """Where logits are wanted, and where with the token hidden."""
+        if not self.reads_filled and not self.verifies:
+            return window.is_masked_BL, None
         filled_BW = ~window.is_masked_BL & ~window.given_BL
         wanted_BW = window.is_masked_BL | filled_BW if self.reads_filled else window.is_masked_BL
         return wanted_BW, filled_BW if self.verifies else None
@@ -105,7 +107,7 @@ class Chooser:
             counts_BS = reveal_counts(masks_B, self.steps, how=self.options.reveal, schedule=self._schedule)
             for row, within, counts_S in zip(rows, withins, counts_BS, strict=True):
                 if within == 0:
-                    self._quotas[row.slot] = counts_S
+                    self._quotas[row.slot] = counts_S.unbind()
         quotas = [
             self._quotas[row.slot][min(within, self.steps - 1)] for row, within in zip(rows, withins, strict=True)
         ]

@@ -273,10 +273,10 @@ class Decoding:
         row.grow(count, [column for column, is_masked in enumerate(masked) if is_masked], self._block_size)
         return commit
 
-    @torch.no_grad()
     def _ask(self, question: Question, rows: Sequence[Row]) -> Float[Tensor, "n V"]:
         """Logits where they are wanted, the forward counted."""
-        plan, logits_nV = question.plan, self._feeder.logits(question)
+        with self._feeder.unlearned():
+            plan, logits_nV = question.plan, self._feeder.logits(question)
         check_options(logits_nV.shape[1], self.options)
         for index, row in enumerate(rows):
             row.count(plan.kind, self._feeder.computed)
@@ -286,7 +286,6 @@ class Decoding:
                 row.stored = plan.settled[index]
         return logits_nV
 
-    @torch.no_grad()
     def _write(
         self,
         places: Sequence[int],
@@ -297,12 +296,13 @@ class Decoding:
         over: set[int],
     ) -> Written:
         """What the strategy chooses, written into the rows at `places`."""
-        step, proposal, transfer = self._chooser.choose(rows, firsts, window, logits_nV, self._number)
-        after = window.apply(transfer.write_BL, proposal.predicted_BL, transfer.remask_BL, self._filler)
-        self._live.write(places, firsts, after)
-        self._number += 1
-        written = Written(tuple(row.number for row in rows), firsts, after, step, proposal, transfer)
-        self._advance(places, rows, written, over)
+        with self._feeder.unlearned():
+            step, proposal, transfer = self._chooser.choose(rows, firsts, window, logits_nV, self._number)
+            after = window.apply(transfer.write_BL, proposal.predicted_BL, transfer.remask_BL, self._filler)
+            self._live.write(places, firsts, after)
+            self._number += 1
+            written = Written(tuple(row.number for row in rows), firsts, after, step, proposal, transfer)
+            self._advance(places, rows, written, over)
         return written
 
     def _advance(self, places: Sequence[int], rows: Sequence[Row], written: Written, over: set[int]) -> None:

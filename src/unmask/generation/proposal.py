@@ -38,8 +38,7 @@ class Rules:
 
     def allowed(self, logits_nV: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
         """A copy, in the type that is computed in, -inf where nothing may be proposed."""
-        logits_nV = logits_nV.to(torch.float64 if self.precise else torch.float32, copy=True)
-        logits_nV[:, list(self.never)] = -torch.inf
+        logits_nV = without(logits_nV.to(torch.float64 if self.precise else torch.float32, copy=True), self.never)
         return filter_logits(logits_nV, *self.among, temperature=self.temperature or 1.0)
 
 
@@ -67,9 +66,7 @@ class Proposal:
     @cached_property
     def logits_nV(self) -> Float[Tensor, "n V"]:
         """The logits the numbers come from, suppressed tokens at -inf."""
-        logits_nV = self.rules.allowed(self.model_nV)
-        logits_nV[:, list(self.rules.last)] = -torch.inf
-        return logits_nV
+        return without(self.rules.allowed(self.model_nV), self.rules.last)
 
     @cached_property
     def margin_BL(self) -> Float[Tensor, "B L"]:
@@ -116,7 +113,7 @@ def propose(
     draws = repeat(None) if uniform_n is None or temperature == 0 else torch.split(uniform_n, rows)
     tiles = zip(torch.split(logits_nV, rows), draws, strict=False)
     found = [_judged(some_nV, rules, draw_n) for some_nV, draw_n in tiles]
-    predicted_n, log_prob_n = (torch.cat(parts) for parts in zip(*found, strict=True))
+    predicted_n, log_prob_n = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found, strict=True))
     nothing_BL = torch.zeros(pending_BL.shape, dtype=torch.int64, device=pending_BL.device)
     lowest_BL = torch.full(pending_BL.shape, -torch.inf, dtype=log_prob_n.dtype, device=pending_BL.device)
     return Proposal(
@@ -142,9 +139,12 @@ def _judged(
     logits_nV = rules.allowed(logits_nV)
     drawn_n = None if uniform_n is None else inverse_cdf(logits_nV, rules.temperature, uniform_n)
     predicted_n = first_best(logits_nV) if drawn_n is None else drawn_n
-    logits_nV[:, list(rules.last)] = -torch.inf
-    own_n1 = logits_nV.gather(1, predicted_n[:, None])
-    best_n1 = logits_nV.amax(-1, keepdim=True)
+    if drawn_n is None and not rules.last:
+        own_n1 = best_n1 = logits_nV.gather(1, predicted_n[:, None])
+    else:
+        logits_nV = without(logits_nV, rules.last)
+        own_n1 = logits_nV.gather(1, predicted_n[:, None])
+        best_n1 = logits_nV.amax(-1, keepdim=True)
     # a grammar may leave nothing but those that go last
     best_n1 = best_n1.masked_fill(best_n1 == -torch.inf, 0.0)
     # in place, and to a power of two: PyTorch's exp is MKL's, slow but on Intel
@@ -152,6 +152,13 @@ def _judged(
     log_prob_n = (own_n1 - best_n1 - total_n1.log().clamp(min=0.0))[:, 0]
     # A token that lost its probability stays above the positions that are not pending.
     return predicted_n, log_prob_n.clamp(min=torch.finfo(log_prob_n.dtype).min)
+
+
+def without(logits_nV: Float[Tensor, "n V"], ids: tuple[int, ...]) -> Float[Tensor, "n V"]:
+    """The same tensor, -inf at these ids."""
+    if ids:
+        logits_nV[:, ids[0] if len(ids) == 1 else list(ids)] = -torch.inf
+    return logits_nV
 
 
 def first_best(logits_nV: Float[Tensor, "n V"]) -> Int[Tensor, " n"]:

@@ -14,6 +14,8 @@ def finished_B(canvas: Canvas, stop_token_ids: tuple[int, ...]) -> Bool[Tensor, 
 
     A stop token in the given text does not count; padding holds none (it is filled with the mask token).
     """
+    if not stop_token_ids:
+        return torch.zeros(len(canvas.tokens_BL), dtype=torch.bool, device=canvas.tokens_BL.device)
     stops = torch.tensor(stop_token_ids, dtype=torch.int64, device=canvas.tokens_BL.device)
     is_written_BL = ~canvas.is_masked_BL & ~canvas.given_BL
     is_stop_BL = torch.isin(canvas.tokens_BL, stops) & is_written_BL

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,6 +28,8 @@ from unmask.models.layers import (
 )
 from unmask.models.linear import Linear
 from unmask.models.moved import run_moved
+from unmask.models.packed import Offer, Shelf, can_be_packed
+from unmask.models.packed_layer import Angles, offers
 from unmask.models.recompute import run_layer, run_part
 from unmask.types import AttentionSpec
 
@@ -118,13 +121,13 @@ class Attention(nn.Module):
             keys, values = cache.write(self.layer, keys, values)
         return attend(queries, keys, values, how, eager=eager)
 
-    def asked(self, x_BLD: Tensor, rotation: Rotation, rows: slice | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def asked(self, x_BLD: Tensor, rotation: Rotation, wanted: Wanted | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each `[B, heads, L, K]`, rotated.
 
-        `rows`: the only columns whose queries are wanted.
+        `wanted`: where alone queries are.
         """
-        q, k, v = self._project(x_BLD, rows)
-        of_queries = rotation if rows is None else rotation.part(rows)
+        q, k, v = self._project(x_BLD, wanted)
+        of_queries = rotation if wanted is None else wanted.angles(rotation)
         q = of_queries.apply(self.q_norm(q).transpose(1, 2))
         return q, rotation.apply(self.k_norm(k).transpose(1, 2)), v.transpose(1, 2)
 
@@ -135,13 +138,13 @@ class Attention(nn.Module):
             return self.qkv_proj(x_BLD).view(heads).split(self.heads, dim=2)[2]
         return self.v_proj(x_BLD).view(heads)
 
-    def _project(self, x_BLD: Tensor, rows: slice | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, of some columns only where `rows` says so, keys and values, each `[B, L, heads, K]`."""
+    def _project(self, x_BLD: Tensor, wanted: Wanted | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, at some places only where `wanted` says so, keys and values, each `[B, L, heads, K]`."""
         heads = (*x_BLD.shape[:2], -1, self.head_width)
         if self.fused:
             q, k, v = self.qkv_proj(x_BLD).view(heads).split(self.heads, dim=2)
-            return q if rows is None else q[:, rows], k, v
-        asking_BLD = x_BLD if rows is None else x_BLD[:, rows]
+            return q if wanted is None else wanted.asking(q), k, v
+        asking_BLD = x_BLD if wanted is None else wanted.asking(x_BLD)
         q = self.q_proj(asking_BLD).view(*asking_BLD.shape[:2], -1, self.head_width)
         return q, self.k_proj(x_BLD).view(heads), self.v_proj(x_BLD).view(heads)
 
@@ -150,34 +153,65 @@ class Wanted(NamedTuple):
     """Where hidden states are asked for.
 
     Attributes:
+        at: int64 `[n]` flat positions, counted within the columns.
         columns: those that they lie in; None: all.
-        at: int64 `[n]` flat positions, counted within these columns.
+        place_Bm: int64; the columns of each row, where all rows are asked for as many, one row after the other.
     """
 
-    columns: slice | None
     at: Tensor
+    columns: slice | None = None
+    place_Bm: Tensor | None = None
 
     @staticmethod
-    def among(at_n: Tensor, length: int, *, can_part: bool) -> Wanted:
-        """For flat positions in rows of `length`; the columns are narrowed down if `can_part`.
+    def among(at_n: Tensor, batch: int, length: int, *, can_part: bool) -> Wanted:
+        """For flat positions in `batch` rows of `length`; what asks is narrowed down if `can_part`.
 
         Not on a GPU, which would wait, nor where gradients are wanted, which take all columns.
         """
         if not can_part or at_n.device.type != "cpu" or at_n.numel() == 0 or torch.is_grad_enabled():
-            return Wanted(None, at_n)
+            return Wanted(at_n)
+        if at_n.numel() % batch == 0:
+            place_Bm = at_n.view(batch, -1) - torch.arange(0, batch * length, length)[:, None]
+            if int(place_Bm.min()) >= 0 and int(place_Bm.max()) < length:
+                return Wanted(at_n, place_Bm=place_Bm)
         column_n = at_n % length
         first, last = int(column_n.min()), int(column_n.max()) + 1
         if 2 * (last - first) > length:
-            return Wanted(None, at_n)
-        return Wanted(slice(first, last), at_n // length * (last - first) + column_n - first)
+            return Wanted(at_n)
+        return Wanted(at_n // length * (last - first) + column_n - first, slice(first, last))
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether not all columns ask."""
+        return self.columns is not None or self.place_Bm is not None
+
+    def asking(self, x_BL: Tensor) -> Tensor:
+        """Of what is there for each column, `[B, L, ...]`, that from which queries are made."""
+        if self.place_Bm is not None:
+            return x_BL.flatten(0, 1).index_select(0, self.at).unflatten(0, self.place_Bm.shape)
+        return x_BL if self.columns is None else x_BL[:, self.columns]
+
+    def angles(self, rotation: Rotation) -> Rotation:
+        """Those of what asks."""
+        if self.place_Bm is not None:
+            return rotation.at_places(self.place_Bm)
+        return rotation if self.columns is None else rotation.part(self.columns)
+
+    def sight(self, how: PreparedAttention) -> PreparedAttention:
+        """What it sees."""
+        if self.place_Bm is not None:
+            return how.at_places(self.place_Bm)
+        return how if self.columns is None else how.part(self.columns)
 
     def of(self, x_BLD: Tensor) -> Tensor:
-        """The rows of a stream, `[1, n, D]`."""
-        x_BLD = x_BLD if self.columns is None else x_BLD[:, self.columns]
-        return x_BLD.flatten(0, 1).index_select(0, self.at)[None]
+        """The rows of a stream, `[B, m, D]` or `[1, n, D]`."""
+        asking = self.asking(x_BLD)
+        return asking if self.place_Bm is not None else asking.flatten(0, 1).index_select(0, self.at)[None]
 
     def of_seen(self, seen_BHLK: Tensor) -> Tensor:
-        """The rows of what the queries in the columns saw, `[1, H, n, K]`."""
+        """The rows of what was seen, `[B, H, m, K]` or `[1, H, n, K]`."""
+        if self.place_Bm is not None:
+            return seen_BHLK
         return seen_BHLK.transpose(1, 2).flatten(0, 1).index_select(0, self.at).transpose(0, 1)[None]
 
 
@@ -191,6 +225,8 @@ class Layer(nn.Module):
         self.attention = Attention(shape, layer)
         self.mlp_norm = RMSNorm(shape.width, shape.norm_eps)
         self.mlp = mlp
+        self.is_last = layer == shape.layers - 1
+        self.asking, self.answering = Shelf(), Shelf()
 
     def forward(
         self,
@@ -201,12 +237,11 @@ class Layer(nn.Module):
         eager: bool,
         wanted: Wanted | None = None,
     ) -> Tensor:
-        """The stream after this layer; where `wanted` says so, at these places only, `[1, n, D]`."""
-        columns = None if wanted is None else wanted.columns
-        seen_BHLK = run_part(self, self.recompute, self._look, x_BLD, rotation, how, cache, eager, columns)
+        """The stream after this layer; where `wanted` says so, at these places only, n rows in all."""
+        seen_BHLK = run_part(self, self.recompute, self._look, x_BLD, rotation, how, cache, eager, wanted)
         if wanted is not None:
             x_BLD, seen_BHLK = wanted.of(x_BLD), wanted.of_seen(seen_BHLK)
-        return run_part(self, self.recompute, self.answer, x_BLD, seen_BHLK)
+        return run_part(self, self.recompute, self.answering.fitting(x_BLD) or self.answer, x_BLD, seen_BHLK)
 
     def _look(
         self,
@@ -215,12 +250,13 @@ class Layer(nn.Module):
         how: PreparedAttention,
         cache: KVCache | None,
         eager: bool,
-        rows: slice | None,
+        wanted: Wanted | None,
     ) -> Tensor:
-        if rows is None:
-            return self.attention(*self.ask(x_BLD, rotation), how, cache, eager)
-        asked = self.attention.asked(self.attention_norm(x_BLD), rotation, rows)
-        return self.attention(*asked, how.part(rows), cache, eager)
+        if wanted is None or not wanted.is_narrow:
+            ask = self.asking.fitting(x_BLD) or self.ask
+            return self.attention(*ask(x_BLD, rotation), how, cache, eager)
+        asked = self.attention.asked(self.attention_norm(x_BLD), rotation, wanted)
+        return self.attention(*asked, wanted.sight(how), cache, eager)
 
     def ask(self, x_BLD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """What comes before attention; see `Attention.asked`. Together with `answer`, what `compiling` compiles."""
@@ -230,6 +266,10 @@ class Layer(nn.Module):
         """What comes after attention."""
         x_BLD = added(x_BLD, self.attention.o_proj(seen_BHLK.transpose(1, 2).flatten(2)))
         return added(x_BLD, self.mlp(self.mlp_norm(x_BLD)))
+
+    def offers(self) -> list[Offer]:
+        """Copies of its weights that make its parts faster."""
+        return offers(self, self.asking, self.answering)
 
 
 class DenseTrunk(nn.Module):
@@ -241,6 +281,7 @@ class DenseTrunk(nn.Module):
         self.recompute: str | None = None
         self.eager_attention = False
         self.captures = False
+        self.angles = Shelf()
         self.embed = nn.Embedding(shape.vocab_size, shape.width)
         self.layers = nn.ModuleList(Layer(shape, index, self.mlp_of(index)) for index in range(shape.layers))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
@@ -268,18 +309,16 @@ class DenseTrunk(nn.Module):
             torch.compiler.cudagraph_mark_step_begin()
         rows, start = tokens_BL.shape[1], cache.start if cache else 0
         columns_BW = cache.columns_BW if cache else None
-        if positions is None:
-            positions = torch.arange(start, start + rows, device=tokens_BL.device) if columns_BW is None else columns_BW
-        shape, device = self.shape, tokens_BL.device
-        rotation = Rotation.at(positions, width=shape.rotary_width, theta=shape.rope_theta, scaling=shape.rope_scaling)
+        device = tokens_BL.device
         keys = cache.seen(rows) if cache else rows
         how = prepare_attention(attention, start=start, queries=rows, keys=keys, device=device, columns=columns_BW)
         x_BLD = self.embed(tokens_BL)
         give_back_before(self.embed.weight, x_BLD)
         if self.shape.embedding_scale != 1.0:
             x_BLD = x_BLD * self.shape.embedding_scale
+        rotation = self._rotation(columns_BW if positions is None else positions, start, x_BLD)
         in_part = cache is not None and cache.share is not None
-        wanted = None if at is None else Wanted.among(at, rows, can_part=how.can_part and not in_part)
+        wanted = None if at is None else Wanted.among(at, *tokens_BL.shape, can_part=how.can_part and not in_part)
         for index, layer in enumerate(self.layers):
             if cache is not None and in_part:
                 x_BLD = run_moved(layer, index, x_BLD, rotation, how, cache, self.eager_attention)
@@ -290,7 +329,23 @@ class DenseTrunk(nn.Module):
             x_BLD = wanted.of(x_BLD)
         if cache is not None:
             cache.advance(rows)
-        return self.norm(x_BLD if at is None else x_BLD[0])
+        return self.norm(x_BLD if at is None else x_BLD.flatten(0, 1))
+
+    def _rotation(self, positions: Tensor | None, start: int, x_BLD: Tensor) -> Rotation:
+        """The angles of the positions; None: those from `start` on."""
+        shape, rows = self.shape, x_BLD.shape[1]
+
+        def make() -> Rotation:
+            at = torch.arange(start, start + rows, device=x_BLD.device) if positions is None else positions
+            return Rotation.at(at, width=shape.rotary_width, theta=shape.rope_theta, scaling=shape.rope_scaling)
+
+        angles = self.angles.fitting(x_BLD) if positions is None else None
+        return make() if angles is None else angles.at(start, rows, make)
+
+    def offers(self) -> list[Offer]:
+        """Angles that are kept."""
+        weight = self.embed.weight
+        return [Offer(self.angles, (), partial(Angles, weight.dtype))] if can_be_packed([weight]) else []
 
     def recompute_activations(self, strategy: str | None) -> None:
         """Compute activations again in the backward pass, by one of `recompute.STRATEGIES`; None: keep all."""

@@ -118,9 +118,10 @@ class KVCache:
             raise ValueError(f"rows {self.start}..{end} do not fit: {self.length} of {self.capacity} columns in use")
         used = self.seen(k_BGLK.shape[2])
         if self.rows is None:
-            self.keys[layer, :, :, self.start : end] = k_BGLK
-            self.values[layer, :, :, self.start : end] = v_BGLK
-            return self.keys[layer, :, :, :used], self.values[layer, :, :, :used]
+            keys, values, fed = self.keys[layer], self.values[layer], end - self.start
+            keys.narrow(2, self.start, fed).copy_(k_BGLK)
+            values.narrow(2, self.start, fed).copy_(v_BGLK)
+            return keys.narrow(2, 0, used), values.narrow(2, 0, used)
         self.keys[layer][self.rows, :, self.start : end] = k_BGLK.to(self.keys.dtype)
         self.values[layer][self.rows, :, self.start : end] = v_BGLK.to(self.values.dtype)
         return self.keys[layer][self.rows, :, :used], self.values[layer][self.rows, :, :used]

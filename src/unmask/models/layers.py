@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -159,11 +159,13 @@ def _kept_by_yarn(width: int, theta: float, scaling: RopeScaling, device: torch.
 class Rotation:
     """Cosines and sines of the rotary angles, float32 `[B or 1, 1, L, K]`, or of the first part of K.
 
-    The sines of the first half are negative: it is turned against the second.
+    The sines of the first half are negative: it is turned against the second. `spread` holds both as they are for so
+    many heads side by side, `[B or 1, L, heads * K]`.
     """
 
     cos: Tensor
     sin: Tensor
+    spread: dict[int, tuple[Tensor, ...]] = field(default_factory=dict[int, tuple[Tensor, ...]], compare=False)
 
     @staticmethod
     def at(positions: Tensor, *, width: int, theta: float, scaling: RopeScaling | None = None) -> Rotation:
@@ -204,6 +206,21 @@ class Rotation:
             rotated = turned.mul_(self.sin).add_(x * self.cos)
         rotated = rotated.to(x_BHLK.dtype)
         return rotated if width == x_BHLK.shape[-1] else torch.cat((rotated, x_BHLK[..., width:]), dim=-1)
+
+    def apply_side_by_side(self, x_BLHK: Tensor) -> Tensor:
+        """The same for heads that lie side by side, without gradient: the angles are repeated for them, and kept."""
+        heads = x_BLHK.shape[2]
+        if self.cos.shape[-1] != x_BLHK.shape[-1]:
+            return self.apply(x_BLHK.transpose(1, 2)).transpose(1, 2)
+        if heads not in self.spread:
+            angles = (angle.transpose(1, 2).expand(-1, -1, heads, -1).flatten(2) for angle in (self.cos, self.sin))
+            self.spread[heads] = tuple(angles)
+        cos, sin = self.spread[heads]
+        x = x_BLHK.float()
+        first, second = x.chunk(2, dim=-1)
+        turned = torch.cat((second, first), dim=-1).flatten(2)
+        rotated = turned.mul_(sin).addcmul_(x.flatten(2), cos)
+        return rotated.to(x_BLHK.dtype).view(x_BLHK.shape)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ it has on board for bfloat16, is as fast everywhere. For all but float32 on a CP
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmask.models.packed import PackedWeight, Shelf
+from unmask.models.packed import Copy, Offer, PackedWeight, Shelf, can_be_packed
 
 # shapes of products whose code is kept in a training run; a step has about 40
 KEPT_SHAPES = 128
@@ -39,22 +40,28 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """`input @ weight.T + bias`."""
-        packed = self.shelf.fitting(input, self.weight)
+        packed = self.shelf.fitting(input)
         return linear(input, self.weight, self.bias) if packed is None else packed.product(input, self.bias)
 
+    def offers(self) -> list[Offer]:
+        """The copy of its weight, if one can be made."""
+        return [Offer(self.shelf, (self,), partial(PackedWeight, self))] if can_be_packed([self.weight]) else []
 
-def pack(model: nn.Module, most: int = 2**30) -> list[PackedWeight]:
+
+def pack(model: nn.Module, most: int = 2**30) -> list[Copy]:
     """Copies of a model's weights that make its products faster on a processor, in use while the list is kept.
 
     Args:
         most: bytes that copies may take in all. The head's comes first, then those of the layers, in order.
     """
-    layers = [module for module in model.modules() if isinstance(module, Linear)]
-    held: list[PackedWeight] = []
-    for layer in sorted(layers, key=lambda layer: -layer.weight.shape[0]):
-        most -= layer.weight.numel() * layer.weight.element_size()
-        packed = layer.shelf.pack(layer.weight) if most >= 0 else None
-        held += [] if packed is None else [packed]
+    offers: list[Offer] = [offer for module in model.modules() for offer in getattr(module, "offers", list)()]
+    together = {id(linear) for offer in offers if len(offer.linears) > 1 for linear in offer.linears}
+    alone = [offer for offer in offers if len(offer.linears) == 1 and id(offer.linears[0]) not in together]
+    alone.sort(key=lambda offer: -offer.linears[0].weight.shape[0])
+    held: list[Copy] = []
+    for offer in (*alone, *(offer for offer in offers if len(offer.linears) != 1)):
+        most -= offer.size
+        held += [offer.shelf.lend(offer.make)] if most >= 0 else []
     return held
 
 

@@ -1,4 +1,4 @@
-"""A weight laid out as oneDNN multiplies with it: a second copy, used for as long as somebody holds it.
+"""Weights laid out as oneDNN multiplies with them: second copies, used for as long as somebody holds them.
 
 On a processor each product lays its weight out anew, which for the few positions of a decoding step is a fourth of the
 work or more. Knows no network, and not what is decoded.
@@ -7,7 +7,9 @@ work or more. Knows no network, and not what is decoded.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,63 +17,98 @@ from torch import Tensor, nn
 _TYPES = (torch.float32, torch.bfloat16)
 
 
+class Copy(Protocol):
+    """Something made of weights of one type."""
+
+    dtype: torch.dtype
+
+    def is_current(self) -> bool:
+        """Whether the weights are still those that it was made of, and unchanged since."""
+        ...
+
+
 class PackedWeight:
-    """A copy of a weight `[N, K]` as it was when this was made."""
+    """A copy of the weights `[N, K]` of linear layers, below each other, as they were when this was made."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self._made_of = _state(weight)
+    def __init__(self, *linears: nn.Linear) -> None:
+        weights = [linear.weight.detach() for linear in linears]
+        self.linears, self.dtype = linears, weights[0].dtype
+        self._made_of = [(linear.weight, linear.weight.data_ptr(), linear.weight._version) for linear in linears]
         # laid out for some tens of rows; right for any number of them
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 32)
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(
+            weights[0] if len(weights) == 1 else torch.cat(weights), 32
+        )
+        self._product = torch.ops.mkldnn._linear_pointwise.default
 
-    def is_of(self, weight: Tensor) -> bool:
-        """Whether the weight is the same one, and unchanged since."""
-        return self._made_of == _state(weight)
+    def is_current(self) -> bool:
+        """See `Copy`."""
+        for linear, (weight, pointer, version) in zip(self.linears, self._made_of, strict=True):
+            now = linear.weight
+            # asked in every product: the cheapest signs that anybody wrote to it, or put another in its place
+            if now is not weight or now._version != version or now.data_ptr() != pointer:
+                return False
+        return True
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`x @ weight.T + bias` of `[..., K]`, without gradient; of two rows and more as the weight, bit for bit."""
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], None)
+        """`x @ weight.T + bias` of `[..., K]`, without gradient; of two rows and more as the weights, bit for bit."""
+        return self._product(x, self._packed, bias, "none", [], None)
 
 
 class Shelf:
-    """Where the copy of one layer's weight lies while anybody holds it."""
+    """Where a copy lies while anybody holds it."""
 
     def __init__(self) -> None:
-        self._lent: weakref.ref[PackedWeight] | None = None
+        self._lent: weakref.ref[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Shelf, ()  # a copy of the layer has a weight of its own
+        return Shelf, ()  # a copy of the layer has weights of its own
 
-    def pack(self, weight: Tensor) -> PackedWeight | None:
-        """The copy, shared with whoever holds it; None where none can be made."""
+    def lend(self, make: Callable[[], Copy]) -> Copy:
+        """The copy, shared with whoever holds it."""
         held = None if self._lent is None else self._lent()
-        if held is None or not held.is_of(weight):
-            held = PackedWeight(weight) if _can_be_packed(weight) else None
-            self._lent = None if held is None else weakref.ref(held)
+        if held is None or not held.is_current():
+            held = make()
+            self._lent = weakref.ref(held)
         return held
 
-    def fitting(self, x: Tensor, weight: Tensor) -> PackedWeight | None:
-        """The copy that is held, where this product may be made with it."""
+    def fitting(self, x: Tensor) -> Any:
+        """The copy that is held, where `x` may be multiplied with it; None: there is none, or it does not fit."""
         if self._lent is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return None
         held = self._lent()
-        if held is None or not held.is_of(weight) or torch.is_autocast_enabled("cpu"):
+        if held is None or x.dtype != held.dtype or x.device.type != "cpu" or x.numel() == 0:
             return None
-        return held if x.dtype == weight.dtype and x.device == weight.device and x.numel() > 0 else None
+        return held if held.is_current() and not torch.is_autocast_enabled("cpu") else None
 
 
-def _state(weight: Tensor) -> tuple[int, int, torch.dtype, torch.Size]:
-    return weight.data_ptr(), weight._version, weight.dtype, weight.shape
+@dataclass(frozen=True)
+class Offer:
+    """A copy that could be made: where it would lie, of the weights of which layers, and how."""
+
+    shelf: Shelf
+    linears: tuple[nn.Linear, ...]
+    make: Callable[[], Copy]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(linear.weight.numel() * linear.weight.element_size() for linear in self.linears)
 
 
-def _can_be_packed(weight: Tensor) -> bool:
+def can_be_packed(weights: Sequence[Tensor]) -> bool:
+    """Whether oneDNN has a layout for them, and they are here in full."""
     return (
-        weight.device.type == "cpu"
-        and weight.dtype in _TYPES
-        # of a weight that is divided over processes (ZeRO-3) nothing is here until its layer runs
-        and weight.ndim == 2
-        and weight.numel() > 0
-        and torch.backends.mkldnn.is_available()
+        torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        # a tensor of another class (sharded, quantised, fake) has products of its own
-        and type(weight) in (Tensor, nn.Parameter)
+        and len({weight.dtype for weight in weights}) == 1
+        and all(
+            weight.device.type == "cpu"
+            and weight.dtype in _TYPES
+            # of a weight that is divided over processes (ZeRO-3) nothing is here until its layer runs
+            and weight.ndim == 2
+            and weight.numel() > 0
+            # a tensor of another class (sharded, quantised, fake) has products of its own
+            and type(weight) in (Tensor, nn.Parameter)
+            for weight in weights
+        )
     )
