@@ -149,9 +149,9 @@ SHARED = [
 
 
 def told_in(folder: Path) -> dict[str, Any]:
-    """What a run has found, without times."""
+    """What a run has found, without times and the commit, which may come between two runs."""
     found = json.loads((folder / "results.json").read_text())
-    return {name: value for name, value in found.items() if name not in ("at", "seconds")}
+    return {name: value for name, value in found.items() if name not in ("at", "commit", "seconds")}
 
 
 def forked(words: list[str], rank: int = 0, size: int = 1, port: int = 0, *, waits_after: int | None = None) -> int:

@@ -72,8 +72,9 @@ def by_prompt(
             if rows >= room:
                 yield batch
                 batch, rows = [], 0
-            batch.extend(groups[name][start : start + size])
-            rows += sum(min(samples, 2 ** min(len(request.target), _MANY)) for request in batch[-size:])
+            some = groups[name][start : start + size]
+            batch += some
+            rows += sum(min(samples, 2 ** min(len(request.target), _MANY)) for request in some)
     if batch:
         yield batch
 
