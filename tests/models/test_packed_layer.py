@@ -32,6 +32,31 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param([3, 4, 5, 12 + 3, 12 + 4, 12 + 5], id="as many in each row, side by side"),
+        pytest.param([2, 9, 12 + 0, 12 + 11], id="as many in each row"),
+        pytest.param([5, 4, 12 + 8, 12 + 6], id="in any order"),
+        pytest.param([4, 5, 12 + 4], id="more in one row"),
+        pytest.param([4, 5, 6, 7], id="in one row"),
+        pytest.param([12 + 4, 5], id="rows in another order"),
+        pytest.param([0, 11, 12, 23, 23], id="one of them twice"),
+    ],
+)
+@pytest.mark.parametrize("is_padded", [False, True])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_logits_at_some_places(at: list[int], is_padded: bool, is_packed: bool, tmp_path: Path) -> None:
+    model, ids_BL, at_n = build(tmp_path), tokens(2, 12), torch.tensor(at)
+    mask_BL = torch.ones(2, 12, dtype=torch.int64)
+    mask_BL[1, 9:] = int(not is_padded)
+    everywhere = logits(model, ids_BL, attention_mask=mask_BL).flatten(0, 1)
+    held = model.packed() if is_packed else []
+    found = logits(model, ids_BL, attention_mask=mask_BL, logits_at=at_n)
+    torch.testing.assert_close(found, everywhere[at_n], rtol=1e-4, atol=1e-4)
+    del held
+
+
 def logits(model: DiffusionModel, ids_BL: torch.Tensor, **asked: Any) -> torch.Tensor:
     with torch.no_grad():
         found = model(ids_BL, **asked).logits
@@ -75,11 +100,11 @@ def test_a_cache_is_written_and_read_as_without(tmp_path: Path, used: list[str])
     assert used
 
 
-def test_bfloat16(tmp_path: Path, used: list[str]) -> None:
+def test_the_same_bits_in_bfloat16(tmp_path: Path, used: list[str]) -> None:
     model, ids_BL = build(tmp_path).to(torch.bfloat16), tokens(2, 12)
     plain = logits(model, ids_BL)
     held = model.packed()
-    torch.testing.assert_close(logits(model, ids_BL), plain, rtol=2e-2, atol=2e-2)
+    assert torch.equal(logits(model, ids_BL), plain)
     assert used
     del held
 

@@ -7,6 +7,7 @@ layout onto it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -29,7 +30,7 @@ from unmask.models.layers import (
 from unmask.models.linear import Linear
 from unmask.models.moved import run_moved
 from unmask.models.packed import Offer, Shelf, can_be_packed
-from unmask.models.packed_layer import Angles, offers
+from unmask.models.packed_layer import Angles, offer
 from unmask.models.recompute import run_layer, run_part
 from unmask.types import AttentionSpec
 
@@ -226,7 +227,7 @@ class Layer(nn.Module):
         self.mlp_norm = RMSNorm(shape.width, shape.norm_eps)
         self.mlp = mlp
         self.is_last = layer == shape.layers - 1
-        self.asking, self.answering = Shelf(), Shelf()
+        self.copies = Shelf()
 
     def forward(
         self,
@@ -238,13 +239,17 @@ class Layer(nn.Module):
         wanted: Wanted | None = None,
     ) -> Tensor:
         """The stream after this layer; where `wanted` says so, at these places only, n rows in all."""
-        seen_BHLK = run_part(self, self.recompute, self._look, x_BLD, rotation, how, cache, eager, wanted)
+        copies = self.copies.fitting(x_BLD)
+        ask, answer = (None, None) if copies is None else (copies.ask, copies.answer)
+        look = partial(self._look, ask or self._asked)
+        seen_BHLK = run_part(self, self.recompute, look, x_BLD, rotation, how, cache, eager, wanted)
         if wanted is not None:
             x_BLD, seen_BHLK = wanted.of(x_BLD), wanted.of_seen(seen_BHLK)
-        return run_part(self, self.recompute, self.answering.fitting(x_BLD) or self.answer, x_BLD, seen_BHLK)
+        return run_part(self, self.recompute, answer or self.answer, x_BLD, seen_BHLK)
 
     def _look(
         self,
+        ask: Callable[..., tuple[Tensor, Tensor, Tensor]],
         x_BLD: Tensor,
         rotation: Rotation,
         how: PreparedAttention,
@@ -252,11 +257,14 @@ class Layer(nn.Module):
         eager: bool,
         wanted: Wanted | None,
     ) -> Tensor:
-        if wanted is None or not wanted.is_narrow:
-            ask = self.asking.fitting(x_BLD) or self.ask
-            return self.attention(*ask(x_BLD, rotation), how, cache, eager)
-        asked = self.attention.asked(self.attention_norm(x_BLD), rotation, wanted)
-        return self.attention(*asked, wanted.sight(how), cache, eager)
+        if wanted is not None and not wanted.is_narrow:
+            wanted = None
+        return self.attention(*ask(x_BLD, rotation, wanted), how if wanted is None else wanted.sight(how), cache, eager)
+
+    def _asked(self, x_BLD: Tensor, rotation: Rotation, wanted: Wanted | None) -> tuple[Tensor, Tensor, Tensor]:
+        if wanted is None:
+            return self.ask(x_BLD, rotation)
+        return self.attention.asked(self.attention_norm(x_BLD), rotation, wanted)
 
     def ask(self, x_BLD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """What comes before attention; see `Attention.asked`. Together with `answer`, what `compiling` compiles."""
@@ -269,7 +277,7 @@ class Layer(nn.Module):
 
     def offers(self) -> list[Offer]:
         """Copies of its weights that make its parts faster."""
-        return offers(self, self.asking, self.answering)
+        return offer(self, self.copies)
 
 
 class DenseTrunk(nn.Module):

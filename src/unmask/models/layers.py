@@ -165,7 +165,7 @@ class Rotation:
 
     cos: Tensor
     sin: Tensor
-    spread: dict[int, tuple[Tensor, ...]] = field(default_factory=dict[int, tuple[Tensor, ...]], compare=False)
+    spread: dict[int, tuple[Tensor, ...]] = field(default_factory=dict, compare=False)
 
     @staticmethod
     def at(positions: Tensor, *, width: int, theta: float, scaling: RopeScaling | None = None) -> Rotation:
@@ -190,6 +190,9 @@ class Rotation:
 
     def at_places(self, place_Bm: Tensor) -> Rotation:
         """The angles of other positions in each row."""
+        if len(self.cos) == 1:
+            shape, place_n = (len(place_Bm), 1, -1, self.cos.shape[-1]), place_Bm.flatten()
+            return Rotation(*(angle[0, 0].index_select(0, place_n).view(shape) for angle in (self.cos, self.sin)))
         place_BmK = place_Bm[:, None, :, None].expand(-1, -1, -1, self.cos.shape[-1])
         cos, sin = (angle.expand(len(place_Bm), -1, -1, -1).gather(2, place_BmK) for angle in (self.cos, self.sin))
         return Rotation(cos, sin)
@@ -219,7 +222,7 @@ class Rotation:
         x = x_BLHK.float()
         first, second = x.chunk(2, dim=-1)
         turned = torch.cat((second, first), dim=-1).flatten(2)
-        rotated = turned.mul_(sin).addcmul_(x.flatten(2), cos)
+        rotated = turned.mul_(sin).add_(x.flatten(2) * cos)
         return rotated.to(x_BLHK.dtype).view(x_BLHK.shape)
 
 

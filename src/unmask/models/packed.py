@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +27,32 @@ class Copy(Protocol):
         ...
 
 
+class Source(NamedTuple):
+    """A layer's weight as it was when a copy was made."""
+
+    linear: nn.Linear
+    weight: Tensor
+    pointer: int
+    version: int
+
+
+def are_current(sources: Sequence[Source]) -> bool:
+    """Whether nobody wrote to any of the weights since, or put another in its place."""
+    for linear, weight, pointer, version in sources:
+        # asked for every layer in every step: past the module's own way to its weight, which takes as long as the rest
+        if linear._parameters.get("weight") is not weight or weight._version != version or weight.data_ptr() != pointer:
+            return False
+    return True
+
+
 class PackedWeight:
     """A copy of the weights `[N, K]` of linear layers, below each other, as they were when this was made."""
 
     def __init__(self, *linears: nn.Linear) -> None:
-        weights = [linear.weight.detach() for linear in linears]
+        named = [(linear, linear.weight) for linear in linears]
+        weights = [weight.detach() for _, weight in named]
         self.linears, self.dtype = linears, weights[0].dtype
-        self._made_of = [(linear.weight, linear.weight.data_ptr(), linear.weight._version) for linear in linears]
+        self.made_of = [Source(linear, weight, weight.data_ptr(), weight._version) for linear, weight in named]
         # laid out for some tens of rows; right for any number of them
         self._packed = torch.ops.mkldnn._reorder_linear_weight(
             weights[0] if len(weights) == 1 else torch.cat(weights), 32
@@ -42,12 +61,7 @@ class PackedWeight:
 
     def is_current(self) -> bool:
         """See `Copy`."""
-        for linear, (weight, pointer, version) in zip(self.linears, self._made_of, strict=True):
-            now = linear.weight
-            # asked in every product: the cheapest signs that anybody wrote to it, or put another in its place
-            if now is not weight or now._version != version or now.data_ptr() != pointer:
-                return False
-        return True
+        return are_current(self.made_of)
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """`x @ weight.T + bias` of `[..., K]`, without gradient; of two rows and more as the weights, bit for bit."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from unmask.models.layers import GatedMLP, RMSNorm, Rotation
 from unmask.models.linear import Linear
-from unmask.models.packed import Offer, PackedWeight, Shelf, can_be_packed
+from unmask.models.packed import Offer, PackedWeight, Shelf, are_current, can_be_packed
 
 _MOST_ANGLES = 8
 
@@ -60,19 +60,37 @@ class Angles:
 
 
 class Asking:
-    """`dense.Layer.ask`."""
+    """`dense.Layer.ask`, of all places or of those that are wanted."""
 
     def __init__(self, layer: Any) -> None:
         attention = layer.attention
         self._norm, self._attention, self._heads = Norm(layer.attention_norm), attention, attention.heads
-        self._inward = PackedWeight(*inward(attention))
-        self.dtype, self.is_current = self._inward.dtype, self._inward.is_current
+        projections = inward(attention)
+        # few queries are asked of the last layer: a product of their own
+        self._queries = PackedWeight(projections.pop(0)) if layer.is_last and not attention.fused else None
+        self._inward = PackedWeight(*projections)
+        self.packed = [self._inward, *([] if self._queries is None else [self._queries])]
 
-    def __call__(self, x_BLD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, x_BLD: Tensor, rotation: Rotation, wanted: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each `[B, heads, L, K]`, rotated."""
+        if wanted is None and self._queries is None:
+            return self._together(x_BLD, rotation)
+        normed_BLD, (of_queries, of_keys, _) = self._norm(x_BLD), self._heads
+        if self._queries is None:
+            every = _by_head(self._inward, normed_BLD, sum(self._heads))
+            q, k, v = every.split_with_sizes(self._heads, 2)
+            q = wanted.asking(q)
+        else:
+            q = _by_head(self._queries, normed_BLD if wanted is None else wanted.asking(normed_BLD), of_queries)
+            k, v = _by_head(self._inward, normed_BLD, 2 * of_keys).chunk(2, 2)
+        q, k = self._attention.q_norm(q), self._attention.k_norm(k)
+        q = (rotation if wanted is None else wanted.angles(rotation)).apply(q.transpose(1, 2))
+        return q, rotation.apply_side_by_side(k).transpose(1, 2), v.transpose(1, 2)
+
+    def _together(self, x_BLD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         of_queries, of_keys, _ = self._heads
-        product = self._inward.product(self._norm(x_BLD), self._bias()).unflatten(-1, (sum(self._heads), -1))
-        turning, values = product.split_with_sizes((of_queries + of_keys, of_keys), 2)
+        every = _by_head(self._inward, self._norm(x_BLD), sum(self._heads))
+        turning, values = every.split_with_sizes((of_queries + of_keys, of_keys), 2)
         if isinstance(self._attention.q_norm, RMSNorm):
             q, k = turning.split_with_sizes((of_queries, of_keys), 2)
             turning = torch.cat((self._attention.q_norm(q), self._attention.k_norm(k)), 2)
@@ -80,9 +98,11 @@ class Asking:
         q, k = turned.split_with_sizes((of_queries, of_keys), 1)
         return q, k, values.transpose(1, 2)
 
-    def _bias(self) -> Tensor | None:
-        biases = [linear.bias for linear in self._inward.linears if linear.bias is not None]
-        return torch.cat(biases) if biases else None
+
+def _by_head(packed: PackedWeight, x_BLD: Tensor, heads: int) -> Tensor:
+    """The product, with its biases, `[B, L, heads, K]`."""
+    biases = [linear.bias for linear in packed.linears if linear.bias is not None]
+    return packed.product(x_BLD, torch.cat(biases) if biases else None).unflatten(-1, (heads, -1))
 
 
 class Answering:
@@ -93,11 +113,7 @@ class Answering:
         self._of_seen = PackedWeight(layer.attention.o_proj)
         self._gate_up = PackedWeight(mlp.gate_proj, mlp.up_proj)
         self._down = PackedWeight(mlp.down_proj)
-        self.dtype = self._down.dtype
-
-    def is_current(self) -> bool:
-        """See `packed.Copy`."""
-        return self._of_seen.is_current() and self._gate_up.is_current() and self._down.is_current()
+        self.packed = [self._of_seen, self._gate_up, self._down]
 
     def __call__(self, x_BLD: Tensor, seen_BHLK: Tensor) -> Tensor:
         """The stream after the layer."""
@@ -106,21 +122,34 @@ class Answering:
         return self._down.product(F.silu(gate).mul_(up)).add_(x_BLD)
 
 
-def offers(layer: Any, asking: Shelf, answering: Shelf) -> list[Offer]:
-    """The copies of a `dense.Layer`'s parts, where these are as they were made: no adapter, no hook, not compiled."""
-    found: list[Offer] = []
+class PackedLayer:
+    """Both parts of a layer; None: one that the layer has to compute itself."""
+
+    def __init__(self, layer: Any, parts: tuple[bool, bool]) -> None:
+        self.ask = Asking(layer) if parts[0] else None
+        self.answer = Answering(layer) if parts[1] else None
+        packed = [*(self.ask.packed if self.ask else ()), *(self.answer.packed if self.answer else ())]
+        self.dtype = packed[0].dtype
+        self._made_of = [source for weight in packed for source in weight.made_of]
+
+    def is_current(self) -> bool:
+        """See `packed.Copy`."""
+        return are_current(self._made_of)
+
+
+def offer(layer: Any, shelf: Shelf) -> list[Offer]:
+    """The copy of a `dense.Layer`, as far as this is as it was made: no adapter, no hook, not compiled."""
     if "ask" in layer.__dict__ or not _is_plain(layer):
-        return found
+        return []
     attention, mlp = layer.attention, layer.mlp
     of_ask, of_answer = inward(attention), [attention.o_proj]
-    # the last layer has few queries, which are a product of their own
-    if not layer.is_last and _are_plain(of_ask, [layer.attention_norm]):
-        found.append(Offer(asking, tuple(of_ask), partial(Asking, layer)))
+    can_ask = _are_plain(of_ask, [layer.attention_norm])
+    can_answer = False
     if type(mlp) is GatedMLP and _is_plain(mlp):
         of_answer += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-        if _are_plain(of_answer, [layer.mlp_norm]):
-            found.append(Offer(answering, tuple(of_answer), partial(Answering, layer)))
-    return found
+        can_answer = _are_plain(of_answer, [layer.mlp_norm])
+    linears = (*(of_ask if can_ask else ()), *(of_answer if can_answer else ()))
+    return [Offer(shelf, linears, partial(PackedLayer, layer, (can_ask, can_answer)))] if linears else []
 
 
 def inward(attention: Any) -> list[Any]:
