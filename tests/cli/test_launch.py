@@ -44,7 +44,7 @@ def test_the_path_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zero22"]) == 2
     assert 'no launch configuration "zero22". Did you mean "zero2"?' in capsys.readouterr().err
     assert main([]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(CONFIGS)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*CONFIGS, *SCRIPTS]
 
 
 def test_a_file_of_ones_own_is_taken_as_it_is(tmp_path: Path) -> None:

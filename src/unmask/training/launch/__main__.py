@@ -9,9 +9,10 @@ from unmask.training.launch import CONFIGS, SCRIPTS, config_path
 
 
 def main(argv: list[str]) -> int:
-    """Print one path; without a name, list the configurations."""
+    """Print one path; without a name, list the configurations and scripts."""
     if not argv:
-        print("\n".join(f"{name:<8}{purpose}" for name, purpose in CONFIGS.items()))
+        listed = CONFIGS | {name: f"a script: {path.name}" for name, path in SCRIPTS.items()}
+        print("\n".join(f"{name:<8}{purpose}" for name, purpose in listed.items()))
         return 0
     try:
         print(SCRIPTS.get(argv[0]) or config_path(argv[0]))
