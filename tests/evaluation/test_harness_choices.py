@@ -77,11 +77,11 @@ def question(number: int, targets: list[str]) -> list[Request]:
 def test_settled_answers_depend_on_their_question_alone(tmp_path: Path) -> None:
     lm = unmask.load(tiny.write_checkpoint(tmp_path), device="cpu")
     asked = [
-        *question(3, ["three", "four", "eleven"]),
+        *question(3, ["thirteen", "fourteen", "elevens"]),
         *question(9, ["aaaaaaaa", "bbbbbbbb"]),
         Request("score", "x", "y"),
     ]
-    asked = numbered([*asked, *question(3, ["three", "four", "eleven"])])
+    asked = numbered([*asked, *question(3, ["thirteen", "fourteen", "elevens"])])
     settings = AnswerSettings(samples=64, batch_size=5, settle=1.0)
     answerer = Answerer(lm, settings, Answers(None))
     found = answerer.answer(asked)
