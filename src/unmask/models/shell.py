@@ -22,7 +22,7 @@ from unmask.models.freed import keep_freed
 from unmask.models.fused_nll import Head
 from unmask.models.kv_cache import Fed, KVCache
 from unmask.models.linear import pack
-from unmask.models.packed import PackedWeight
+from unmask.models.packed import Copy
 from unmask.models.shift import predicting_columns
 from unmask.types import AttentionSpec, DenoiserOutput
 
@@ -215,7 +215,7 @@ class DiffusionModel(PreTrainedModel):
         """Empty storage for keys and values of so many batch rows and columns."""
         return self.trunk.new_cache(rows, capacity)
 
-    def packed(self) -> list[PackedWeight]:
+    def packed(self) -> list[Copy]:
         """Copies of weights that make products of few positions faster on a processor, in use while they are kept."""
         keep_freed()
         return pack(self)
