@@ -192,7 +192,8 @@ class Rotation:
         """The angles of other positions in each row."""
         if len(self.cos) == 1:
             shape, place_n = (len(place_Bm), 1, -1, self.cos.shape[-1]), place_Bm.flatten()
-            return Rotation(*(angle[0, 0].index_select(0, place_n).view(shape) for angle in (self.cos, self.sin)))
+            cos, sin = (angle[0, 0].index_select(0, place_n).view(shape) for angle in (self.cos, self.sin))
+            return Rotation(cos, sin)
         place_BmK = place_Bm[:, None, :, None].expand(-1, -1, -1, self.cos.shape[-1])
         cos, sin = (angle.expand(len(place_Bm), -1, -1, -1).gather(2, place_BmK) for angle in (self.cos, self.sin))
         return Rotation(cos, sin)

@@ -77,6 +77,7 @@ class Asking:
             return self._together(x_BLD, rotation)
         normed_BLD, (of_queries, of_keys, _) = self._norm(x_BLD), self._heads
         if self._queries is None:
+            assert wanted is not None
             every = _by_head(self._inward, normed_BLD, sum(self._heads))
             q, k, v = every.split_with_sizes(self._heads, 2)
             q = wanted.asking(q)
@@ -101,7 +102,7 @@ class Asking:
 
 def _by_head(packed: PackedWeight, x_BLD: Tensor, heads: int) -> Tensor:
     """The product, with its biases, `[B, L, heads, K]`."""
-    biases = [linear.bias for linear in packed.linears if linear.bias is not None]
+    biases: list[Tensor] = [linear.bias for linear in packed.linears if linear.bias is not None]
     return packed.product(x_BLD, torch.cat(biases) if biases else None).unflatten(-1, (heads, -1))
 
 
