@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from unmask.data.collate import Collator, Visit
 from unmask.models.adapters import LoraSettings, attach_lora
 from unmask.models.checkpoints import load_model
+from unmask.models.freed import kept_between_steps
 from unmask.models.linear import keep_few_shapes
 from unmask.objectives.masked import MaskedDiffusion, MaskedNoise
 from unmask.types import Batch, map_tensors
@@ -49,6 +50,9 @@ class Ours(Steps):
         model = load_model(job["folder"], dtype=dtype, device=job["device"])
         if job["lora"]:
             attach_lora(model, LoraSettings())
+        self._kept = kept_between_steps(model.get_input_embeddings().weight)
+        if not naive:
+            self._kept.__enter__()  # as `train` does
         super().__init__(model.train(), job)
 
     def loss(self, work: dict[str, Any]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 
 import pytest
 import torch
@@ -48,3 +49,33 @@ def test_the_process_is_smaller_afterwards():
     before = resident()
     freed.give_back()
     assert kept.sum() == 25_000 and before - resident() > 30_000_000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_a_step_frees_is_there_for_the_next_one():
+    def faults() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    def step() -> int:
+        before = faults()
+        pieces = [torch.ones(2**20) for _ in range(20)]
+        gradient = torch.ones(10 * 2**20)
+        assert len(pieces) == 20 and gradient[-1] == 1
+        return faults() - before
+
+    pages = 30 * 2**20 * 4 // 4096
+    with freed.kept_between_steps(torch.empty(10, 2**20)):
+        step()
+        assert min(step() for _ in range(3)) < pages / 10
+    assert min(step() for _ in range(3)) > pages / 4, "as before: the large piece is the system's again"
+
+
+@pytest.mark.parametrize("rows", [7, 40])
+def test_smaller_and_much_larger_gradients_change_nothing(monkeypatch: pytest.MonkeyPatch, rows: int):
+    class Untouched:
+        def mallopt(self, *_: int) -> None:
+            raise AssertionError("the C library's settings were touched")
+
+    monkeypatch.setattr(freed, "_libc", Untouched)
+    with freed.kept_between_steps(torch.empty(rows, 2**20)):
+        pass

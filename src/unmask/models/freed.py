@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -17,6 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 # bytes of a gradient below which nothing is given back: activations taken anew cost a fifth of a step
 _MUCH = 2**27
+# glibc asks the system anew for each piece larger than this, whatever it has
+_LARGE = 2**25
+# of its `mallopt`: names and usual values of two settings
+_TRIM_THRESHOLD, _MMAP_MAX = (-1, 2**26), (-4, 65536)
 
 
 def is_much(gradient_of: Tensor) -> bool:
@@ -49,6 +55,32 @@ def keep_freed() -> None:
         torch.empty(2**25 - 2**14, dtype=torch.uint8)
 
 
+@contextmanager
+def kept_between_steps(gradient_of: Tensor) -> Iterator[None]:
+    """Keep all that a training step frees for the next one, where this weight's gradient is large but not much.
+
+    Each step takes and frees the same. What the system takes back it clears before it gives it again, which is a tenth
+    of a step or more.
+    """
+    libc, size = _libc(), gradient_of.numel() * gradient_of.element_size()
+    if libc is None or gradient_of.device.type != "cpu" or not _LARGE <= size < _MUCH:
+        yield
+        return
+    libc.mallopt(_TRIM_THRESHOLD[0], 2**31 - 1)
+    libc.mallopt(_MMAP_MAX[0], 0)
+    try:
+        yield
+    finally:
+        libc.mallopt(*_MMAP_MAX)
+        libc.mallopt(*_TRIM_THRESHOLD)
+        give_back()
+
+
 @cache
+def _libc() -> Any:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
 def _trim() -> Any:
-    return ctypes.CDLL(None).malloc_trim if platform.libc_ver()[0] == "glibc" else None
+    libc = _libc()
+    return None if libc is None else libc.malloc_trim

@@ -18,6 +18,7 @@ from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.models.adapters import has_adapter, read_adapter, save_adapter, stored_adapter
 from unmask.models.checkpoints import FINISHED, fill_from_files, load_model, official_tensors, save_model
+from unmask.models.freed import kept_between_steps
 from unmask.models.linear import keep_few_shapes
 from unmask.models.shell import DiffusionModel
 from unmask.training import folder, lock, replay, safekeeping
@@ -169,13 +170,14 @@ def _run(settings: Settings, verb: str, parts: Ingredients, standing: Standing, 
     trainer.remove_callback(PrinterCallback)
     # the first thing written: every mistake in the settings, and every other engine, has been found by now
     agreed(lambda: folder.claim(output_dir, settings, verb, parts))
-    with _telling(report, trainer), trainer.signals, explained(settings, verb, parts.facts, args.device):
+    kept = kept_between_steps(model.get_input_embeddings().weight)
+    with kept, _telling(report, trainer), trainer.signals, explained(settings, verb, parts.facts, args.device):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     last = {name: value for line in metrics.history for name, value in line.items() if name not in ("step", "epoch")}
     if trainer.stopped_by is not None:
         stopped = f"{trainer.stopped_by.name} after update {trainer.state.global_step:,}"
-        kept = output_dir / f"checkpoint-{trainer.state.global_step}"
-        return RunResult(kept, last, metrics.history, time.perf_counter() - started, stopped)
+        newest = output_dir / f"checkpoint-{trainer.state.global_step}"
+        return RunResult(newest, last, metrics.history, time.perf_counter() - started, stopped)
     weights = trainer.gathered_weights()
     if args.should_save:
         insist(lambda: safekeeping.write_whole(output_dir / FINISHED, lambda target: save(target, weights)), FINISHED)
