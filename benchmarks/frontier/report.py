@@ -80,7 +80,7 @@ def by_model(by_seed: dict[int, dict[str, Any]], marks: Callable[[int], list[flo
 
 def summarise(rows: Iterable[dict[str, Any]]) -> Found:
     """By setting, then by task, without the models that are `left_out`."""
-    rows = list(rows)
+    rows = sorted(rows, key=lambda row: row["seed"])  # what is drawn must not depend on the order in the file
     out = left_out(rows)
     rows = [row for row in rows if (row["task"], model_of(row)) not in out]
     groups: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)

@@ -64,6 +64,11 @@ def test_intervals_are_as_wide_as_models_differ() -> None:
     assert report.of_models([[2.0] * 5]) == (2.0, 2.0)
 
 
+def test_the_order_of_measurements_does_not_matter() -> None:
+    rows = [row(FAST, "sums", [1.0, 0.0] * seed + [1.0], seed) for seed in range(4)]
+    assert report.summarise(rows) == report.summarise(rows[2:] + rows[:2])
+
+
 def test_a_model_that_has_not_learned_its_task_is_left_out() -> None:
     rows = [row(BASELINE, "sums", [1.0] * 9, 0), row(BASELINE, "sums", [1.0, 0.0, 0.0], 1)]
     rows += [row(FAST, "sums", [1.0] * 9, 0), row(FAST, "sums", [0.0, 0.0, 0.0], 1)]
