@@ -178,11 +178,17 @@ def _run(settings: Settings, verb: str, parts: Ingredients, standing: Standing, 
         stopped = f"{trainer.stopped_by.name} after update {trainer.state.global_step:,}"
         newest = output_dir / f"checkpoint-{trainer.state.global_step}"
         return RunResult(newest, last, metrics.history, time.perf_counter() - started, stopped)
+    _finish(trainer, output_dir, settings)
+    return RunResult(output_dir / FINISHED, last, metrics.history, time.perf_counter() - started)
+
+
+def _finish(trainer: DiffusionTrainer, output_dir: Path, settings: Settings) -> None:
+    """Write the finished model, and that the run has ended."""
     weights = trainer.gathered_weights()
-    if args.should_save:
+    if trainer.args.should_save:
+        save = trainer.parts.save_weights
         insist(lambda: safekeeping.write_whole(output_dir / FINISHED, lambda target: save(target, weights)), FINISHED)
         insist(lambda: folder.finish(output_dir, settings), folder.RECIPE)
-    return RunResult(output_dir / FINISHED, last, metrics.history, time.perf_counter() - started)
 
 
 def _resumed(output_dir: Path, settings: Settings, console: Console) -> Path:
