@@ -26,7 +26,7 @@ def layer(dtype: torch.dtype = torch.float32, bias: bool = False) -> Linear:
 
 
 def product_of(made: Linear, rows: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
+    with torch.inference_mode():
         return made(rows)
 
 
@@ -81,7 +81,7 @@ def test_a_changed_weight_is_not_read_from_its_copy(used: list[int]) -> None:
     made, x = layer(), torch.ones(4, 96)
     held = pack(made)
     before = product_of(made, x)
-    with torch.no_grad():
+    with torch.inference_mode():
         made.weight.mul_(2)
     assert torch.equal(product_of(made, x), 2 * before)
     made.weight = torch.nn.Parameter(made.weight.detach().clone())
@@ -97,7 +97,7 @@ def test_training_and_other_types_do_without(used: list[int]) -> None:
     held = pack(made)
     made(x).sum().backward()
     assert made.weight.grad is not None
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert made(x).dtype == torch.bfloat16
     assert used == []
     assert pack(layer(torch.float64)) == []

@@ -58,7 +58,7 @@ def test_logits_at_some_places(at: list[int], is_padded: bool, is_packed: bool, 
 
 
 def logits(model: DiffusionModel, ids_BL: torch.Tensor, **asked: Any) -> torch.Tensor:
-    with torch.no_grad():
+    with torch.inference_mode():
         found = model(ids_BL, **asked).logits
     assert found is not None
     return found
@@ -125,7 +125,7 @@ def test_not_where_something_is_learned_or_listens(tmp_path: Path, used: list[st
     model, ids_BL = build(tmp_path), tokens(2, 12)
     held = model.packed()
     model(ids_BL).logits.sum().backward()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         model(ids_BL)
     assert used == []
     del held
@@ -141,3 +141,12 @@ def test_not_where_something_is_learned_or_listens(tmp_path: Path, used: list[st
 
 def test_double_precision_has_none(tmp_path: Path) -> None:
     assert build(tmp_path).double().packed() == []
+
+
+def test_what_is_scored_meanwhile_has_the_bits_of_the_weights(tmp_path: Path) -> None:
+    model, ids_BL = build(tmp_path), tokens(2, 12)
+    with torch.no_grad():
+        before = model(ids_BL).logits
+        held = model.packed()
+        assert torch.equal(model(ids_BL).logits, before)
+    assert held

@@ -49,7 +49,8 @@ class Linear(nn.Linear):
 
 
 def pack(model: nn.Module, most: int = 2**30) -> list[Copy]:
-    """Copies of a model's weights that make its products faster on a processor, in use while the list is kept.
+    """Copies of a model's weights that make its products faster on a processor, in use while the list is kept, in
+    inference mode.
 
     Args:
         most: bytes that copies may take in all. The head's comes first, then those of the layers, in order.

@@ -1,4 +1,4 @@
-"""Weights laid out as oneDNN multiplies with them: second copies, used for as long as somebody holds them.
+"""Weights laid out as oneDNN multiplies with them: second copies, used in inference mode while somebody holds them.
 
 On a processor each product lays its weight out anew, which for the few positions of a decoding step is a fourth of the
 work or more. Knows no network, and not what is decoded.
@@ -87,7 +87,8 @@ class Shelf:
 
     def fitting(self, x: Tensor) -> Any:
         """The copy that is held, where `x` may be multiplied with it; None: there is none, or it does not fit."""
-        if self._lent is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        # asked for by name: else what is scored while a text is still being written would differ in its last digits
+        if self._lent is None or not torch.is_inference_mode_enabled() or torch.compiler.is_compiling():
             return None
         held = self._lent()
         if held is None or x.dtype != held.dtype or x.device.type != "cpu" or x.numel() == 0:

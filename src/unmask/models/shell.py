@@ -216,7 +216,10 @@ class DiffusionModel(PreTrainedModel):
         return self.trunk.new_cache(rows, capacity)
 
     def packed(self) -> list[Copy]:
-        """Copies of weights that make products of few positions faster on a processor, in use while they are kept."""
+        """Copies of weights that make products of few positions faster on a processor.
+
+        They are in use while they are kept, in `torch.inference_mode` alone: numbers differ in their last digits.
+        """
         keep_freed()
         return pack(self)
 
