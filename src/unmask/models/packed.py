@@ -87,8 +87,10 @@ class Shelf:
 
     def fitting(self, x: Tensor) -> Any:
         """The copy that is held, where `x` may be multiplied with it; None: there is none, or it does not fit."""
+        if torch.compiler.is_compiling() or self._lent is None:
+            return None
         # asked for by name: else what is scored while a text is still being written would differ in its last digits
-        if self._lent is None or not torch.is_inference_mode_enabled() or torch.compiler.is_compiling():
+        if not torch.is_inference_mode_enabled():
             return None
         held = self._lent()
         if held is None or x.dtype != held.dtype or x.device.type != "cpu" or x.numel() == 0:
