@@ -67,7 +67,22 @@ def test_what_a_step_frees_is_there_for_the_next_one():
     with freed.kept_between_steps(torch.empty(10, 2**20)):
         step()
         assert min(step() for _ in range(3)) < pages / 10
-    assert min(step() for _ in range(3)) > pages / 4, "as before: the large piece is the system's again"
+
+
+def test_the_c_librarys_settings_are_put_back_whatever_happens(monkeypatch: pytest.MonkeyPatch):
+    now: dict[int, int] = {}
+
+    class Recorded:
+        def mallopt(self, name: int, value: int) -> None:
+            now[name] = value
+
+        def malloc_trim(self, _: int) -> None: ...
+
+    monkeypatch.setattr(freed, "_libc", Recorded)
+    with pytest.raises(RuntimeError), freed.kept_between_steps(torch.empty(10, 2**20)):
+        during = dict(now)
+        raise RuntimeError
+    assert during.keys() == now.keys() and all(now[name] != during[name] for name in now)
 
 
 @pytest.mark.parametrize("rows", [7, 40])
