@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -193,7 +193,7 @@ class Study:
         model = ModelArguments(model_name_or_path=str(self.folder / START / objective))
         rows = str(self._saved_rows(unique))
         data = DataArguments(dataset_args=rows, max_length=self.chosen.max_length, load_preprocessed_data=True)
-        learned: Any = ObjectiveArguments(objective=objective, masking="exact_count")  # type: ignore[arg-type]
+        learned = ObjectiveArguments(objective=cast(Any, objective), masking="exact_count")
         return Settings(model, data, learned, RunArguments(report=False), trainer)
 
     def _saved_rows(self, unique: int) -> Path:
