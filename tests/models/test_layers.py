@@ -1,14 +1,13 @@
-"""Attention patterns against a loop over pairs of positions; norm and rotation against their definitions elsewhere."""
+"""Attention patterns against a loop over pairs of positions; norm and gated MLP against their definitions elsewhere."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers.models.llama.modeling_llama import LlamaConfig, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from unmask.diffusion import blocks
-from unmask.models.layers import GatedMLP, PreparedAttention, RMSNorm, Rotation, attend, prepare_attention
+from unmask.models.layers import GatedMLP, PreparedAttention, RMSNorm, attend, prepare_attention
 from unmask.types import AttentionSpec
 
 LENGTH = 8
@@ -151,24 +150,6 @@ def test_the_norm_is_torchs_in_float32_whatever_the_autocast(dtype: torch.dtype)
         out = norm(x)
     assert out.dtype == dtype
     torch.testing.assert_close(out.float(), expected, atol=1e-6, rtol=1e-5 if dtype == torch.float32 else 1e-2)
-
-
-@pytest.mark.parametrize("theta", [10000.0, 500000.0])
-def test_rotation_is_that_of_llama(theta: float):
-    x_BHLK, positions_BL = torch.randn(2, 3, 6, 8), torch.tensor([[0, 1, 2, 3, 4, 5], [0, 1, 0, 1, 2, 4000]])
-    config = LlamaConfig(hidden_size=24, num_attention_heads=3, rope_theta=theta)
-    config.rope_parameters = {"rope_type": "default", "rope_theta": theta}
-    cos, sin = LlamaRotaryEmbedding(config)(x_BHLK, positions_BL)
-    expected, _ = apply_rotary_pos_emb(x_BHLK, x_BHLK, cos, sin)
-    torch.testing.assert_close(Rotation.at(positions_BL, width=8, theta=theta).apply(x_BHLK), expected)
-
-
-def test_rotation_keeps_the_type_and_turns_in_float32():
-    x_BHLK, far_L = torch.randn(1, 1, 2, 8).bfloat16(), torch.tensor([4001, 4002])
-    turned = Rotation.at(far_L, width=8, theta=10000.0).apply(x_BHLK)
-    assert turned.dtype == torch.bfloat16
-    torch.testing.assert_close(turned.float().norm(dim=-1), x_BHLK.float().norm(dim=-1), rtol=0.01, atol=0)
-    assert not torch.equal(turned[..., 0, :], turned[..., 1, :])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -15,8 +15,8 @@ from tests.models.tiny import on_meta, write_config
 from unmask.errors import ModelError
 from unmask.models.adapters import LoraSettings, attach_lora
 from unmask.models.checkpoints import load_model, to_official_name
-from unmask.models.layers import Rotation
 from unmask.models.moe import Router, SparseMLP, SparseShape
+from unmask.models.rotary import Rotation
 from unmask.models.streamed import forget
 from unmask.registry import FAMILIES
 

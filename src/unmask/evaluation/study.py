@@ -38,7 +38,7 @@ from unmask.evaluation.study_options import StudyArguments
 from unmask.evaluation.study_page import OBJECTIVES, Row
 from unmask.lm.loading import load
 from unmask.models.checkpoints import load_model, save_model
-from unmask.models.layers import rotary_frequencies
+from unmask.models.rotary import rotary_frequencies
 from unmask.models.shell import DiffusionModel
 from unmask.registry import FAMILIES
 from unmask.training import lock

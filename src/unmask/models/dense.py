@@ -17,21 +17,13 @@ from torch import Tensor, nn
 
 from unmask.models.freed import give_back_before
 from unmask.models.kv_cache import KVCache
-from unmask.models.layers import (
-    GatedMLP,
-    PreparedAttention,
-    RMSNorm,
-    RopeScaling,
-    Rotation,
-    added,
-    attend,
-    prepare_attention,
-)
+from unmask.models.layers import GatedMLP, PreparedAttention, RMSNorm, added, attend, prepare_attention
 from unmask.models.linear import Linear
 from unmask.models.moved import run_moved
 from unmask.models.packed import Offer, Shelf, can_be_packed
 from unmask.models.packed_layer import Angles, offer
 from unmask.models.recompute import run_layer, run_part
+from unmask.models.rotary import RopeScaling, Rotation
 from unmask.types import AttentionSpec
 
 Initialisation = Literal["mitchell", "normal", "full_megatron", "fan_in", "kaiming_normal", "flat"]

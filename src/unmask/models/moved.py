@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unmask.models.kv_cache import KVCache
-from unmask.models.layers import PreparedAttention, Rotation
+from unmask.models.layers import PreparedAttention
+from unmask.models.rotary import Rotation
 
 # cosines that differ by less are equal
 ALIKE = 1e-4

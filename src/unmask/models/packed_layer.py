@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmask.models.layers import GatedMLP, RMSNorm, Rotation
+from unmask.models.layers import GatedMLP, RMSNorm
 from unmask.models.linear import Linear
 from unmask.models.packed import Offer, PackedWeight, Shelf, are_current, can_be_packed
+from unmask.models.rotary import Rotation
 
 _MOST_ANGLES = 8
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from unmask.models.layers import RopeScaling
+from unmask.models.rotary import RopeScaling
 
 _LENGTH = "original_max_position_embeddings"
 # kind -> the keys that it needs, and those that a file may leave out
