@@ -197,9 +197,10 @@ def test_a_run_goes_on_from_the_newest_whole_one(
     with (run / "checkpoint-3" / "optimizer.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\xaa")
-    capsys.readouterr()
+    assert "starting from" in capsys.readouterr().out
     train(settings(**every, max_steps=4), verb="sft")
     told = " ".join(capsys.readouterr().out.split())
+    assert "starting from" not in told
     assert "checkpoint-3 is passed over: the bytes of optimizer.safetensors have changed" in told
     assert f"resuming from {run / 'checkpoint-2'}" in told
     for step in (2, 3, 4):

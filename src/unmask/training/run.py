@@ -93,8 +93,9 @@ def train(settings: Settings, *, verb: str, console: Console | None = None) -> R
         console.print(f"{output_dir} holds this run, finished. Use --fresh to train anew.", highlight=False)
         return RunResult(output_dir / FINISHED, *folder.reported(output_dir), seconds=0.0)
     parts = gather(settings, verb)
-    changed = folder.check_material(output_dir, settings, parts) if standing.goes_on else ()
-    for note in (*said, *parts.splits.notes, *standing.notes, *changed, start_note(parts)):
+    # a run that goes on says later which checkpoint it takes its weights from
+    about = folder.check_material(output_dir, settings, parts) if standing.goes_on else (start_note(parts),)
+    for note in (*said, *parts.splits.notes, *standing.notes, *about):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     try:
         return _run(settings, verb, parts, standing, console)
