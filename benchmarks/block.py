@@ -17,10 +17,10 @@ import torch
 
 from unmask.data.collate import Collator, Visit
 from unmask.diffusion.blocks import block_ids, two_stream
-from unmask.models import layers, tiled
+from unmask.models import attention, tiled
+from unmask.models.attention import PreparedAttention, attend, prepare_attention
 from unmask.models.facts import facts_of
 from unmask.models.families.llada import FAMILY
-from unmask.models.layers import PreparedAttention, attend, prepare_attention
 from unmask.models.shell import DiffusionModel
 from unmask.objectives.block import BlockDiffusion
 from unmask.training.rehearsal import Ledger
@@ -51,9 +51,9 @@ def peak(work: Callable[[], Any]) -> int:
 
 def dense(length: int, size: int) -> PreparedAttention:
     """The mask over all pairs."""
-    kept, layers.TILE = layers.TILE, 10**9
+    kept, attention.TILE = attention.TILE, 10**9
     how = tiles(length, size)
-    layers.TILE = kept
+    attention.TILE = kept
     return how
 
 
@@ -63,7 +63,7 @@ def tiles(length: int, size: int) -> PreparedAttention:
     return prepare_attention(spec, start=0, queries=columns, keys=columns, device=torch.device("cpu"))
 
 
-def attention(length: int, size: int, rounds: int) -> dict[str, Any]:
+def one_layer(length: int, size: int, rounds: int) -> dict[str, Any]:
     """One layer's attention, forward and backward, the pattern made each time."""
     q, k, v = (torch.randn(1, HEADS, 2 * length, WIDTH, requires_grad=True) for _ in range(3))
 
@@ -101,10 +101,10 @@ def step(length: int, size: int, prompt: int, rounds: int) -> dict[str, Any]:
 
     def work(halves: bool) -> None:
         objective = BlockDiffusion(MASK, block_size=size, halves=halves)
-        kept = layers.TILE
-        layers.TILE = 10**9 if halves else kept
+        kept = attention.TILE
+        attention.TILE = 10**9 if halves else kept
         objective(model, batch, objective.noise(batch)).loss.backward()
-        layers.TILE = kept
+        attention.TILE = kept
         model.zero_grad()
 
     works = {"dense": lambda: work(True), "tiles": lambda: work(False)}
@@ -134,7 +134,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     cases: list[Callable[[], dict[str, Any]]] = [
-        *(lambda length=length, size=size: attention(length, size, asked.rounds) for length, size in
+        *(lambda length=length, size=size: one_layer(length, size, asked.rounds) for length, size in
           ((512, 4), (1024, 4), (1024, 32), (2048, 4))),
         lambda: step(1024, 4, 0, asked.rounds),
         lambda: step(1024, 4, 512, asked.rounds),

@@ -55,7 +55,7 @@ def test_two_streams_through_flex_attention_equal_a_dense_mask() -> None:
     from torch.nn import functional as F
 
     from unmask.diffusion.blocks import allowed, block_ids, two_stream
-    from unmask.models.layers import attend, prepare_attention
+    from unmask.models.attention import attend, prepare_attention
 
     for length in (200, 331):
         spec = two_stream(block_ids(torch.arange(length, device="cuda")[None], 4))

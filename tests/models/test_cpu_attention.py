@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from tests.training.test_memory import allocated
 from unmask.models import cpu_attention
+from unmask.models.attention import PreparedAttention, attend
 from unmask.models.cpu_attention import attend_in_tiles, is_for_tiles
-from unmask.models.layers import PreparedAttention, attend
 from unmask.training.rehearsal import Ledger
 
 

@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.models.tiny import build, tokens
 from unmask.diffusion.blocks import block_ids, two_stream
-from unmask.models import layers, tiled
+from unmask.models import attention, tiled
 from unmask.models.adapters import LoraSettings, attach_lora
+from unmask.models.layers import GatedMLP
 from unmask.models.recompute import STRATEGIES
 from unmask.models.shell import DiffusionModel
 from unmask.registry import FAMILIES
@@ -71,7 +72,7 @@ def learned(model: DiffusionModel, strategy: str | None, *, bf16: bool, block: b
 def test_gradients_are_the_same_bit_by_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, lora: bool, bf16: bool, block: bool, strategy: str
 ) -> None:
-    for module in (layers, tiled):
+    for module in (attention, tiled):
         monkeypatch.setattr(module, "TILE", 7)  # several tiles in a short row
     model = made(tmp_path, family, lora)
     kept = learned(model, None, bf16=bf16, block=block)
@@ -157,7 +158,7 @@ class Held(TorchDispatchMode):
 def test_of_a_gated_mlp_two_inner_tensors_are_kept(lora: bool) -> None:
     """Not the product of its halves; the gradients are those of the plain formula."""
     torch.manual_seed(0)
-    mlp = layers.GatedMLP(8, 24)
+    mlp = GatedMLP(8, 24)
     weights = [weight.detach().clone().requires_grad_() for weight in mlp.parameters()]
     if lora:
         mlp.down_proj = torch.nn.Sequential(torch.nn.Dropout(0.0), mlp.down_proj)

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from tests.models.tiny import build, tokens
 from unmask.diffusion.blocks import allowed, block_causal, block_ids, document_positions, two_stream
-from unmask.models import layers, tiled
-from unmask.models.layers import attend, prepare_attention
+from unmask.models import attention, tiled
+from unmask.models.attention import PreparedAttention, attend, prepare_attention
 from unmask.registry import FAMILIES
 from unmask.types import AttentionSpec
 
@@ -37,7 +37,7 @@ def patterns() -> dict[str, AttentionSpec]:
     }
 
 
-def pairs(how: layers.PreparedAttention) -> int:
+def pairs(how: PreparedAttention) -> int:
     """Pairs of query and key that are computed."""
     sizes = ((tile.rows, tile.keys) for tile in how.tiles)
     count = lambda part: part.stop - part.start if isinstance(part, slice) else len(part)  # noqa: E731
@@ -90,7 +90,7 @@ def test_a_network_learns_the_same_from_tiles(tmp_path, monkeypatch, family: str
         return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
     dense = learned()
-    for module in (layers, tiled):
+    for module in (attention, tiled):
         monkeypatch.setattr(module, "TILE", 7)
     for one, other in zip(learned(), dense, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
@@ -119,14 +119,14 @@ def test_the_block_mask_of_a_gpu_is_the_same_pattern(name: str):
     columns, rows = torch.arange(width), 2
     real_BL = torch.ones(2, width, dtype=torch.bool) if spec.document_BL is None else spec.document_BL >= 0
     mask = allowed(spec, rows, width)[:, None]
-    rule = layers._rule(spec)
+    rule = attention._rule(spec)
     assert torch.equal(tiled.spelt_out(rule, rows, width, device=CPU)[:, 0][real_BL], mask[:, 0][real_BL])
-    blocks = tiled.block_mask(partial(layers._seen, spec, key_L=columns, start=0), columns, rule)
+    blocks = tiled.block_mask(partial(attention._seen, spec, key_L=columns, start=0), columns, rule)
     q, k, v = (torch.randn(rows, heads, width, 16) for heads in (4, 2, 2))
     found = flex_attention(q, k, v, block_mask=blocks, enable_gqa=True)
     wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     shown = real_BL[:, None, :, None]
     torch.testing.assert_close(found * shown, wanted * shown, atol=1e-5, rtol=1e-5)
-    eagerly = attend(q, k, v, layers.PreparedAttention(blocks=blocks), eager=True)
+    eagerly = attend(q, k, v, PreparedAttention(blocks=blocks), eager=True)
     torch.testing.assert_close(eagerly * shown, wanted * shown, atol=1e-5, rtol=1e-5)
     assert blocks.kv_num_blocks.sum() + blocks.full_kv_num_blocks.sum() < blocks.kv_indices.numel()

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from unmask.errors import ConfigError
+from unmask.models.attention import prepare_attention
 from unmask.models.checkpoints import load_model
-from unmask.models.layers import prepare_attention
 from unmask.models.shell import DiffusionModel
 from unmask.training.arguments import Settings
 from unmask.training.easing import NoisyMask, OpeningAttention

@@ -15,9 +15,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from unmask.models.attention import PreparedAttention, attend, prepare_attention
 from unmask.models.freed import give_back_before
 from unmask.models.kv_cache import KVCache
-from unmask.models.layers import GatedMLP, PreparedAttention, RMSNorm, added, attend, prepare_attention
+from unmask.models.layers import GatedMLP, RMSNorm, added
 from unmask.models.linear import Linear
 from unmask.models.moved import run_moved
 from unmask.models.packed import Offer, Shelf, can_be_packed

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from unmask.models.attention import PreparedAttention
 from unmask.models.kv_cache import KVCache
-from unmask.models.layers import PreparedAttention
 from unmask.models.rotary import Rotation
 
 # cosines that differ by less are equal
