@@ -26,8 +26,9 @@ from torch import Tensor
 
 from unmask.lm import load
 from unmask.models.checkpoints import load_model, save_model
-from unmask.models.dense import Attention, DenseShape, DenseTrunk, Layer
+from unmask.models.dense import Attention, DenseTrunk, Layer
 from unmask.models.rotary import rotary_frequencies
+from unmask.models.shape import DenseShape
 
 NEIGHBOURS = (-1, -2, -3, -4, 1, 2, -5, 3)
 FAST, SLOW = 0.05, 0.04  # radians per position: above tells neighbours apart, below compares at a distance

@@ -1,6 +1,6 @@
 """The Llama-shaped forward pass that all dense families share, from token ids to normed hidden states.
 
-It reads top to bottom: attention, layer, trunk. It knows shapes, not checkpoints: `families/` maps each official
+It reads top to bottom: attention, layer, trunk, first weights. It knows shapes, not checkpoints: `families/` maps each official
 layout onto it.
 """
 
@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,64 +23,10 @@ from unmask.models.moved import run_moved
 from unmask.models.packed import Offer, Shelf, can_be_packed
 from unmask.models.packed_layer import Angles, offer
 from unmask.models.recompute import run_layer, run_part
-from unmask.models.rotary import RopeScaling, Rotation
+from unmask.models.rotary import Rotation
+from unmask.models.shape import DenseShape
 from unmask.models.wanted import Wanted
 from unmask.types import AttentionSpec
-
-Initialisation = Literal["mitchell", "normal", "full_megatron", "fan_in", "kaiming_normal", "flat"]
-
-
-@dataclass(frozen=True)
-class DenseShape:
-    """Everything about a dense network that changes its forward pass or its first weights.
-
-    Attributes:
-        vocab_size: rows of the embedding and of the head, V.
-        width: D. layers: number of them. heads: H. kv_heads: G. mlp_width: inner width of the gated MLP.
-        tied: the head is the embedding.
-        head_dim: width of a head where that is not D / H.
-        rope_theta, rope_scaling: base of the rotary angles, and how they are slowed down.
-        rotary_share: how much of a head, from its start, is rotated.
-        window: a token sees as many tokens, itself included, and those behind it not; None: all.
-        qkv_bias: query, key and value projections have biases.
-        qk_norm: the heads of queries and keys are normed before they are rotated.
-        fused_qkv: one projection gives all queries, then all keys, then all values.
-        embedding_scale, logit_scale: factors on the embeddings and on the logits.
-        init_fn, init_std, init_cutoff: rule for the first weights, its scale, where to cut its tails (in stds).
-    """
-
-    vocab_size: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    mlp_width: int
-    max_length: int
-    norm_eps: float = 1e-5
-    head_dim: int | None = None
-    rope_theta: float = 10000.0
-    rope_scaling: RopeScaling | None = None
-    rotary_share: float = 1.0
-    window: int | None = None
-    tied: bool = False
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    fused_qkv: bool = False
-    embedding_scale: float = 1.0
-    logit_scale: float = 1.0
-    init_fn: Initialisation = "mitchell"
-    init_std: float = 0.02
-    init_cutoff: float | None = None
-
-    @property
-    def head_width(self) -> int:
-        """K."""
-        return self.width // self.heads if self.head_dim is None else self.head_dim
-
-    @property
-    def rotary_width(self) -> int:
-        """How many of a head's K numbers are rotated."""
-        return int(self.head_width * self.rotary_share)
 
 
 class Attention(nn.Module):

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmask.models.dense import DenseShape, DenseTrunk
+from unmask.models.dense import DenseTrunk
 from unmask.models.grouped import grouped_product
 from unmask.models.layers import GatedMLP, RMSNorm
+from unmask.models.shape import DenseShape
 
 # far above any model, far below what a hostile file would have us count up
 _MOST_EXPERTS, _WIDEST = 4096, 2**24

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unmask.models.dense import DenseShape
 from unmask.models.families import ConfigReader, KeyMap, ModelFamily
+from unmask.models.shape import DenseShape
 
 # whatever is the same in every published LLaDA; the official code's own defaults are other
 _LIKE_8B = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unmask.models.dense import DenseShape
 from unmask.models.families import ConfigReader, KeyMap
 from unmask.models.families.rope import rope
+from unmask.models.shape import DenseShape
 
 _BLOCK, _LAYER = "model.layers.{}", "trunk.layers.{}"
 
