@@ -1,7 +1,7 @@
 """The Llama-shaped forward pass that all dense families share, from token ids to normed hidden states.
 
-It reads top to bottom: attention, layer, trunk, first weights. It knows shapes, not checkpoints: `families/` maps each official
-layout onto it.
+It reads top to bottom: attention, layer, trunk, first weights. It knows shapes, not checkpoints: `families/` maps each
+official layout onto it.
 """
 
 from __future__ import annotations
