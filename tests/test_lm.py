@@ -14,7 +14,7 @@ from unmask.errors import ConfigError, ModelError, ResourceError
 from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM, load
 from unmask.models.adapters import LoraSettings, attach_lora, base_of, save_adapter
-from unmask.models.checkpoints import EXAMPLES
+from unmask.models.folders import EXAMPLES
 from unmask.objectives.estimators import log_likelihood
 
 MASK, END = 0, 1  # of the tiny tokenizer

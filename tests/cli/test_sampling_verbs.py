@@ -18,7 +18,7 @@ from unmask.cli.main import main
 from unmask.generation.options import GenerationOptions
 from unmask.lm import load
 from unmask.models.adapters import LoraSettings, attach_lora
-from unmask.models.checkpoints import EXAMPLES
+from unmask.models.folders import EXAMPLES
 
 SHORT = ("--max_new_tokens", "6", "--steps", "3", "--block_size", "6")
 

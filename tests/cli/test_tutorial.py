@@ -18,7 +18,7 @@ import pytest
 from tests import tiny
 from tests.architecture.test_docs import SHELLS, blocks
 from unmask.cli.main import main
-from unmask.models.checkpoints import EXAMPLES
+from unmask.models.folders import EXAMPLES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SMALLER = (

@@ -21,7 +21,7 @@ from unmask.demo.run import run_demo
 from unmask.demo.story import next_commands
 from unmask.errors import ConfigError, ModelError
 from unmask.lm import load
-from unmask.models.checkpoints import resolve_folder
+from unmask.models.folders import resolve_folder
 
 
 @pytest.fixture(scope="module")

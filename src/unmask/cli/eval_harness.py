@@ -317,7 +317,7 @@ def _folder(parsed: Parsed) -> Path | None:
 def _chosen(parsed: Parsed) -> ChosenTasks:
     """Names and consent first, which cost nothing; then whether there is such a model; then the tasks' data."""
     from unmask.evaluation.harness_tasks import find_tasks, load_tasks
-    from unmask.models.checkpoints import resolve_folder
+    from unmask.models.folders import resolve_folder
 
     found = find_tasks(
         _names(parsed),

@@ -58,8 +58,8 @@ def memory(parsed: Parsed) -> list[dict[str, Any]]:
         ModelError: there is no such model.
     """
     _check(parsed)
-    from unmask.models.checkpoints import resolve_folder
     from unmask.models.facts import read_facts
+    from unmask.models.folders import resolve_folder
     from unmask.training.memory import estimates
 
     facts = read_facts(resolve_folder(os.path.expanduser(parsed["model_name_or_path"]), weights=False))

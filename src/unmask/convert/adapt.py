@@ -23,7 +23,6 @@ from unmask.models.card import Card, write_card
 from unmask.models.checkpoints import (
     fill_from_files,
     official_tensors,
-    resolve_folder,
     save_model,
     tensor_reader,
     to_official_name,
@@ -32,6 +31,7 @@ from unmask.models.checkpoints import (
 from unmask.models.facts import Facts, facts_of, read_facts
 from unmask.models.families import ModelFamily
 from unmask.models.families.llada import config_of
+from unmask.models.folders import resolve_folder
 from unmask.models.shell import DiffusionModel
 from unmask.models.streamed import Streamed
 from unmask.models.tokenizers import load_tokenizer

@@ -24,12 +24,12 @@ from unmask.models.checkpoints import (
     dtype_of,
     fill_from_files,
     official_tensors,
-    resolve_folder,
     save_model,
     tensor_reader,
     to_our_name,
 )
 from unmask.models.facts import read_facts
+from unmask.models.folders import resolve_folder
 from unmask.models.names import split_place
 from unmask.models.quantized import Quantization, as_held, import_bitsandbytes
 from unmask.models.shell import DiffusionModel

@@ -9,8 +9,9 @@ import torch
 from unmask.errors import ConfigError, ResourceError
 from unmask.lm.model import DiffusionLM
 from unmask.models.adapters import base_of, is_adapter, load_adapter, tokenizer_folder
-from unmask.models.checkpoints import load_model, resolve_folder
+from unmask.models.checkpoints import load_model
 from unmask.models.compiling import check, compile_layers
+from unmask.models.folders import resolve_folder
 from unmask.models.tokenizers import load_tokenizer
 
 

@@ -28,8 +28,9 @@ from unmask.models.adapter_names import (
     to_official,
     to_ours,
 )
-from unmask.models.checkpoints import Dtype, resolve_folder
+from unmask.models.checkpoints import Dtype
 from unmask.models.facts import Facts
+from unmask.models.folders import resolve_folder
 from unmask.models.json_file import read_json
 from unmask.models.quantized import Quantization, import_bitsandbytes, quantization_of
 from unmask.models.shell import DiffusionModel

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
 from unmask.models.facts import read_facts
 from unmask.models.families import ModelFamily
+from unmask.models.folders import resolve_folder
 from unmask.models.names import in_official_parts, official_path, split_place
 from unmask.models.quantized import Quantization, checked, is_quantized, packed, quantization_of, quantize_layers
 from unmask.models.shards import INDEX, WEIGHTS, shard_files, stored_tensors
@@ -36,58 +36,6 @@ _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # what older versions of transformers stored although it follows from config.json
 _DERIVED = ".rotary_emb.inv_freq"
-# where a finished run leaves its model: the run's folder is a model too
-FINISHED = "checkpoint-final"
-# models that this package brings along, by the name after `example:`; a run records that name, not a path, as its base
-EXAMPLE, EXAMPLES = "example:", {"base": ("demo", "base")}
-_WANTED_FROM_HUB = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "tokenizer*"]
-
-
-def resolve_folder(name_or_path: str | os.PathLike[str], *, weights: bool = True, holds: str = "a config.json") -> Path:
-    """The folder of a checkpoint: a local one, one that comes with this package, or a snapshot of a Hub id.
-
-    Args:
-        name_or_path: folder, `example:base` or `owner/name`.
-        weights: fetch the weights too, not just configuration and tokenizer.
-        holds: the file that such a folder is known by, for the message where there is none.
-
-    Raises:
-        ModelError: there is no such folder, and no such model can be had from the Hub.
-    """
-    name, folder = os.fspath(name_or_path), Path(name_or_path)
-    if name.startswith(EXAMPLE):
-        return _example(name)
-    if os.path.isdir(name):  # unlike Path.is_dir, False for names that no file can have
-        finished = folder / FINISHED
-        return finished if finished.is_dir() and not (folder / "config.json").exists() else folder
-    if os.path.exists(name) or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(f'no folder "{name}". Give a folder with {holds}, or a Hub id such as owner/name.')
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = _WANTED_FROM_HUB if weights else [p for p in _WANTED_FROM_HUB if p != "*.safetensors"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except GatedRepoError:
-        raise ModelError(f'model "{name}" is gated: accept its terms on the Hub, then run hf auth login.') from None
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f'no folder "{name}", and no such model on the Hub within reach ({first}). Check the name, or the network.'
-        ) from None
-
-
-def _example(name: str) -> Path:
-    known = [EXAMPLE + short for short in EXAMPLES]
-    if name not in known:
-        raise ModelError(
-            f'no model "{name}" comes with unmask; there is {", ".join(known)}.{did_you_mean(name, known)} '
-            "Give that, a folder, or a Hub id such as owner/name."
-        )
-    folder = Path(str(files("unmask").joinpath(*EXAMPLES[name.removeprefix(EXAMPLE)])))
-    if not folder.is_dir():
-        raise ModelError(f'this installation of unmask lacks its model "{name}" ({folder}). Install the package anew.')
-    return folder
 
 
 def holds_weights(folder: Path) -> bool:

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.utils import logging
 
 from unmask.errors import ModelError
-from unmask.models.checkpoints import resolve_folder
 from unmask.models.facts import Facts, read_facts
+from unmask.models.folders import resolve_folder
 from unmask.models.shell import DiffusionModel
 
 

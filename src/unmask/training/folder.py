@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import ConfigError, ModelError, ResourceError
-from unmask.models.checkpoints import FINISHED
+from unmask.models.folders import FINISHED
 from unmask.training import checkpointing, lock, safekeeping
 from unmask.training.arguments import Settings
 from unmask.training.callbacks import METRICS, reports

@@ -17,7 +17,8 @@ from transformers import PrinterCallback
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.models.adapters import has_adapter, read_adapter, save_adapter, stored_adapter
-from unmask.models.checkpoints import FINISHED, fill_from_files, load_model, official_tensors, save_model
+from unmask.models.checkpoints import fill_from_files, load_model, official_tensors, save_model
+from unmask.models.folders import FINISHED
 from unmask.models.freed import kept_between_steps
 from unmask.models.linear import keep_few_shapes
 from unmask.models.shell import DiffusionModel
