@@ -11,7 +11,8 @@ import torch
 
 from tests.models.tiny import build, checkpoint, tokens, write_config
 from unmask.errors import ModelError
-from unmask.models.checkpoints import holds_weights, load_model, save_model
+from unmask.models.checkpoints import load_model, save_model
+from unmask.models.shards import holds_weights
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD = "model.transformer.ff_out.weight"

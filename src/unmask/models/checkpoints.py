@@ -38,11 +38,6 @@ _PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DERIVED = ".rotary_emb.inv_freq"
 
 
-def holds_weights(folder: Path) -> bool:
-    """Whether `folder` has weights in a form that we read."""
-    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
-
-
 def load_model(
     name_or_path: str | os.PathLike[str],
     *,

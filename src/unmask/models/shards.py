@@ -18,6 +18,11 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether `folder` has weights in a form that we read."""
+    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+
+
 def shard_files(folder: Path) -> dict[str, list[str] | None]:
     """Shard file -> tensors to take from it (None: all). Of one file and an index, transformers too takes the file.
 
