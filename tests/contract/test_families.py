@@ -15,10 +15,10 @@ from unmask.diffusion.blocks import block_ids
 from unmask.lm import load
 from unmask.models import fused_nll
 from unmask.models.adapters import LoraSettings, attach_lora, load_adapter, save_adapter
-from unmask.models.checkpoints import load_model, save_model, to_official_name, to_our_name
+from unmask.models.checkpoints import load_model, save_model
 from unmask.models.facts import facts_of
 from unmask.models.families import ModelFamily
-from unmask.models.names import in_official_parts, split_place
+from unmask.models.names import in_official_parts, split_place, to_official_name, to_our_name
 from unmask.models.recompute import STRATEGIES
 from unmask.models.shell import DiffusionModel
 from unmask.objectives.masked import MaskedDiffusion

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.parity.golden import MASK, SCHEDULES, batch_of, close, settings, tensors
-from unmask.models.checkpoints import load_model, to_our_name
+from unmask.models.checkpoints import load_model
+from unmask.models.names import to_our_name
 from unmask.models.shell import DiffusionModel
 from unmask.objectives.block import BlockDiffusion
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from tests.parity.test_llada_model import close, objective_of
 from tests.parity.test_llada_sampler import MASK, assert_same_steps, options_of
 from unmask.generation.loop import stream, stream_infill
-from unmask.models.checkpoints import load_model, to_our_name
+from unmask.models.checkpoints import load_model
+from unmask.models.names import to_our_name
 from unmask.models.shell import DiffusionModel
 from unmask.types import AttentionSpec, Batch, SampleKeys
 

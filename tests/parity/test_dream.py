@@ -12,7 +12,8 @@ from safetensors import safe_open
 from tokenizers import pre_tokenizers
 
 from tests.parity.golden import batch_of, close, loss_of, settings, tensors
-from unmask.models.checkpoints import load_model, save_model, to_our_name
+from unmask.models.checkpoints import load_model, save_model
+from unmask.models.names import to_our_name
 from unmask.models.shell import DiffusionModel
 from unmask.models.tokenizers import load_tokenizer
 from unmask.registry import FAMILIES

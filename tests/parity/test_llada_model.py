@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from tests.models.tiny import on_meta
 from unmask.diffusion.schedules import Linear, MaskgitCosine
-from unmask.models.checkpoints import GENERATION, load_model, official_tensors, save_model, to_our_name
+from unmask.models.checkpoints import GENERATION, load_model, official_tensors, save_model
+from unmask.models.names import to_our_name
 from unmask.models.shell import DiffusionModel
 from unmask.objectives.masked import MaskedDiffusion
 from unmask.types import AttentionSpec, Batch, SampleKeys

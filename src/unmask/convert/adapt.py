@@ -20,18 +20,12 @@ from unmask.convert.aside import built_aside, free_folder
 from unmask.convert.options import AdaptArguments, Attention, Layout
 from unmask.errors import ConfigError, ModelError, did_you_mean
 from unmask.models.card import Card, write_card
-from unmask.models.checkpoints import (
-    fill_from_files,
-    official_tensors,
-    save_model,
-    tensor_reader,
-    to_official_name,
-    to_our_name,
-)
+from unmask.models.checkpoints import fill_from_files, official_tensors, save_model, tensor_reader
 from unmask.models.facts import Facts, facts_of, read_facts
 from unmask.models.families import ModelFamily
 from unmask.models.families.llada import config_of
 from unmask.models.folders import resolve_folder
+from unmask.models.names import to_official_name, to_our_name
 from unmask.models.shell import DiffusionModel
 from unmask.models.streamed import Streamed
 from unmask.models.tokenizers import load_tokenizer

@@ -19,18 +19,10 @@ from unmask.convert.aside import built_aside, free_folder
 from unmask.errors import ModelError
 from unmask.models.adapters import base_held_in, base_of, is_adapter, load_adapter, tokenizer_folder
 from unmask.models.card import Card, write_card
-from unmask.models.checkpoints import (
-    Dtype,
-    dtype_of,
-    fill_from_files,
-    official_tensors,
-    save_model,
-    tensor_reader,
-    to_our_name,
-)
+from unmask.models.checkpoints import Dtype, dtype_of, fill_from_files, official_tensors, save_model, tensor_reader
 from unmask.models.facts import read_facts
 from unmask.models.folders import resolve_folder
-from unmask.models.names import split_place
+from unmask.models.names import split_place, to_our_name
 from unmask.models.quantized import Quantization, as_held, import_bitsandbytes
 from unmask.models.shell import DiffusionModel
 from unmask.models.streamed import Streamed

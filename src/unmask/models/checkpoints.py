@@ -22,7 +22,7 @@ from unmask.errors import ConfigError, ModelError, ResourceError, did_you_mean
 from unmask.models.facts import read_facts
 from unmask.models.families import ModelFamily
 from unmask.models.folders import resolve_folder
-from unmask.models.names import in_official_parts, official_path, split_place
+from unmask.models.names import in_official_parts, split_place, to_official_name, to_our_name
 from unmask.models.quantized import Quantization, checked, is_quantized, packed, quantization_of, quantize_layers
 from unmask.models.shards import INDEX, WEIGHTS, shard_files, stored_tensors
 from unmask.models.shell import DiffusionModel
@@ -234,21 +234,6 @@ def tensor_reader(folder: Path, layout: ModelFamily) -> Callable[[str], Tensor]:
         return stored
 
     return read
-
-
-def to_our_name(family: ModelFamily, official: str) -> str | None:
-    """Our name of an official tensor, or None."""
-    path, _, leaf = official.rpartition(".")
-    ours = family.keys.to_ours(path)
-    return f"{ours}.{leaf}" if ours else None
-
-
-def to_official_name(family: ModelFamily, ours: str) -> str:
-    """The official name of one of our tensors, with `*` for the number where it is a stack of several."""
-    path, _, leaf = ours.rpartition(".")
-    official = official_path(family.keys, path)
-    assert official is not None, f"{family.name} maps no module {path}"
-    return f"{official}.{leaf}"
 
 
 def official_tensors(model: DiffusionModel, tensors: dict[str, Tensor] | None = None) -> dict[str, Tensor]:

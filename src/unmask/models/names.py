@@ -1,7 +1,7 @@
-"""Names of tensors where the official layout keeps apart what we keep in one: experts, stacked.
+"""Our names of tensors and the official ones, also where the official layout keeps apart what we keep in one: experts.
 
-A place in a stack is written into the path, `trunk.layers.0.mlp.experts.gate_proj[3].weight`, so that every official
-tensor has one name of ours. Knows no file.
+A place in a stack of experts is written into the path, `trunk.layers.0.mlp.experts.gate_proj[3].weight`, so that every
+official tensor has one name of ours. Knows no file.
 """
 
 from __future__ import annotations
@@ -11,9 +11,24 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from unmask.models.families import KeyMap
+from unmask.models.families import KeyMap, ModelFamily
 
 _PLACE = re.compile(r"\[(\d+)\]")
+
+
+def to_our_name(family: ModelFamily, official: str) -> str | None:
+    """Our name of an official tensor, or None."""
+    path, _, leaf = official.rpartition(".")
+    ours = family.keys.to_ours(path)
+    return f"{ours}.{leaf}" if ours else None
+
+
+def to_official_name(family: ModelFamily, ours: str) -> str:
+    """The official name of one of our tensors, with `*` for the number where it is a stack of several."""
+    path, _, leaf = ours.rpartition(".")
+    official = official_path(family.keys, path)
+    assert official is not None, f"{family.name} maps no module {path}"
+    return f"{official}.{leaf}"
 
 
 def split_place(name: str) -> tuple[str, int | None]:

@@ -27,9 +27,10 @@ from unmask.models.adapters import (
     load_adapter,
     tokenizer_folder,
 )
-from unmask.models.checkpoints import load_model, to_official_name
+from unmask.models.checkpoints import load_model
 from unmask.models.facts import Facts, read_facts
 from unmask.models.folders import resolve_folder
+from unmask.models.names import to_official_name
 from unmask.models.shards import holds_weights
 from unmask.models.shell import DiffusionModel
 from unmask.models.tokenizers import load_tokenizer
