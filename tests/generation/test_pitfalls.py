@@ -21,7 +21,7 @@
 | 17 | tokens, forwards and positions counted wrongly | tests/generation/test_loop.py::test_figures_agree_with_what_the_denoiser_saw, tests/generation/caching/test_windowed_caches.py::test_figures_agree_with_what_the_model_was_fed, tests/generation/caching/test_block_cache.py::test_every_column_is_fed_once_as_text_and_blocks_once_a_step |
 | 18 | schedules that do not add up | tests/generation/test_loop.py::test_as_many_commits_as_masks_within_the_steps, tests/diffusion/test_posterior.py::test_rounded_rows_add_up_and_end_in_zeros, tests/diffusion/test_posterior.py::test_truncated_rows_add_up_and_end_in_zeros |
 | 19 | grammars that judge each position by itself | test_19, tests/generation/test_grammar.py::test_a_token_is_allowed_where_some_completion_has_it_and_only_there, tests/generation/test_grammar.py::test_every_strategy_stays_in_the_language |
-| 20 | rows that see nothing | test_20, tests/models/test_layers.py::test_a_row_of_padding_alone_gives_no_nan_and_no_nan_gradient |
+| 20 | rows that see nothing | test_20, tests/models/test_attention.py::test_a_row_of_padding_alone_gives_no_nan_and_no_nan_gradient |
 """  # noqa: E501
 
 from __future__ import annotations
