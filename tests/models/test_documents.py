@@ -13,6 +13,7 @@ from unmask.diffusion.blocks import allowed, document_positions
 from unmask.models import attention, tiled
 from unmask.models.attention import PreparedAttention, attend, prepare_attention
 from unmask.models.documents import runs_of
+from unmask.models.patterns import rule_of, who_sees
 from unmask.registry import FAMILIES
 from unmask.types import AttentionSpec
 
@@ -125,11 +126,11 @@ def test_the_block_mask_of_a_gpu_is_the_same_pattern(name: str, kind: str):
     from torch.nn.attention.flex_attention import flex_attention
 
     spec = AttentionSpec(kind, document_BL=DOCUMENTS[name])
-    rule, mask = attention._rule(spec), allowed(spec, 2, LENGTH)[:, None]
+    rule, mask = rule_of(spec), allowed(spec, 2, LENGTH)[:, None]
     real_BL = DOCUMENTS[name] >= 0
     assert torch.equal(tiled.spelt_out(rule, 2, LENGTH, device=CPU)[:, 0][real_BL], mask[:, 0][real_BL])
     columns = torch.arange(LENGTH)
-    blocks = tiled.block_mask(partial(attention._seen, spec, key_L=columns, start=0), columns, rule)
+    blocks = tiled.block_mask(partial(who_sees, spec, key_L=columns, start=0), columns, rule)
     q, k, v = (torch.randn(2, heads, LENGTH, 16) for heads in (4, 2, 2))
     found = flex_attention(q, k, v, block_mask=blocks, enable_gqa=True)
     wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)

@@ -12,6 +12,7 @@ from tests.models.tiny import build, tokens
 from unmask.diffusion.blocks import allowed, block_causal, block_ids, document_positions, two_stream
 from unmask.models import attention, tiled
 from unmask.models.attention import PreparedAttention, attend, prepare_attention
+from unmask.models.patterns import rule_of, who_sees
 from unmask.registry import FAMILIES
 from unmask.types import AttentionSpec
 
@@ -119,9 +120,9 @@ def test_the_block_mask_of_a_gpu_is_the_same_pattern(name: str):
     columns, rows = torch.arange(width), 2
     real_BL = torch.ones(2, width, dtype=torch.bool) if spec.document_BL is None else spec.document_BL >= 0
     mask = allowed(spec, rows, width)[:, None]
-    rule = attention._rule(spec)
+    rule = rule_of(spec)
     assert torch.equal(tiled.spelt_out(rule, rows, width, device=CPU)[:, 0][real_BL], mask[:, 0][real_BL])
-    blocks = tiled.block_mask(partial(attention._seen, spec, key_L=columns, start=0), columns, rule)
+    blocks = tiled.block_mask(partial(who_sees, spec, key_L=columns, start=0), columns, rule)
     q, k, v = (torch.randn(rows, heads, width, 16) for heads in (4, 2, 2))
     found = flex_attention(q, k, v, block_mask=blocks, enable_gqa=True)
     wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
