@@ -16,7 +16,6 @@ from unmask.errors import ModelError
 from unmask.models.adapters import LoraSettings, attach_lora
 from unmask.models.checkpoints import load_model
 from unmask.models.moe import Router, SparseMLP, SparseShape
-from unmask.models.rotary import Rotation
 from unmask.models.streamed import forget
 from unmask.registry import FAMILIES
 
@@ -146,17 +145,6 @@ def test_first_weights_are_as_wide_as_the_configuration_says(tmp_path: Path):
             assert weight.std().item() == pytest.approx(0.05, rel=0.15), name
         else:
             assert (weight == 1).all(), name
-
-
-def test_part_of_a_head_is_rotated():
-    """The first numbers as a head of that width alone, the others not at all."""
-    x_BHLK = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
-    positions = torch.arange(5) * 3
-    turned = Rotation.at(positions, width=4, theta=100.0).apply(x_BHLK)
-    assert torch.equal(turned[..., 4:], x_BHLK[..., 4:])
-    assert torch.equal(turned[..., :4], Rotation.at(positions, width=4, theta=100.0).apply(x_BHLK[..., :4]))
-    assert (turned[:, :, 1:, :4] != x_BHLK[:, :, 1:, :4]).any()
-    assert on_meta(dict(LLADA2.tiny_config)).facts.shape.rotary_width == 4
 
 
 def test_forgetting_takes_memory_and_no_values(tmp_path: Path):
