@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unmask.data.bins import first_fit_decreasing, of_similar_length
+from unmask.data.bins import first_fit_decreasing, of_neighbours, of_similar_length
 
 
 def by_definition(lengths: list[int], size: int) -> list[list[int]]:
@@ -50,3 +50,18 @@ def test_rows_of_a_bin_are_of_similar_length_and_fit_when_padded() -> None:
 
 def test_a_row_longer_than_a_bin_is_alone() -> None:
     assert of_similar_length(np.array([5, 50, 5]), 10).tolist() == [1, 0, 1]
+
+
+def test_neighbours_stay_together_and_fit_when_padded() -> None:
+    lengths = np.random.default_rng(3).integers(1, 300, size=2000)
+    bins = of_neighbours(lengths, 1024)
+    assert bins[0] == 0 and set(np.diff(bins).tolist()) == {0, 1}
+    groups = [lengths[bins == number] for number in range(bins.max() + 1)]
+    assert all(len(group) * group.max() <= 1024 for group in groups)
+    # none would have held the next row too
+    firsts = [int(group[0]) for group in groups[1:]]
+    assert all((len(g) + 1) * max(g.max(), first) > 1024 for g, first in zip(groups[:-1], firsts, strict=True))
+
+
+def test_a_neighbour_that_is_too_long_is_alone() -> None:
+    assert of_neighbours(np.array([5, 50, 5, 5, 4]), 10).tolist() == [0, 1, 2, 2, 3]

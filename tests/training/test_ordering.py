@@ -7,11 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from datasets import Dataset
 from rich.console import Console
 
+from unmask.data.build import Splits
 from unmask.errors import ConfigError
 from unmask.training.arguments import Settings
+from unmask.training.ordering import plan_of
 from unmask.training.run import describe, train
 
 Make = Callable[..., Settings]
@@ -70,6 +74,15 @@ def test_a_corpus_is_packed_by_whole_documents(settings: Make, tmp_path: Path, t
     # whole documents and rows of pieces are other samples, but about as likely to an untrained model
     assert packed.history[0]["eval_nll"] == pytest.approx(apart.history[0]["eval_nll"], rel=0.1)
     assert packed.history[-1]["epoch"] == pytest.approx(1.0, abs=0.3)
+
+
+@pytest.mark.parametrize("more", [{}, {"tokens_per_batch": 300}], ids=["rows", "forwards"])
+def test_sequential_samples_come_one_after_the_other(settings: Make, more: dict[str, Any]) -> None:
+    lengths = np.random.default_rng(0).integers(5, 96, size=2000)
+    splits = Splits(Dataset.from_dict({"input_ids": [[1] * int(length) for length in lengths]}), None, [], None)
+    plan = plan_of(settings(train_sampling_strategy="sequential", **more), "sft", splits, 1)
+    visited = [visit for update in range(400) for group in plan.groups(update) for visit in group]
+    assert [visit.row for visit in visited[:300]] == list(range(300))
 
 
 def test_epochs_are_passes_over_the_samples(settings: Make) -> None:

@@ -43,3 +43,22 @@ def of_similar_length(lengths: np.ndarray, size: int) -> np.ndarray:
         bins[order[start : start + rows]] = number
         start, number = start + rows, number + 1
     return bins
+
+
+def of_neighbours(lengths: np.ndarray, size: int) -> np.ndarray:
+    """Bins of rows that follow each other: as many to a bin, from the first on, as `size` padded tokens hold.
+
+    Args:
+        lengths: int64; one longer than `size` is a bin of its own.
+
+    Returns:
+        int64, the bin of each, in order.
+    """
+    bins = np.empty(len(lengths), np.int64)
+    start = number = longest = 0
+    for index, length in enumerate(lengths.tolist()):
+        longest = max(longest, length)
+        if index > start and longest * (index + 1 - start) > size:
+            start, number, longest = index, number + 1, length
+        bins[index] = number
+    return bins

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from unmask.data.bins import first_fit_decreasing, of_similar_length
+from unmask.data.bins import first_fit_decreasing, of_neighbours, of_similar_length
 from unmask.data.collate import Visit
 from unmask.data.ends import PackedEnds, padded_alone
 from unmask.diffusion.keys import Purpose, uniforms
@@ -35,7 +35,8 @@ class Grouping:
         kind: `row`: laid end to end in one; `forward`: rows of one forward, of similar length.
         size: tokens of a row, or padded tokens of a forward.
         ends: where each sample ends, its learned padding included.
-        seed: of the order of units; None: they come in the order of their first samples.
+        seed: of the order of units; None: they come in the order of their first samples, and forwards hold samples that
+            follow each other, whatever their lengths.
     """
 
     kind: Literal["row", "forward"]
@@ -51,7 +52,8 @@ class Grouping:
         """The samples of a stretch, given where they end, by unit: their places in it, int64."""
         if not len(ends):
             return []
-        put = first_fit_decreasing if self.kind == "row" else of_similar_length
+        of_forwards = of_neighbours if self.seed is None else of_similar_length
+        put = first_fit_decreasing if self.kind == "row" else of_forwards
         bins = put(ends, max(self.size, int(ends.max())) if self.kind == "row" else self.size)
         units = np.split(np.argsort(bins, kind="stable"), np.cumsum(np.bincount(bins))[:-1])
         keys = [int(unit[0]) for unit in units]

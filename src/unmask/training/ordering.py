@@ -14,7 +14,7 @@ from unmask.training.plan import Order, Plan, RandomLength, row_lengths
 
 def packing_of(settings: Settings, verb: str) -> Grouping | None:
     """How documents share rows of `max_length`; None: each has a row of its own."""
-    data, sampling = settings.data, settings.trainer.get("train_sampling_strategy", "random")
+    data = settings.data
     if not data.packing:
         return None
     padding = "none" if verb == "pretrain" else data.padding
@@ -24,8 +24,13 @@ def packing_of(settings: Settings, verb: str) -> Grouping | None:
             "or leave packing out."
         )
     ends = PackedEnds(padding, data.block_size, data.packed_eos, data.max_length)
-    seed = None if sampling == "sequential" else settings.trainer.get("seed", 42)
-    return Grouping("row", data.max_length, ends, seed)
+    return Grouping("row", data.max_length, ends, _seed_of_units(settings))
+
+
+def _seed_of_units(settings: Settings) -> int | None:
+    """None: they come in order."""
+    in_order = settings.trainer.get("train_sampling_strategy") == "sequential"
+    return None if in_order else settings.trainer.get("seed", 42)
 
 
 def plan_of(settings: Settings, verb: str, splits: Splits, update: int) -> Plan:
@@ -70,7 +75,7 @@ def _budget_of(settings: Settings, verb: str) -> Grouping | None:
         )
     padding = "none" if verb == "pretrain" or data.padding == "eos" else data.padding
     ends = PackedEnds(padding, data.block_size, max_length=data.max_length)
-    return Grouping("forward", data.tokens_per_batch, ends, settings.trainer.get("seed", 42))
+    return Grouping("forward", data.tokens_per_batch, ends, _seed_of_units(settings))
 
 
 def refuse_budget_of_stream(settings: Settings) -> None:
