@@ -47,10 +47,14 @@ def library_arguments(settings: Settings, *, updates: int, evaluate: bool) -> Tr
     if asked.get("fsdp") and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise ConfigError("fsdp needs several processes. Start the command with accelerate launch, or leave fsdp out.")
     try:
-        return TrainingArguments(**{**asked, **forced})
+        args = TrainingArguments(**{**asked, **forced})
     except (ValueError, TypeError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"transformers refuses these settings: {first}") from None
+    if args.tf32 is not None:
+        # the library says it in PyTorch's new words alone; the old ones, which inductor asks for, then raise
+        torch.set_float32_matmul_precision("high" if args.tf32 else "highest")
+    return args
 
 
 def compile_for_training(settings: Settings, args: TrainingArguments, model: DiffusionModel) -> None:
