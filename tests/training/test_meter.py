@@ -15,6 +15,7 @@ from unmask.training import fed as fed_module
 from unmask.training import meter as meter_module
 from unmask.training import run as run_module
 from unmask.training.arguments import Settings
+from unmask.training.library import library_arguments
 from unmask.training.meter import PARTS, Clock, Meter, brief
 from unmask.training.peak import Peak, of_card, peak_of
 from unmask.training.report import read_report
@@ -81,12 +82,59 @@ def test_the_peak_is_known_told_or_measured() -> None:
     assert of_card("NVIDIA A100-SXM4-80GB", torch.float32, tf32=True) == 156.0
     assert of_card("NVIDIA L4", torch.float16) == 121.0
     assert of_card("NVIDIA L40S", torch.bfloat16) == 362.0
-    assert of_card("Voodoo 2", torch.bfloat16) is None
     assert peak_of(CPU, torch.float32, 2.5) == Peak(2.5e12, "2.5 TFLOP/s, as told by peak_tflops")
     measured = peak_of(CPU, torch.float32)
     assert measured.operations is not None and measured.operations > 1e8
     assert measured.source.endswith("measured by a product of float32 matrices")
     assert peak_of(torch.device("mps"), torch.float32).operations is None
+
+
+# names as NVIDIA's and AMD's drivers give them
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("NVIDIA H100 NVL", 835.0),
+        ("NVIDIA H200", 989.0),
+        ("NVIDIA GH200 480GB", 989.0),
+        ("NVIDIA A100 80GB PCIe", 312.0),
+        ("NVIDIA A100-PCIE-40GB", 312.0),
+        ("A100-SXM4-40GB", 312.0),
+        ("NVIDIA A40", 149.7),
+        ("NVIDIA RTX A6000", 154.8),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 3090", 71.0),
+        ("AMD Instinct MI300X", 1307.0),
+        # others, whose names have a listed one's letters or words in them
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA RTX A4000", None),
+        ("NVIDIA RTX A400", None),
+        ("NVIDIA RTX A3000 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", None),
+        ("Voodoo 2", None),
+    ],
+)
+def test_a_card_is_known_by_its_whole_name(name: str, rate: float | None) -> None:
+    assert of_card(name, torch.bfloat16) == rate
+
+
+def test_tf32_is_told_to_all_who_ask(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.training_args
+
+    monkeypatch.setattr(transformers.training_args, "is_torch_tf32_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    before = torch.backends.fp32_precision
+    try:
+        for asked, rate, word in ((True, 494e12, "high"), (False, 67e12, "highest")):
+            library_arguments(settings(tf32=asked), updates=1, evaluate=False)
+            assert peak_of(torch.device("cuda"), torch.float32).operations == rate
+            assert torch.get_float32_matmul_precision() == word  # which raises where PyTorch was told half
+            assert torch.backends.cuda.matmul.allow_tf32 is asked
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.fp32_precision = before
 
 
 @pytest.mark.parametrize("objective", ["masked", "block"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +14,8 @@ from transformers import TrainingArguments
 from unmask.models.linear import linear
 
 # Vendors' data sheets, dense products, 10^12 operations per second: bfloat16, float32 as TF32, float32 itself.
-# The first name that is a part of the device's own counts.
+# The first name counts whose words the device's own has, and beside them words of no weight alone: an "RTX 4090 Laptop
+# GPU", a 3090 Ti or a part of a card (MIG) is another device, and one that nobody listed.
 _CARDS: tuple[tuple[str, float, float, float], ...] = (
     ("GB200", 2500.0, 1250.0, 80.0),
     ("B200", 2250.0, 1100.0, 75.0),
@@ -37,6 +39,7 @@ _CARDS: tuple[tuple[str, float, float, float], ...] = (
     ("RTX 3090", 71.0, 35.6, 35.6),
     ("MI300X", 1307.0, 654.0, 163.0),
 )
+_NO_WEIGHT = re.compile(r"NVIDIA|AMD|GeForce|Tesla|Instinct|PCI[Ee]|SXM\d?|HBM\d?e?|\d+GB?|OAM|VF")
 _SIDE, _TRIALS = 1024, 3
 
 
@@ -69,7 +72,7 @@ def peak_of(device: torch.device, dtype: torch.dtype, told: float | None = None)
     if device.type != "cuda":
         return Peak(None, f"no peak is known of {device.type}; give peak_tflops")
     name = torch.cuda.get_device_name(device)
-    listed = of_card(name, dtype, tf32=torch.get_float32_matmul_precision() != "highest")
+    listed = of_card(name, dtype, tf32=_has_tf32())
     if listed is None:
         return Peak(None, f"no peak is known of {name} in {kind}; give peak_tflops")
     return Peak(listed * 1e12, f"{listed:g} TFLOP/s, {name} in {kind} by its data sheet")
@@ -77,10 +80,27 @@ def peak_of(device: torch.device, dtype: torch.dtype, told: float | None = None)
 
 def of_card(name: str, dtype: torch.dtype, *, tf32: bool = False) -> float | None:
     """A GPU's peak by the name it gives itself, 10^12 operations per second; None: not in the table."""
-    row = next((row for row in _CARDS if row[0] in name), None)
+    words = re.split(r"[\s-]+", name.strip())
+    row = next((row for row in _CARDS if _is_card(row[0].split(), words)), None)
     if row is None or dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return None
     return row[1] if dtype != torch.float32 else row[2] if tf32 else row[3]
+
+
+def _has_tf32() -> bool:
+    """Whether products in float32 are made of TF32, on a GPU."""
+    matmul = torch.backends.cuda.matmul
+    # not by get_float32_matmul_precision, which raises where one spoke to PyTorch in its new words, of 2.9 and later
+    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+
+
+def _is_card(model: list[str], words: list[str]) -> bool:
+    """Whether a device's words are those of a model, one behind the other, and others that tell nothing."""
+    for start in range(len(words) - len(model) + 1):
+        end = start + len(model)
+        if words[start:end] == model:
+            return all(_NO_WEIGHT.fullmatch(word) for word in (*words[:start], *words[end:]))
+    return False
 
 
 @cache
