@@ -26,7 +26,6 @@ OPTIONAL = {
     "wandb",
     "swanlab",
     "deepspeed",
-    "liger_kernel",
     "fastapi",
     "uvicorn",
 }
