@@ -60,7 +60,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
     return build(tmp_path_factory.mktemp("model"), FAMILIES.get("llada")).double()
 
 
-@pytest.mark.parametrize("cache", ["none", "block", "prefix", "dual", "vicinity", "interval", "verify"])
+CACHES = ["none", "block", "prefix", "dual", "vicinity", "interval", "verify"]
+
+
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("guidance_scale", [0.0, 0.7])
 def test_caches_follow_rows_that_come_and_go(model: DiffusionModel, cache: str, guidance_scale: float) -> None:
     options = GenerationOptions(
@@ -73,6 +76,30 @@ def test_caches_follow_rows_that_come_and_go(model: DiffusionModel, cache: str, 
         attention="block_causal" if cache == "block" else "bidirectional",
     )
     rows = prompts(7)
+    done = together(model, rows, options, 3)
+    for number, row in enumerate(rows):
+        alone = generate(model, [row], options=options, mask_token_id=MASK, stop_token_ids=(STOP,))[0]
+        assert done[number].token_ids == alone.token_ids
+
+
+@pytest.mark.parametrize(
+    ("cache", "more"),
+    [
+        (cache, more)
+        for cache in CACHES
+        for more in ({}, {"guidance_scale": 0.7}, {"strategy": "credit"}, {"speculate": 1})
+        if "speculate" not in more or cache in ("none", "block")
+    ],
+)
+@pytest.mark.parametrize("count", [4, 5])
+def test_a_batch_that_ends_at_once_makes_room_for_fewer(
+    model: DiffusionModel, cache: str, more: dict[str, Any], count: int
+) -> None:
+    attention = "block_causal" if cache == "block" else "bidirectional"
+    options = GenerationOptions(
+        max_new_tokens=8, block_size=4, early_stop=False, cache=cache, attention=attention, **more
+    )
+    rows = prompts(count)
     done = together(model, rows, options, 3)
     for number, row in enumerate(rows):
         alone = generate(model, [row], options=options, mask_token_id=MASK, stop_token_ids=(STOP,))[0]

@@ -344,8 +344,7 @@ class Decoding:
         """Take finished rows out of the batch."""
         self._left += [(self._rows[index], self._live.take([index])) for index in sorted(over)]
         stay = [index for index in range(len(self._rows)) if index not in over]
-        if stay:
-            self._feeder.keep(stay, of=len(self._rows))
+        self._feeder.keep(stay, of=len(self._rows))
         self._live = self._live.take(stay).cut(self._block_size)
         self._rows = [self._rows[index] for index in stay]
 

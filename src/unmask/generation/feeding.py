@@ -178,7 +178,9 @@ class Feeder:
 
     def keep(self, rows: Sequence[int], of: int) -> None:
         """Forget all but these of `of` rows."""
-        if self._cache is not None and rows:
+        if not rows:
+            self._cache, self._held, self._seen_BL = None, 0, None
+        if self._cache is not None:
             self._cache.keep([*rows, *(of + row for row in rows)] if self.is_guided else rows)
             self._held = len(rows)
         if self._seen_BL is not None:
