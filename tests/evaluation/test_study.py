@@ -86,6 +86,14 @@ def test_an_interrupted_study_comes_to_the_same(
     assert len(said) == 2 and len(calls) == 5
 
 
+def test_more_points_are_made_where_the_runs_have_not_been(texts: Path, tmp_path: Path) -> None:
+    run_study(asked(texts, tmp_path), tell=lambda line: None)
+    before = points_of(tmp_path)
+    run_study(asked(texts, tmp_path, num_train_epochs=3, points_per_doubling=4), tell=lambda line: None)
+    grown = points_of(tmp_path)
+    assert grown[:4] == before and [row["epochs"] for row in grown[4:]] == [3, 3]
+
+
 def test_both_runs_begin_alike_and_are_measured_alike(whole: Path) -> None:
     causal, masked = (load_file(whole / "start" / name / "model.safetensors") for name in OBJECTIVES)
     assert causal.keys() == masked.keys() and all(causal[name].equal(masked[name]) for name in causal)

@@ -119,10 +119,10 @@ class Study:
     points: list[Row]
 
     def is_due(self, unique: int, epoch: int, objective: str) -> bool:
-        """Whether an evaluation is still to be made."""
+        """Whether an evaluation is still to be made; what a run has left behind it cannot be made up for."""
         own = [row for row in self.points if (row["unique_tokens"], row["objective"]) == (unique, objective)]
         is_over = objective == "autoregressive" and study_page.has_risen(own, self.chosen.stop_rising)
-        return not is_over and all(row["epochs"] != epoch for row in own)
+        return not is_over and all(row["epochs"] < epoch for row in own)
 
     def advance(self, unique: int, epoch: int, objective: str) -> str:
         """Train to an epoch, evaluate there, keep the point; what to tell of it."""

@@ -26,7 +26,7 @@ class StudyArguments:
     num_train_epochs: int = 256
     """Passes over these tokens."""
     points_per_doubling: int = 2
-    """Evaluations while the epochs double."""
+    """Evaluations while the epochs double; of a study that has begun, in the epochs that are still ahead."""
     stop_rising: float = 4.0
     """End the autoregressive run when its epochs are so many times those of its lowest loss; 0: never."""
     vocab_size: int = 512
