@@ -106,6 +106,32 @@ def test_long_prompts_lose_their_beginning_and_are_counted(lm: DiffusionLM) -> N
     assert (len(prompt), lm.tokenizer.decode(target)) == (18, "zz")
 
 
+def test_a_prompt_stays_whole_and_its_answer_gives_way(lm: DiffusionLM) -> None:
+    """The task asks for more than the model reads at all; what the model would say after the whole prompt comes out."""
+    answerer = Answerer(lm, AnswerSettings(max_length=40), Answers(None))
+    asked = [Request("generate", "red" * n, settings={"max_gen_toks": 40}) for n in (1, 8, 20)]
+    found = [answerer.answer(asked)[answerer.key(request)] for request in asked]
+    whole = [lm.generate("red" * n, max_new_tokens=40 - 3 * n, steps=40 - 3 * n)[0].text for n in (1, 8)]
+    # a quarter of 40 tokens is the least
+    cut = lm.generate(lm.encode("red" * 20)[-30:], max_new_tokens=10, steps=10)[0].text
+    assert found == [*whole, cut]
+    assert answerer.shortened == {asked[2].prompt}
+    assert [answerer.curtailed[answerer.key(request)] for request in asked] == [(40, 37), (40, 16), (40, 10)]
+
+
+def test_a_number_of_the_user_s_own_is_kept(lm: DiffusionLM) -> None:
+    settings = AnswerSettings({"max_new_tokens": 36}, max_length=40)
+    answerer = Answerer(lm, settings, Answers(None))
+    request = Request("generate", "red" * 4, settings={"max_gen_toks": 8})
+    assert list(answerer.answer([request]).values()) == [
+        lm.generate(lm.encode("dred"), max_new_tokens=36, steps=36)[0].text
+    ]
+    assert answerer.shortened and not answerer.curtailed
+    none = Answerer(lm, replace(settings, max_length=36), Answers(None))
+    with pytest.raises(ConfigError, match="--max_new_tokens 36 leaves no room for a prompt: 36 tokens are read"):
+        none.answer([request])
+
+
 def test_what_is_shortened_is_counted_whoever_answered(lm: DiffusionLM, tmp_path: Path) -> None:
     """After a resume, and of what other processes answered: the same as in one go."""
     settings = replace(SETTINGS, max_length=20)
@@ -124,6 +150,7 @@ def test_what_is_shortened_is_counted_whoever_answered(lm: DiffusionLM, tmp_path
     led = Answerer(lm, settings, Answers(None))
     led.answer(asked[::2])
     led.note(asked, whole.answers.by_key)
+    assert not whole.curtailed
     for other in (resumed, led):
         assert (other.shortened, other.ignored) == (whole.shortened, whole.ignored)
 
@@ -154,8 +181,7 @@ def test_blanks_filled_together_are_those_filled_alone(lm: DiffusionLM, given: d
 def test_whole_texts_are_scored_in_stretches(lm: DiffusionLM) -> None:
     answerer = Answerer(lm, replace(SETTINGS, max_length=9), Answers(None))
     ids, begin = lm.encode("abcdefghijkl"), lm.tokenizer.bos_token_id
-    assert list(answerer._windows(ids)) == [([begin], ids[:8]), (ids[7:8], ids[8:])]
-    found = lm.log_likelihoods([([begin], ids[:8]), (ids[7:8], ids[8:])], samples=4)
+    found = lm.log_likelihoods([([begin], ids[:8]), (ids[3:8], ids[8:])], samples=4)
     answer = answerer.answer([Request("rolling", "abcdefghijkl")])
     assert list(answer.values()) == [pytest.approx(sum(estimate.mean for estimate in found))]
 
@@ -222,3 +248,43 @@ def test_what_another_run_answered_is_in_no_batch(lm: DiffusionLM, tmp_path: Pat
     assert again.batches(asked)[: len(own)] == own
     again.answer(asked)
     assert sorted(file.read_bytes().splitlines(keepends=True)) == sorted(lines)
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoregressive checkpoint of 32 positions."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("twin")
+    tiny.write_tokenizer(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(
+        vocab_size=264, max_position_embeddings=32, bos_token_id=3, eos_token_id=1, initializer_range=0.3, **sizes
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_autoregressive_likelihoods_are_those_of_the_harness_own_class(twin: Path) -> None:
+    """Up to, at, and beyond what the model reads: the last target is not fed."""
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    theirs = HFLM(pretrained=str(twin), device="cpu", dtype="float32", batch_size=1)
+    ours = unmask.load(twin, device="cpu", dtype="float32")
+    text = "abcdefghijklmnopqrstuvwxyz" * 3
+    rolled = [text[:size] for size in (5, 31, 32, 33, 64, 75)]
+    pairs = [(text[:size], target) for size in (1, 28, 29, 30, 31, 70) for target in (" en", " other")]
+    pairs += [("", "xyz"), ("", text[:31]), ("", text[:32]), ("a", text[:32])]
+    expected = theirs.loglikelihood_rolling(
+        [Instance("loglikelihood_rolling", {}, (text,), 0) for text in rolled], disable_tqdm=True
+    )
+    expected += theirs.loglikelihood([Instance("loglikelihood", {}, pair, 0) for pair in pairs], disable_tqdm=True)
+    asked = [Request("rolling", text) for text in rolled]
+    asked += [Request("score", *pair, greedy=True) for pair in pairs]
+    found = answered(ours, asked, AnswerSettings(batch_size=4))
+    assert found[: len(rolled)] == pytest.approx(expected[: len(rolled)], rel=1e-5)
+    for one, other in zip(found[len(rolled) :], expected[len(rolled) :], strict=True):
+        assert one == [pytest.approx(other[0], rel=1e-5), other[1]]

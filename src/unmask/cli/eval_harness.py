@@ -218,6 +218,13 @@ def _notes(answerer: Answerer) -> list[str]:
     if answerer.shortened:
         count = len(answerer.shortened)
         notes.append(f"Prompts that were too long for the model and lost their beginning: {count:,}.")
+    if answerer.curtailed:
+        wanted, given = min(answerer.curtailed.values(), key=lambda rooms: rooms[1])
+        notes.append(
+            "Answers with less room than their task asks for, so that prompts stay whole: "
+            f"{len(answerer.curtailed):,}; the least is {given:,} of {wanted:,} tokens. --max_new_tokens gives all the "
+            "same."
+        )
     if answerer.ignored:
         notes.append(f"Settings of tasks without meaning here: {', '.join(sorted(answerer.ignored))}.")
     if answerer.copies:

@@ -11,13 +11,14 @@ from unmask.data.blanks import Blanked
 from unmask.errors import ConfigError
 from unmask.evaluation.planning import Batch, by_prompt, longest_first, planned, rivals
 from unmask.evaluation.requests import Answer, Answers, Kind, Request
+from unmask.evaluation.room import answer_room, fitted_pair, stretches
 from unmask.generation.options import GenerationOptions
 from unmask.lm import DiffusionLM
 from unmask.lm.attention import as_made, own_blocks, refuse_infilling
 from unmask.lm.filling import Filler
 from unmask.lm.identity import fingerprint
 from unmask.lm.infilling import between
-from unmask.lm.scoring import Scoring, greedy_verdicts, refuse_settling, settled
+from unmask.lm.scoring import Scoring, beginning, greedy_verdicts, most_tokens, refuse_settling, settled
 from unmask.objectives.asking import Pair
 from unmask.objectives.settling import Contest
 from unmask.objectives.target_masks import LikelihoodEstimate, rounds
@@ -27,6 +28,8 @@ Progress = Callable[[str, int, int], None]
 ANSWER_TOKENS = 256
 # times `batch_size` texts are generated as one batch, in which a place that is free is taken by the next
 _IN_TURN = 4
+# of the rules for what does not fit: answers by other rules are none of ours
+_RULES = 2
 # what tasks ask of a generation that is settled otherwise here, or changes nothing
 _WITHOUT_EFFECT = {"do_sample", "temperature", "until", "max_gen_toks", "max_new_tokens", "num_beams", "eos_token_id"}
 _SAMPLING = {"top_p", "top_k"}
@@ -69,6 +72,7 @@ class Answerer:
 
     Attributes:
         shortened: requests whose prompt lost its beginning, for want of room.
+        curtailed: of each answer with less room than its task asks for, the tokens asked for and those it may have.
         ignored: settings of tasks that have no meaning here.
         copies: of each choice among others, the noised copies that were needed.
     """
@@ -85,11 +89,16 @@ class Answerer:
         if settings.settle is None:
             # as it was before there was such a setting
             del changing["settle"]
-        self.stamp = json.dumps([fingerprint(lm), changing], sort_keys=True, default=str)
+        self.stamp = json.dumps([fingerprint(lm), changing, _RULES], sort_keys=True, default=str)
         self.shortened: set[str] = set()
+        self.curtailed: dict[str, tuple[int, int]] = {}
         self.ignored: set[str] = set()
         self.copies: dict[str, int] = {}
         self._noted: set[str] = set()
+
+    @property
+    def _is_causal(self) -> bool:
+        return self.lm.model.facts.attention == "causal"
 
     def key(self, request: Request) -> str:
         """Of the request's answer by this model with these settings."""
@@ -150,7 +159,7 @@ class Answerer:
             yield from longest_first(members, _IN_TURN * size)
         yield from longest_first(kinds["fill"], size)
         # the longest first, unless what prompts begin with is computed once
-        begins_alike = self.lm.model.facts.attention == "causal"
+        begins_alike = self._is_causal
         samples = 1 if begins_alike else self.settings.samples
         if self.settings.settle is not None:
             samples = rounds(samples)[0]
@@ -158,7 +167,7 @@ class Answerer:
         yield from longest_first(kinds["rolling"], 1)
 
     def note(self, requests: Iterable[Request], found: Mapping[str, Answer]) -> None:
-        """Count what is `shortened` and `ignored`, and `copies`, of answers from before or of other processes too."""
+        """Count what is `shortened`, `curtailed`, `ignored`, `copies`, of answers from before or of others too."""
         for request in requests:
             key = self.key(request)
             answer = found[key]
@@ -168,7 +177,7 @@ class Answerer:
                 continue
             self._noted.add(key)
             if request.kind == "generate":
-                self._prompt(request, self.limit - self.options(request).max_new_tokens)
+                self._prompt(request, self.options(request))
             elif request.kind == "fill":
                 self._blank(request)
             elif request.kind == "score":
@@ -179,7 +188,11 @@ class Answerer:
             self.progress(kind, done, total)
 
     def options(self, request: Request) -> GenerationOptions:
-        """How the request's text is generated: as the user said, then the task, then the model."""
+        """How the request's text is generated: as the user said, then the task, then the model.
+
+        Raises:
+            ConfigError: the user's own max_new_tokens leave nothing of what the model reads to a prompt.
+        """
         asked = request.settings
         self.ignored |= set(asked) - _WITHOUT_EFFECT - _SAMPLING
         found: dict[str, Any] = {
@@ -189,15 +202,28 @@ class Answerer:
             **{name: asked[name] for name in _SAMPLING if asked.get(name) and _temperature(asked) > 0},
             **self.settings.generation,
         }
-        found["max_new_tokens"] = min(found["max_new_tokens"], self.limit - 1)
+        found["max_new_tokens"] = self._new_tokens(request, found["max_new_tokens"])
         found.setdefault("steps", found["max_new_tokens"])
         found["seed"] = self.settings.seed
         options = GenerationOptions.of(**found)
         return options if "block_size" in found else own_blocks(options, self.lm.model.facts)
 
+    def _new_tokens(self, request: Request, wanted: int) -> int:
+        if "max_new_tokens" not in self.settings.generation:
+            given = answer_room(len(self._ids(request.prompt, request)), wanted, self.limit)
+            if given < wanted:
+                self.curtailed[self.key(request)] = wanted, given
+            return given
+        if wanted >= self.limit:
+            raise ConfigError(
+                f"--max_new_tokens {wanted:,} leaves no room for a prompt: {self.limit:,} tokens are read, prompt and "
+                "answer together. Give fewer."
+            )
+        return wanted
+
     def _generate(self, asked: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Answer]]:
         options = self.options(asked[0][1])
-        prompts = [self._prompt(request, self.limit - options.max_new_tokens) for _, request in asked]
+        prompts = [self._prompt(request, options) for _, request in asked]
         seeds = [options.seed + request.seed for _, request in asked]
         results = self.lm.generate_many(prompts, options, batch_size=self.settings.batch_size, seeds=seeds)
         return ((asked[number][0], result.text) for number, result in results)
@@ -228,9 +254,9 @@ class Answerer:
             (before or after).pop(0 if before else -1)
         return "".join(before), "".join(after)
 
-    def _prompt(self, request: Request, room: int) -> str | list[int]:
-        """The prompt; where it does not fit, the ids of its end."""
-        ids = self._ids(request.prompt, request)
+    def _prompt(self, request: Request, options: GenerationOptions) -> str | list[int]:
+        """The prompt; where it does not fit beside its answer, the ids of its end."""
+        ids, room = self._ids(request.prompt, request), self.limit - options.max_new_tokens
         if len(ids) > room:
             self.shortened.add(request.prompt)
             return ids[-room:]
@@ -276,11 +302,15 @@ class Answerer:
         kept = request.prompt.rstrip()
         target = request.prompt[len(kept) :] + request.target
         whole, start = self._ids(kept + target, request), len(self._ids(kept, request))
-        prompt, ids = whole[:start], whole[start:]
-        if len(whole) > self.limit:
+        pair = self._begun(whole[:start]), whole[start:]
+        fitted = fitted_pair(*pair, most_tokens(self.lm.model, self.limit))
+        if fitted != pair:
             self.shortened.add(request.prompt)
-            prompt = prompt[len(whole) - self.limit :]
-        return prompt, ids[-self.limit + 1 :]
+        return fitted
+
+    def _begun(self, prompt: list[int]) -> list[int]:
+        """What an autoregressive model reads before a target, which is never nothing."""
+        return prompt if prompt or not self._is_causal else [beginning(self.lm.tokenizer)]
 
     def _log_likelihoods(self, pairs: Sequence[Pair]) -> list[float]:
         how = self._scoring()
@@ -319,15 +349,13 @@ class Answerer:
         for key, request in asked:
             yield key, sum(self._log_likelihoods(list(self._windows(self._ids(request.prompt, request)))))
 
-    def _windows(self, ids: list[int]) -> Iterator[tuple[list[int], list[int]]]:
-        """Stretches that the model can read, each after the token before it; the first after what begins a text."""
+    def _windows(self, ids: list[int]) -> Iterator[Pair]:
+        """Stretches that the model can read; the first after what begins a text, where there is such a token."""
         first = self.lm.tokenizer.bos_token_id
         begun = [first] if isinstance(first, int) else []
-        if begun and ids[:1] == begun:
-            ids = ids[1:]
-        size = self.limit - 1
-        for start in range(0, len(ids), size):
-            yield (ids[start - 1 : start] if start else begun), ids[start : start + size]
+        return stretches(
+            self._begun(begun), ids[1:] if begun and ids[:1] == begun else ids, most_tokens(self.lm.model, self.limit)
+        )
 
 
 def _temperature(asked: Mapping[str, Any]) -> float:

@@ -64,15 +64,16 @@ def estimates(
 
     Where `numbers` are given, one per pair, each has masks of its own, and errors are independent.
     """
-    for number, (prompt, target) in enumerate(pairs):
-        _check_length(number, len(prompt) + len(target), model.facts.shape.max_length)
+    is_causal = model.facts.attention == "causal"
+    pairs = _begun(tokenizer, pairs) if is_causal else pairs
+    _check_lengths(model, pairs)
     with evaluating(model):
-        if model.facts.attention == "causal":
+        if is_causal:
             if scoring.guidance_scale:
                 raise ConfigError("guidance_scale is for diffusion models; this one is autoregressive, with no masks.")
             yield from causal_log_likelihoods(
                 model,
-                _begun(tokenizer, pairs),
+                pairs,
                 batch_size=scoring.batch_size,
                 profiled=scoring.profiled,
                 shares=_may_share(model),
@@ -106,8 +107,7 @@ def settled(
         ConfigError: the model is none that sees a whole row, or a pair is longer than it reads.
     """
     refuse_settling(model)
-    for number, (prompt, target) in enumerate(pair for contest in contests for pair in contest.pairs):
-        _check_length(number, len(prompt) + len(target), model.facts.shape.max_length)
+    _check_lengths(model, [pair for contest in contests for pair in contest.pairs])
     with evaluating(model):
         how = LikelihoodEstimator(
             mask_token_id(tokenizer, model),
@@ -176,9 +176,16 @@ def beginning(tokenizer: PreTrainedTokenizerBase) -> int:
     return token
 
 
-def _check_length(number: int, length: int, limit: int) -> None:
-    if length > limit:
-        raise ConfigError(
-            f"pair {number} has {length:,} tokens, prompt and target together; this model reads at most {limit:,}. "
-            "Shorten the prompt."
-        )
+def most_tokens(model: DiffusionModel, limit: int) -> int:
+    """Tokens of prompt and target, where `limit` are fed: an autoregressive model is not fed the last one."""
+    return limit + (model.facts.attention == "causal")
+
+
+def _check_lengths(model: DiffusionModel, pairs: Sequence[Pair]) -> None:
+    limit = most_tokens(model, model.facts.shape.max_length)
+    for number, (prompt, target) in enumerate(pairs):
+        if len(prompt) + len(target) > limit:
+            raise ConfigError(
+                f"pair {number} has {len(prompt) + len(target):,} tokens, prompt and target together; this model reads "
+                f"at most {limit:,}. Shorten the prompt."
+            )
