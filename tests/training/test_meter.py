@@ -125,7 +125,7 @@ def test_tf32_is_told_to_all_who_ask(settings: Make, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(transformers.training_args, "is_torch_tf32_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
-    before = torch.backends.fp32_precision
+    monkeypatch.setattr(torch.backends, "fp32_precision", "none")  # which it is, and is again at the end
     try:
         for asked, rate, word in ((True, 494e12, "high"), (False, 67e12, "highest")):
             library_arguments(settings(tf32=asked), updates=1, evaluate=False)
@@ -134,7 +134,6 @@ def test_tf32_is_told_to_all_who_ask(settings: Make, monkeypatch: pytest.MonkeyP
             assert torch.backends.cuda.matmul.allow_tf32 is asked
     finally:
         torch.set_float32_matmul_precision("highest")
-        torch.backends.fp32_precision = before
 
 
 @pytest.mark.parametrize("objective", ["masked", "block"])

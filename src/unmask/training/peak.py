@@ -91,7 +91,7 @@ def _has_tf32() -> bool:
     """Whether products in float32 are made of TF32, on a GPU."""
     matmul = torch.backends.cuda.matmul
     # not by get_float32_matmul_precision, which raises where one spoke to PyTorch in its new words, of 2.9 and later
-    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else bool(matmul.allow_tf32)
 
 
 def _is_card(model: list[str], words: list[str]) -> bool:
