@@ -66,6 +66,13 @@ def _device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f'device "{name}" is unknown; use auto, cpu, cuda or cuda:N.') from None
+    if device.type == "meta":
+        raise ConfigError('device "meta" computes nothing; use auto, cpu, cuda or cuda:N.')
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ResourceError(f'device "{name}": no CUDA device is available here. Use device "cpu".')
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError):
+        # PyTorch knows the names of machines that it was not built for, and numbers of GPUs that are not there
+        raise ResourceError(f'device "{name}" is not available here. Use device "auto" or "cpu".') from None
     return device
