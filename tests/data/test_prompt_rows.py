@@ -28,6 +28,10 @@ USER = [{"role": "user", "content": "hi"}]
         ({"question": "hi", "answer": 5}, USER, {"question": "hi", "answer": 5}),
         ({"user": "hi"}, USER, {"user": "hi"}),
         ({"prompt": None, "question": "hi"}, USER, {"prompt": None, "question": "hi"}),
+        ({"text": "Oslo", "prompt": None}, "Oslo", {"prompt": "Oslo"}),
+        ({"prompt": None, "text": "Oslo", "id": None}, "Oslo", {"prompt": "Oslo", "id": None}),
+        ({"text": None, "prompt": "Oslo", "stats": None}, "Oslo", {"prompt": "Oslo"}),
+        ({"text": None, "prompt": None, "question": "hi"}, USER, {"prompt": None, "question": "hi"}),
         (
             {"instruction": "Add", "input": "1, 2", "output": "3", "system": "Be brief."},
             [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Add\n\n1, 2"}],

@@ -82,16 +82,25 @@ def read_prompt(row: Row, number: int, *, chat_template: bool = False) -> Prompt
         guess = next(filter(None, (did_you_mean(key, FORMS) for key in row.fields)), "")
         raise BadRow(row.where, f"no prompt (found: {found}); a row has one of {known}.{guess}", "shape")
     prompt = FORMS[key](row, key)
-    given = {"prompt" if name == "text" else name: value for name, value in row.fields.items()}
     _check_names(row, key)
+    given = _carried(row, key)
     if isinstance(prompt, str) and chat_template:
         prompt = [{"role": "user", "content": prompt}]
     return PromptRow(number, row.where, prompt, given)
 
 
+def _carried(row: Row, key: str) -> dict[str, Any]:
+    """What is handed on; of columns that this row leaves empty, not those whose names are needed."""
+    empty = {name for name, value in row.fields.items() if value is None}
+    needed = {*RESULT_KEYS, "prompt"} if key == "text" else set(RESULT_KEYS)
+    return {
+        "prompt" if name == "text" else name: value for name, value in row.fields.items() if name not in empty & needed
+    }
+
+
 def _check_names(row: Row, key: str) -> None:
     for name in RESULT_KEYS:
-        if name in row.fields and name != key:
+        if row.fields.get(name) is not None and name != key:
             raise BadRow(row.where, f'has the key "{name}", under which the result is written. Rename it', "name")
 
 
