@@ -275,6 +275,34 @@ def test_a_stop_string_ends_a_row_across_blocks(lm: DiffusionLM, forced: Any) ->
     assert later.text == "yes.\nU" and later.stats.forwards.denoise == 7
 
 
+def test_at_least_so_many_tokens_must_have_room(lm: DiffusionLM) -> None:
+    with pytest.raises(ConfigError, match="min_new_tokens is 50, and max_new_tokens leaves prompt 0 room for 8 new"):
+        lm.generate("One", max_new_tokens=8, min_new_tokens=50)
+    with pytest.raises(ConfigError, match=r"max_length leaves prompt 1 room for 3 new tokens.*raise max_length"):
+        lm.generate(["abc", "abcde"], max_length=8, min_new_tokens=4)
+    assert lm.infill("a[MASK]b", min_new_tokens=500)
+
+
+def test_an_unknown_token_to_keep_is_refused(lm: DiffusionLM) -> None:
+    last = lm.model.facts.shape.vocab_size - 1
+    lm.generate("One", max_new_tokens=2, steps=1, guidance_scale=1.0, guidance_keep=[last])
+    with pytest.raises(ConfigError, match=f"guidance_keep has the token id 99999999.*knows ids 0 to {last}"):
+        lm.generate("One", max_new_tokens=2, guidance_keep=[1, 99_999_999])
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "hpu", "cuda:99"])
+def test_a_device_that_this_machine_lacks(tmp_path: Path, device: str) -> None:
+    if device != "cuda:99" and torch.accelerator.is_available():
+        pytest.skip("there is an accelerator here, perhaps this one")
+    with pytest.raises(ResourceError, match=f'device "{device}"'):
+        load(write_checkpoint(tmp_path), device=device)
+
+
+def test_a_device_that_computes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='device "meta" computes nothing; use auto, cpu'):
+        load(write_checkpoint(tmp_path), device="meta")
+
+
 def test_a_stop_string_that_is_a_special_token(lm: DiffusionLM, forced: Any) -> None:
     forced(3, "yes<|start_header_id|>and more")
     assert lm.generate("One", max_new_tokens=8, block_size=8, steps=8)[0].text == "yesand "

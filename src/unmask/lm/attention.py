@@ -18,8 +18,13 @@ def as_made(options: GenerationOptions, facts: Facts) -> GenerationOptions:
 
     Raises:
         ConfigError: guidance of an autoregressive model, which cannot be shown its prompt masked; a strategy that hides
-            tokens one by one, where a token is predicted by the position before it.
+            tokens one by one, where a token is predicted by the position before it; an unknown id in `guidance_keep`.
     """
+    if max(options.guidance_keep, default=0) >= facts.shape.vocab_size:
+        raise ConfigError(
+            f"guidance_keep has the token id {max(options.guidance_keep)}, which is unknown; the model knows ids 0 to "
+            f"{facts.shape.vocab_size - 1}."
+        )
     if facts.family.shift and getattr(STRATEGIES.get(options.strategy), "verifies", False):
         raise ConfigError(
             f'Strategy "{options.strategy}" hides tokens one by one and asks what stands there; a {facts.family.name} '

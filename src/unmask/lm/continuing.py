@@ -49,7 +49,7 @@ def room(prompt: int, options: GenerationOptions, limit: int, where: str) -> int
     """How many tokens may be written after a prompt of `prompt` tokens.
 
     Raises:
-        ConfigError: none, or more than the model can read.
+        ConfigError: none, fewer than must be written, or more than the model can read.
     """
     new = options.max_new_tokens if options.max_length is None else options.max_length - prompt
     if new < 1:
@@ -57,8 +57,13 @@ def room(prompt: int, options: GenerationOptions, limit: int, where: str) -> int
             f"{where} has {prompt:,} tokens; max_length is {options.max_length:,} for prompt and answer together. "
             "Shorten the prompt, or raise max_length."
         )
+    named = "max_new_tokens" if options.max_length is None else "max_length"
+    if new < options.min_new_tokens:
+        raise ConfigError(
+            f"min_new_tokens is {options.min_new_tokens:,}, and {named} leaves {where} room for {new:,} new tokens. "
+            f"Lower min_new_tokens, or raise {named}."
+        )
     if prompt + new > limit:
-        named = "max_new_tokens" if options.max_length is None else "max_length"
         raise ConfigError(
             f"{where} has {prompt:,} tokens, {prompt + new:,} with {named}; the "
             f"model was made for {limit:,}. Shorten the prompt, or ask for fewer new tokens."
