@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from unmask.models.checkpoints import load_model, save_model
 from unmask.models.families.llada import FAMILY
+from unmask.registry import FAMILIES
 
 SPECIAL = ("<|mdm_mask|>", "<|endoftext|>", "<|eot_id|>", "<|startoftext|>", "<|start_header_id|>", "<|end_header_id|>")
 
@@ -47,6 +48,16 @@ def write_checkpoint(folder: Path, *, weights: bool = True, **changes: Any) -> P
     write_config(folder, **changes)
     if weights:
         save_model(load_model(folder, from_scratch=True, seed=1), folder)
+    return folder
+
+
+def write_left_to_right(folder: Path) -> Path:
+    """The checkpoint folder of an autoregressive model with the same tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder)
+    config = {**FAMILIES.get("llama").tiny_config, "vocab_size": 264, "eos_token_id": 1, "pad_token_id": 1}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_model(load_model(folder, from_scratch=True, seed=1), folder)
     return folder
 
 

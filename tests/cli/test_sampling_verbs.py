@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.tiny import write_checkpoint
+from tests.tiny import write_checkpoint, write_left_to_right
 from unmask.cli import chat as chat_verb
 from unmask.cli import generate as generate_verb
 from unmask.cli import sampling
@@ -87,6 +87,7 @@ def test_conversations_and_templates(model, lm, run, tmp_path) -> None:
     base = ("generate", "--model_name_or_path", model, *SHORT, "--json")
     assert texts(run(*base, "--messages", json.dumps(messages))) == expected
     assert texts(run(*base, "--messages", "talk.json")) == expected
+    assert texts(run(*base, "--messages", json.dumps({"messages": messages}))) == expected
     assert texts(run(*base, "--chat_template", "true", "hello")) == expected
     assert texts(run(*base, "--chat_template", "False", "hello")) == wanted(lm, ["hello"])
 
@@ -108,6 +109,31 @@ def test_without_a_prompt_both_tasks_are_shown(model, run) -> None:
     rows = json.loads(as_json.out)["results"]
     assert [row["prompt"] for row in rows] == [*shown.prompts, *shown.blanks]
     assert rows[2]["text"].startswith("The capital of France is") and "[MASK]" not in rows[2]["text"]
+
+
+def test_without_a_prompt_blanks_are_left_out_where_they_cannot_be_filled(model, run, tmp_path) -> None:
+    pytest.importorskip("outlines_core", reason="the extra `grammar` is not installed")
+    shown = generate_verb.OF_ANYTHING
+    left_to_right = str(write_left_to_right(tmp_path / "llama"))
+    for argv in (("--model", left_to_right), ("--model", model, "--regex", "(yes|no)")):
+        result = run("generate", *argv, *SHORT)
+        assert result.code == 0 and all(text in result.out for text in shown.prompts), result.err
+        assert "Blanks" not in result.out
+        rows = json.loads(run("generate", *argv, *SHORT, "--json").out)["results"]
+        assert [row["prompt"] for row in rows] == list(shown.prompts)
+    assert all(row["text"] in ("yes", "no") for row in rows)
+
+
+def test_a_schema_may_be_a_mapping_in_a_file(model, run, tmp_path) -> None:
+    pytest.importorskip("outlines_core", reason="the extra `grammar` is not installed")
+    schema = {"type": "object", "properties": {"n": {"enum": [1, "zwö"]}}, "required": ["n"]}
+    asked = "generate:\n  json_schema:\n    type: object\n    properties: {n: {enum: [1, zwö]}}\n    required: [n]\n"
+    (tmp_path / "a.yaml").write_text(asked, "utf-8")
+    base = ("generate", "--model", model, "--max_new_tokens", "16", "--json", "hi")
+    found = run(*base, "--config", "a.yaml")
+    assert found.code == 0, found.err
+    assert texts(found) == texts(run(*base, "--json_schema", json.dumps(schema)))
+    assert json.loads(texts(found)[0])["n"] in (1, "zwö")
 
 
 @pytest.fixture
@@ -221,6 +247,8 @@ def test_stop_strings(model, lm, run) -> None:
         (["infill", "--prefix", "b", "c[MASK]"], "exclude each other"),
         (["infill", "a[MASK]", "--tokens", "4"], "--tokens is for --prefix and --suffix"),
         (["infill", "--prefix", "a", "--tokens", "x"], "it must be a number such as 8, or two such as 1-16"),
+        (["infill", "--template", "typo.txt"], "--template typo.txt: there is no such file."),
+        (["infill", "--template", "no/typo"], "--template no/typo: there is no such file."),
         (["infill", "--prefix", "@none.py"], "none.py cannot be read"),
         (["generate", "--max_length", "8", "--max_new_tokens", "4", "hi"], "Give one of them"),
         (["generate", "--stop", "", "hi"], "stop has ''; it is a text"),

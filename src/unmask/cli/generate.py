@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 DOES = (
     "Continue prompts. Without a prompt, on a terminal or with an empty input, two built-in prompts are continued "
-    "in one batch and the blanks of a built-in text are filled. Without a model, the small base of this package "
-    "writes. --input FILE --output FILE continues the prompts of a file and goes on where it was interrupted."
+    "in one batch and, where the model can do that, the blanks of a built-in text are filled. Without a model, the "
+    "small base of this package writes. --input FILE --output FILE continues the prompts of a file and goes on where it was interrupted."
 )
 OWN = (
     Option("prompt", str | None, None, "Text to continue; may be given several times, or stand beside the options."),
@@ -125,7 +125,7 @@ def read_messages(given: str) -> list[dict[str, Any]]:
     Raises:
         ConfigError: it is no JSON, or no list of messages.
     """
-    text = given if given.lstrip().startswith("[") else sampling.read_file(given)
+    text = given if given.lstrip().startswith(("[", "{")) else sampling.read_file(given)
     try:
         messages = json.loads(text)
     except json.JSONDecodeError as error:
@@ -150,14 +150,18 @@ def _print(prompts: Sequence[Any], results: Sequence[Generation]) -> None:
 
 
 def _show_off(lm: DiffusionLM, options: GenerationOptions, parsed: Parsed, shown: Telling) -> int:
-    """Both things a masked model can do."""
+    """Both things a masked model can do; an autoregressive one fills no blanks, and a grammar has another length."""
     show = sampling.shown(parsed)
+    if lm.model.facts.attention == "causal" or options.regex is not None or options.json_schema is not None:
+        shown = replace(shown, blanks=())
     if shown.new_tokens and "max_new_tokens" not in parsed:
         steps = options.steps if "steps" in parsed else shown.new_tokens
         options = replace(options, max_new_tokens=shown.new_tokens, steps=steps)
     continued, seconds = sampling.drain(lm.stream(list(shown.prompts), options), lm, len(shown.prompts), show)
-    whole = sampling.one_block(options, parsed)
-    filled, more = sampling.drain(lm.stream_infill(list(shown.blanks), whole), lm, len(shown.blanks), show)
+    filled, more = list["Generation"](), 0.0
+    if shown.blanks:
+        whole = sampling.one_block(options, parsed)
+        filled, more = sampling.drain(lm.stream_infill(list(shown.blanks), whole), lm, len(shown.blanks), show)
     prompts, results = [*shown.prompts, *shown.blanks], [*continued, *filled]
     trace_files.write(parsed["trace"], prompts, results, trace_files.About(lm, options, seconds + more))
     if parsed["json"]:
@@ -165,7 +169,8 @@ def _show_off(lm: DiffusionLM, options: GenerationOptions, parsed: Parsed, shown
         return 0
     print("Two prompts, continued in one batch:\n")
     _print(shown.prompts, continued)
-    print("\nBlanks, filled:\n")
+    if shown.blanks:
+        print("\nBlanks, filled:\n")
     for blank, result in zip(shown.blanks, filled, strict=True):
         print(f"{blank}\n{result.text}\n")
     print(sampling.summary(results, seconds + more), file=sys.stderr)

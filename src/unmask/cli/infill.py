@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unmask.cli import sampling, trace_files
 from unmask.cli.config import Parsed
 from unmask.cli.options import Option, OptionTable
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from unmask.lm import DiffusionLM, Generation, TextStream
@@ -74,8 +75,7 @@ def _asked(parsed: Parsed) -> list[Any]:
     if "tokens" in parsed:
         raise ConfigError("--tokens is for --prefix and --suffix. In a text write [MASK:4] or [MASK:1-8].")
     if parsed["template"] is not None:
-        given = parsed["template"]
-        return [sampling.read_file(given).rstrip("\n") if _is_file(given) else given]
+        return [_template(parsed["template"])]
     texts = sampling.texts_from(parsed, "text")
     if not texts:
         raise ConfigError('no text is given. For example: unmask infill "Oslo lies in [MASK]."')
@@ -111,5 +111,21 @@ def _text_or_file(given: str) -> str:
     return sampling.read_file(given[1:]) if given.startswith("@") else given
 
 
-def _is_file(given: str) -> bool:
-    return "{" not in given and Path(given).expanduser().is_file()
+def _template(given: str) -> str:
+    """A template, given as such or as a file of it.
+
+    Raises:
+        ConfigError: it has no field and no blank, and looks like the name of a file that is not there.
+    """
+    if any(mark in given for mark in "{[<\n"):
+        return given
+    file = Path(given).expanduser()
+    if file.is_file():
+        return sampling.read_file(given).rstrip("\n")
+    if os.sep in given or file.suffix[1:].isalnum():
+        others = [other.name for other in file.parent.glob("*")] if file.parent.is_dir() else []
+        raise ConfigError(
+            f"--template {given}: there is no such file.{did_you_mean(file.name, others)} Name a file, or give a text "
+            "with fields such as {name:1-8}."
+        )
+    return given

@@ -6,6 +6,7 @@ This file knows neither files nor other spellings.
 
 from __future__ import annotations
 
+import json
 import re
 import typing
 from collections.abc import Sequence
@@ -20,12 +21,13 @@ from unmask.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Option:
-    """One option."""
+    """One option; `is_json`: a text of JSON, for which a file may hold the mapping itself."""
 
     name: str
     type: Any
     default: Any = None
     help: str = ""
+    is_json: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,11 @@ class OptionTable:
     @cached_property
     def dict_options(self) -> frozenset[str]:
         """Options whose value is a mapping, which a YAML file must not flatten."""
-        return frozenset(name for name, kind in self.types.items() if dict in _leaves(kind))
+        return self._json_options | {name for name, kind in self.types.items() if dict in _leaves(kind)}
+
+    @cached_property
+    def _json_options(self) -> frozenset[str]:
+        return frozenset(option.name for _, options in self.groups for option in options if option.is_json)
 
     @cached_property
     def parser(self) -> Any:
@@ -123,6 +129,8 @@ class OptionTable:
             return self._nothing(name, given)
         if _leaves(kind) <= {str, NoneType} and isinstance(value, str):
             return value
+        if name in self._json_options and isinstance(value, dict):
+            return json.dumps(value, ensure_ascii=False)
         if self.is_texts(name):
             return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
         if self.is_list(name) and str in _items(kind):

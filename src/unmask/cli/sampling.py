@@ -70,7 +70,7 @@ def generation_options() -> tuple[Option, ...]:
     helps = {entry.arg_name: entry.description or "" for entry in parse_from_object(GenerationOptions).params}
     types = get_type_hints(GenerationOptions)
     return tuple(
-        Option(entry.name, types[entry.name], entry.default, helps.get(entry.name, ""))
+        Option(entry.name, types[entry.name], entry.default, helps.get(entry.name, ""), entry.name == "json_schema")
         for entry in fields(GenerationOptions)
         if entry.name not in OWN_MEANING
     )
