@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 DOES = (
     "Continue prompts. Without a prompt, on a terminal or with an empty input, two built-in prompts are continued "
     "in one batch and, where the model can do that, the blanks of a built-in text are filled. Without a model, the "
-    "small base of this package writes. --input FILE --output FILE continues the prompts of a file and goes on where it was interrupted."
+    "small base of this package writes. --input FILE --output FILE continues the prompts of a file and goes on where "
+    "it was interrupted."
 )
 OWN = (
     Option("prompt", str | None, None, "Text to continue; may be given several times, or stand beside the options."),
