@@ -96,14 +96,11 @@ def generate_file(
         progress.is_complete, progress.total, progress.before = True, len(rows), len(rows)
         return progress
     lm = load()
-    weights = fingerprint(lm)
-    if work.own_blocks and lm.model.facts.block_size:
-        # another configuration beside the same weights is another model
-        weights += f", blocks of {lm.model.facts.block_size}"
+    if work.own_blocks:
         work = replace(work, options=own_blocks(work.options, lm.model.facts))
     rows = _fitting(lm, rows, work, progress)
     lm.check_language(work.options)  # before the output is claimed for these options
-    check_origin(work.output, {**origin, "weights": weights}, whole=True)
+    check_origin(work.output, {**origin, "weights": fingerprint(lm)}, whole=True)
     with ResultFile(work.output, [row.number for row in rows], work.share) as results:
         _generate(lm, rows, results, work, progress, tell)
         progress.is_complete = results.merge()
