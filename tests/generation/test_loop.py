@@ -31,6 +31,14 @@ def ids(completions: list[Completion]) -> list[list[int]]:
     return [done.token_ids for done in completions]
 
 
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_no_stop_token_comes_too_early_whether_or_not_rows_end_there(early_stop: bool) -> None:
+    wants_to_stop = Scripted([STOP] * 7, [5.0] * 7)
+    done = decode(wants_to_stop, [[1]], max_new_tokens=6, min_new_tokens=4, early_stop=early_stop)[0]
+    assert STOP not in done.token_ids[:4]
+    assert done.token_ids[4:] == ([] if early_stop else [STOP, STOP])
+
+
 VARIANTS = [
     {"strategy": "confidence"},
     {"strategy": "random"},

@@ -43,8 +43,7 @@ def continuous(
         ConfigError, ModelError: as `loop.generate`, when the row in question is reached.
     """
     filler = 0 if mask_token_id is None else mask_token_id
-    stops = tuple(stop_token_ids) if options.early_stop else ()
-    request = Request(denoiser, options, mask_token_id, stops, batch_size=batch_size)
+    request = Request(denoiser, options, mask_token_id, tuple(stop_token_ids), batch_size=batch_size)
     decoding = Decoding(request, continuation([], 0, filler, device), [], writable=options.max_new_tokens)
     waiting = enumerate(rows)
     while True:

@@ -55,7 +55,7 @@ class Chooser:
         self._adjusted = getattr(self._strategy, "adjusted", None)
         self.verifies = bool(getattr(self._strategy, "verifies", False))
         self.forgets = self._state is None
-        self._grammar = Grammar(options, stop_token_ids, self.never)
+        self._grammar = Grammar(options, stop_token_ids if options.early_stop else (), self.never)
 
     def begin(self, row: Row, *, is_whole: bool) -> None:
         """Take a row in; `is_whole`: it is filled in, not continued.

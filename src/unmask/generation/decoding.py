@@ -41,7 +41,7 @@ class Request:
         options: see there.
         mask_token_id: the mask token; never proposed. None: the model has none and needs none, as it writes from left
             to right.
-        stop_token_ids: a row ends at the first of these that it writes; empty: it runs to its end.
+        stop_token_ids: a row ends at the first of these that it writes; without `options.early_stop` it runs to its end.
         whole_rows: completions are whole rows (infilling), not only what follows the prompt.
         batch_size: rows under way at a time, at most.
     """
@@ -75,11 +75,11 @@ class Decoding:
         self._filler = request.mask_token_id if request.mask_token_id is not None else 0
         self._block_size = options.block_size or writable
         self._hides_later = options.attention == "block_causal" and options.block_size is not None
-        stops = () if request.whole_rows else request.stop_token_ids
+        self._ends_at = request.stop_token_ids if options.early_stop else ()
         self._chooser = Chooser(
             options,
             mask_token_id=request.mask_token_id,
-            stop_token_ids=stops,
+            stop_token_ids=request.stop_token_ids,
             # Of the longest row, as in dLLM: where rows to fill in differ in length, steps depend on the batch.
             steps=options.steps_per_block or math.ceil(options.steps / math.ceil(writable / self._block_size)),
             block_size=self._block_size,
@@ -96,7 +96,8 @@ class Decoding:
         )
         self._lengthening = None
         if not request.whole_rows:
-            self._lengthening = lengthening_for(options, stops, self._chooser.never, hides_later=self._hides_later)
+            never, hides_later = self._chooser.never, self._hides_later
+            self._lengthening = lengthening_for(options, self._ends_at, never, hides_later=hides_later)
         self._speculation = speculation_for(self._chooser, self._feeder, self._filler, options)
         self._number = 0
         self._rows: list[Row] = []
@@ -312,7 +313,7 @@ class Decoding:
         is_broken_B = written.proposal.log_prob_BL.isnan().any(1)
         # a stop token may have moved out of its block
         told = after if self._lengthening is None else self._live.take(places)
-        is_over_B = finished_B(told, self.request.stop_token_ids)
+        is_over_B = finished_B(told, self._ends_at)
         state = on_host(torch.stack([is_open_B, is_broken_B, is_over_B]))
         for index, row, is_open, is_broken, is_over in zip(places, rows, *state, strict=True):
             if is_broken:
@@ -362,7 +363,7 @@ class Decoding:
     def _completion(self, row: Row, canvas: Canvas) -> Completion:
         token_ids = on_host(canvas.tokens_BL[0])
         start = 0 if self.request.whole_rows else row.text
-        emitted, is_stopped = cut(token_ids[start : row.end], self.request.stop_token_ids)
+        emitted, is_stopped = cut(token_ids[start : row.end], self._ends_at)
         count = len(row.masked) if self.request.whole_rows else len(emitted)
         stats = Stats(count, row.totals(), row.positions)
         trace = None

@@ -59,9 +59,8 @@ def stream_rows(
     ids = [row.token_ids for row in rows]
     check_rows(ids, vocab_size, "prompt")
     canvas = continuation(ids, options.first_length, 0 if mask_token_id is None else mask_token_id, device)
-    stops = tuple(stop_token_ids) if options.early_stop else ()
     entries = [Entry(number, row.seed, row.ends, row.automaton) for number, row in enumerate(rows)]
-    request = Request(denoiser, options, mask_token_id, stops)
+    request = Request(denoiser, options, mask_token_id, tuple(stop_token_ids))
     return Decoding(request, canvas, entries, writable=options.max_new_tokens)
 
 
