@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,19 @@ def test_ids_and_messages(lm: DiffusionLM) -> None:
     found = mapper({"asked": prompts})
     assert found["text"][0] == lm.generate([7, 8, 9], **SETTINGS)[0].text
     assert found["text"][1] == lm.generate(talk, **SETTINGS)[0].text
+
+
+def test_blocks_are_those_that_a_checkpoint_was_made_for(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", attention="block_causal", block_size=4)
+    lm = load(folder, device="cpu", dtype="float32")
+    prompts = {"prompt": ["ab", "defg"]}
+    own, other = (
+        [each.text for each in lm.generate(prompts["prompt"], seeds=[0, 0], max_new_tokens=9, **size)]
+        for size in ({}, {"block_size": 32})
+    )
+    assert own != other
+    assert list(PromptMapper(lm, max_new_tokens=9)(prompts)["text"]) == own
+    assert list(PromptMapper(lm, max_new_tokens=9, block_size=32)(prompts)["text"]) == other
 
 
 def test_mistakes(lm: DiffusionLM) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from unmask.errors import DataError
 from unmask.generation.options import GenerationOptions
+from unmask.lm.attention import own_blocks
 from unmask.lm.loading import load
 from unmask.lm.model import DiffusionLM
 
@@ -44,6 +45,8 @@ class PromptMapper:
     ) -> None:
         self.options = GenerationOptions.of(**settings)
         self.lm = load(model, **(load_options or {})) if isinstance(model, str) else model
+        if "block_size" not in settings:
+            self.options = own_blocks(self.options, self.lm.model.facts)
         self.prompt_column, self.row_column, self.batch_size = prompt_column, row_column, batch_size
 
     def __call__(self, columns: Mapping[str, Any]) -> dict[str, Any]:
