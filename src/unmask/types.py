@@ -158,11 +158,13 @@ class LossSums:
         loss: float32 scalar, nats; divide by the objective's `count` summed over the update.
         metrics: name -> (sum, count), float32 scalars, detached.
         nll_S: float32; each sample's own bound, nats, where no gradient is wanted and noise was drawn.
+        evidence_SE: float32; beside them under evaluation's noise, what their error is reckoned from.
     """
 
     loss: Tensor
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     nll_S: Tensor | None = None
+    evidence_SE: Tensor | None = None
 
 
 def map_tensors(record: T, change: Any) -> T:

@@ -18,7 +18,7 @@ from unmask.diffusion.blocks import block_ids
 from unmask.diffusion.noising import absorb
 from unmask.errors import ConfigError
 from unmask.objectives.masked import MaskedDiffusion, MaskedNoise, told
-from unmask.objectives.views import Groups, Masking, View, members
+from unmask.objectives.views import Groups, Masking, View, members, places
 from unmask.types import AttentionSpec, Batch, SampleKeys
 
 CLEAN = 1  # among the streams of an `AttentionSpec`
@@ -104,7 +104,7 @@ class BlockDiffusion(MaskedDiffusion):
         last_D = torch.zeros(1 + max(0, int(document_BL.max())), dtype=torch.int64)
         last_D = last_D.scatter_reduce(0, document_G, block_G, "amax")
         group_BL = group_R[run_BL].masked_fill(document_BL < 0, -1)
-        place_G, groups_G = _places(sample_G)
+        place_G, groups_G = places(sample_G)
         return Blocks(
             group_BL=group_BL,
             sample_G=sample_G,
@@ -211,12 +211,3 @@ def _seen(
 ) -> Bool[Tensor, "B L"]:
     """Tokens that stand before a block that is learned, in its document."""
     return (document_BL >= 0) & (block_BL < last_D[document_BL.clamp(min=0)])
-
-
-def _places(sample_G: Int[Tensor, " G"]) -> tuple[Int[Tensor, " G"], Int[Tensor, " G"]]:
-    """Which of its sample's blocks each is, and how many these are."""
-    counts_S = torch.bincount(sample_G)
-    by_sample = sample_G.argsort(stable=True)
-    place_G = torch.empty_like(sample_G)
-    place_G[by_sample] = torch.arange(len(sample_G)) - (counts_S.cumsum(0) - counts_S)[sample_G[by_sample]]
-    return place_G, counts_S[sample_G]

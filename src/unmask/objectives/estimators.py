@@ -6,13 +6,12 @@ denoiser whose conditionals are those of one joint distribution. Tokenizers are 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from unmask.errors import ConfigError, did_you_mean
@@ -27,7 +26,6 @@ __all__ = [
     "LikelihoodEstimate",
     "LikelihoodEstimator",
     "Pair",
-    "bound_error",
     "causal_log_likelihoods",
     "log_likelihood",
     "masked_nll_sums",
@@ -252,37 +250,3 @@ def log_likelihood(
         ConfigError: see `LikelihoodEstimator`.
     """
     return LikelihoodEstimator(**settings)(denoiser, prompt_ids, target_ids)
-
-
-def bound_error(
-    row_n: Float64[Tensor, " n"],
-    level_n: Float64[Tensor, " n"],
-    tokens_n: Float64[Tensor, " n"],
-    nll_n: Float64[Tensor, " n"],
-) -> float:
-    """Standard error, nats per token, of the mean bound over given rows: what their noise leaves open.
-
-    From differences of samples with neighbouring noise levels: among those of a row, and among those of all rows, which
-    holds the rows' own differences too. Both are too large rather than too small; the smaller one is taken.
-
-    Args:
-        row_n: number of the row that a sample belongs to; every row has equally many. level_n: orders them by noise.
-        tokens_n: noisable tokens; samples without any are left out. nll_n: nats.
-
-    Returns:
-        nan for a single sample.
-    """
-    some_n = tokens_n > 0
-    row_n, level_n, tokens_n, nll_n = (values[some_n] for values in (row_n, level_n, tokens_n, nll_n))
-    rows = len({int(row) for row in row_n})
-    samples = len(row_n) // max(rows, 1)
-    if len(row_n) < 2:
-        return math.nan
-    by_level = level_n.argsort(stable=True)
-    spread = (nll_n / tokens_n)[by_level].diff().square().mean() / 2
-    variances = [spread * tokens_n.square().sum() / samples**2]
-    if samples > 1:
-        by_row = by_level[row_n[by_level].argsort(stable=True)]
-        squares = nll_n[by_row].view(rows, samples).diff(dim=1).square()
-        variances.append(squares.mean(1).sum() / 2 / samples)
-    return float(torch.stack(variances).min().sqrt() * samples / tokens_n.sum())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unmask.diffusion.noising import absorb
 from unmask.diffusion.weights import cart_weight, elbo_weight
+from unmask.objectives.bound_error import Chance
 from unmask.objectives.views import AbsorbingNoise, Groups, View, members
 from unmask.types import AttentionSpec, Batch, Denoiser, LossSums, map_tensors
 
@@ -37,6 +38,7 @@ class MaskedNoise:
         sample: int64 `[n]`; which sample each is of.
         level_S: float32; what sorts samples by their noise: the time of the first group.
         noisable_S: float32; positions of each sample that could have been masked.
+        chance: what evaluation's noise leaves open; None for that of training.
     """
 
     xt_BL: Tensor
@@ -50,6 +52,7 @@ class MaskedNoise:
     sample: Tensor
     level_S: Tensor
     noisable_S: Tensor
+    chance: Chance | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Masked:
     """The masked tokens of all views: where they stand, `[n]` each, and their weights.
 
     Attributes:
-        view, place: int64; which view, and which flat position of the clean batch. targets, sample: int64.
+        view, place: int64; which view, and which flat position of the clean batch. targets, sample, group: int64.
         loss_weight, elbo_weight, rate: float32; see `MaskedNoise`.
     """
 
@@ -65,6 +68,7 @@ class Masked:
     place: Int[Tensor, " n"]
     targets: Int[Tensor, " n"]
     sample: Int[Tensor, " n"]
+    group: Int[Tensor, " n"]
     loss_weight: Float[Tensor, " n"]
     elbo_weight: Float[Tensor, " n"]
     rate: Float[Tensor, " n"]
@@ -136,7 +140,8 @@ class MaskedDiffusion(AbsorbingNoise):
         if self.normalization == "sequence":
             weight = weight / per_sample(batch, batch.may_noise_BL)[sample]
         shares = len(views)
-        return Masked(view, place, batch.x0_BL.flatten()[place], sample, weight / shares, elbo / shares, rate)
+        targets = batch.x0_BL.flatten()[place]
+        return Masked(view, place, targets, sample, group, weight / shares, elbo / shares, rate)
 
     def _other_weight(
         self, batch: Batch, views: list[View], view: Int[Tensor, " n"], place: Int[Tensor, " n"]
@@ -151,7 +156,8 @@ class MaskedDiffusion(AbsorbingNoise):
 
         Returns:
             the loss, and as metrics `nll` (the bound, over noisable tokens) and `unscaled_loss` (plain cross-entropy,
-            over masked tokens); where no gradient is wanted, each sample's bound too.
+            over masked tokens); where no gradient is wanted, each sample's bound too, and what its error is reckoned
+            from.
         """
         nll = denoiser(
             noise.xt_BL,
@@ -163,9 +169,10 @@ class MaskedDiffusion(AbsorbingNoise):
         assert nll is not None, "a denoiser given targets returns their negative log-likelihood"
         plain = nll.detach()
         bound = plain * noise.elbo_weight
-        nll_S = None
+        nll_S = evidence_SE = None
         if not torch.is_grad_enabled():
             nll_S = bound.new_zeros(noise.level_S.shape).index_add(0, noise.sample, bound)
+            evidence_SE = noise.chance and noise.chance.evidence(plain, nll_S)
         return LossSums(
             loss=(nll * noise.loss_weight).sum(),
             metrics={
@@ -173,10 +180,11 @@ class MaskedDiffusion(AbsorbingNoise):
                 "unscaled_loss": ((plain * noise.rate).sum(), noise.rate.sum()),
             },
             nll_S=nll_S,
+            evidence_SE=evidence_SE,
         )
 
 
-def told(batch: Batch, groups: Groups, views: list[View], masked: Masked) -> dict[str, Tensor]:
+def told(batch: Batch, groups: Groups, views: list[View], masked: Masked) -> dict[str, Any]:
     """The fields of `MaskedNoise` that do not depend on how the views are fed."""
     first_G = groups.place_G == 0
     level_S = torch.zeros(len(batch.keys.row_S)).index_add(0, groups.sample_G[first_G], views[0].t_G[first_G].float())
@@ -188,6 +196,7 @@ def told(batch: Batch, groups: Groups, views: list[View], masked: Masked) -> dic
         "sample": masked.sample,
         "level_S": level_S,
         "noisable_S": per_sample(batch, batch.may_noise_BL),
+        "chance": Chance.of(batch, groups, views[0], masked.group, masked.place),
     }
 
 

@@ -20,7 +20,7 @@ from unmask.types import Batch
 
 Masking = Literal["bernoulli", "exact_count"]
 # best on a trained model, four masks of a row laid end to end
-_FEWER = 1.75
+FEWER = 1.75
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,15 @@ class View:
     """One noisy copy: what is masked, and with which weight a masked token of each group is counted in the bound.
 
     `t_G`, float32, is the time that the groups were noised at. `rate_G`, float32, is how much more often a group is to
-    be counted than its noise is drawn; None: as often.
+    be counted than its noise is drawn; None: as often. `laid_G`, float32, where masks lie end to end: its part
+    of the variance of the weighed sum over a row's copies, if a token costs the same under all masks, with variance 1.
     """
 
     is_masked_BL: Bool[Tensor, "B L"]
     weight_G: Float[Tensor, " G"]
     t_G: Float[Tensor, " G"]
     rate_G: Float[Tensor, " G"] | None = None
+    laid_G: Float[Tensor, " G"] | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class AbsorbingNoise:
         keys, size_G = batch.keys, groups.size_G.clamp(min=1)
         row_G, copy_G = keys.row_S[groups.sample_G], keys.epoch_S[groups.sample_G]
         time_CG = of_copies(row_G, groups.place_G, groups.groups_G, copies=self.copies, seed=self.seed)
-        count_CG, ratio_CG = counts_at(time_CG, size_G, fewer=_FEWER)
+        count_CG, ratio_CG = counts_at(time_CG, size_G, fewer=FEWER)
         first_CG = count_CG.cumsum(0) - count_CG
         first_CG[-1] = -count_CG[-1]
         time_G, count_G, ratio_G, first_G = (
@@ -179,4 +181,29 @@ class AbsorbingNoise:
         is_masked_BL = exact_count_groups(count_G, groups.group_BL, batch.may_noise_BL, numbers_BL, first_G)
         until_G, since_G = (time_at(self.schedule, (count_G - less) / size_G.double()) for less in (0, 1))
         rate_G = ratio_G * size_G * (until_G - since_G)
-        return View(is_masked_BL, (ratio_G * size_G / count_G).float(), time_G.float(), rate_G.float())
+        laid_G = _laid(count_CG, first_CG, ratio_CG * size_G / count_CG, size_G, copy_G)
+        return View(is_masked_BL, (ratio_G * size_G / count_G).float(), time_G.float(), rate_G.float(), laid_G.float())
+
+
+def _laid(
+    count_CG: Int[Tensor, "C G"],
+    first_CG: Int[Tensor, "C G"],
+    weight_CG: Float[Tensor, "C G"],
+    size_G: Int[Tensor, " G"],
+    copy_G: Int[Tensor, " G"],
+) -> Float[Tensor, " G"]:
+    """`View.laid_G`: w times the sum over all copies of w' (tokens of both - k k' / n)."""
+    count_G, first_G, weight_G = (values_CG.gather(0, copy_G[None])[0] for values_CG in (count_CG, first_CG, weight_CG))
+    ahead_CG = (first_CG - first_G) % size_G
+    both_CG = torch.minimum(count_G - ahead_CG, count_CG).clamp(min=0)
+    both_CG = both_CG + torch.minimum(count_G, ahead_CG + count_CG - size_G).clamp(min=0)
+    return weight_G * (weight_CG * (both_CG - count_G * count_CG / size_G)).sum(0)
+
+
+def places(of_n: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Which of those of its own number each is, in order, and how many these are."""
+    count_S = torch.bincount(of_n)
+    by_number = of_n.argsort(stable=True)
+    place_n = torch.empty_like(of_n)
+    place_n[by_number] = torch.arange(len(of_n)) - (count_S.cumsum(0) - count_S)[of_n[by_number]]
+    return place_n, count_S[of_n]

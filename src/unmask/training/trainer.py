@@ -31,7 +31,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from unmask.errors import ModelError
 from unmask.models.adapters import has_adapter
 from unmask.models.shell import DiffusionModel
-from unmask.objectives.estimators import bound_error
+from unmask.objectives.bound_error import bound_error
 from unmask.training import checkpointing, engine, safekeeping, sharded, zero
 from unmask.training.engine import Engine
 from unmask.training.guard import IN_A_ROW, Skips, ask
@@ -257,9 +257,9 @@ class DiffusionTrainer(Trainer):
 
     def _evaluate_forward(self, item: NoisedBatch, total: dict[str, Tensor], scored: list[Tensor]) -> None:
         sums = self.parts.eval_objective(self.model_wrapped, item.batch, item.noise)
-        if sums.nll_S is not None:
-            of_each = (item.batch.keys.row_S, item.noise.level_S, item.noise.noisable_S, sums.nll_S)
-            scored.append(torch.stack([values.double().cpu() for values in of_each]))
+        if sums.evidence_SE is not None:
+            row_S1 = item.batch.keys.row_S[:, None].double().cpu()
+            scored.append(torch.cat([row_S1, sums.evidence_SE.double().cpu()], dim=1))
         for name, (value, count) in {**sums.metrics, "loss": (sums.loss, torch.tensor(item.count))}.items():
             pair = torch.stack([value.detach().double().cpu(), count.double().cpu()])
             total[name] = total.get(name, torch.zeros(2, dtype=torch.float64)) + pair
@@ -273,11 +273,12 @@ class DiffusionTrainer(Trainer):
 
     def _error_over_ranks(self, scored: list[Tensor]) -> dict[str, float]:
         """The standard error of the bound that evaluation's noise leaves, from every rank's samples."""
-        own = torch.cat(scored, dim=1).to(exact(self.args.device))
+        own = torch.cat(scored).to(exact(self.args.device))
         every = [torch.empty_like(own) for _ in range(dist.get_world_size())] if dist.is_initialized() else [own]
         if dist.is_initialized():
             dist.all_gather(every, own)
-        error = bound_error(*torch.cat(every, dim=1).cpu())
+        scored_SE = torch.cat(every).cpu()
+        error = bound_error(scored_SE[:, 0].long(), scored_SE[:, 1:])
         return {} if math.isnan(error) else {"nll_stderr": error}
 
     # --- checkpoints
