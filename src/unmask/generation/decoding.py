@@ -41,7 +41,7 @@ class Request:
         options: see there.
         mask_token_id: the mask token; never proposed. None: the model has none and needs none, as it writes from left
             to right.
-        stop_token_ids: a row ends at the first of these that it writes; without `options.early_stop` it runs to its end.
+        stop_token_ids: a row ends at the first of these that it writes; without `options.early_stop` at its own end.
         whole_rows: completions are whole rows (infilling), not only what follows the prompt.
         batch_size: rows under way at a time, at most.
     """
