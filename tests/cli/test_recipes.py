@@ -19,8 +19,9 @@ from unmask.cli.main import main
 from unmask.cli.recipes import headline, recipe_or_file, recipes
 from unmask.errors import ConfigError
 from unmask.registry import FAMILIES
-from unmask.training import ingredients, run
+from unmask.training import run
 from unmask.training.arguments import Settings
+from unmask.training.trained import freeze
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "recipes"
@@ -116,7 +117,7 @@ def test_mistrals_mlps_and_head_stay_and_all_else_is_trained(settings_of: Callab
         if "mistral" not in file.stem:
             continue
         model = on_meta(dict(FAMILIES.get("llada").tiny_config))
-        ingredients._freeze(model, settings_of(file.stem.split("_")[0], "--config", str(file)).model.freeze)
+        freeze(model, settings_of(file.stem.split("_")[0], "--config", str(file)).model.freeze)
         held = {name.split(".")[-2] for name, weight in model.named_parameters() if not weight.requires_grad}
         assert held == {"gate_proj", "up_proj", "down_proj", "head"}
 

@@ -15,16 +15,19 @@ from rich.console import Console
 from transformers import Trainer, TrainingArguments
 
 from tests import tiny
-from unmask.errors import ConfigError, ResourceError
-from unmask.models.adapters import LoraSettings, attach_lora
+from unmask.errors import ConfigError, ModelError, ResourceError
+from unmask.models.adapters import LoraSettings, attach_lora, save_adapter
 from unmask.models.checkpoints import load_model
 from unmask.models.facts import Facts, read_facts
 from unmask.training import memory
 from unmask.training.arguments import Settings
+from unmask.training.ingredients import gather, load_for_training
 from unmask.training.memory import Question, estimate, estimates, state_bytes
+from unmask.training.memory_question import estimate_of
 from unmask.training.meter import Meter
 from unmask.training.rehearsal import Pass, imagined, rehearse
 from unmask.training.run import describe, train
+from unmask.training.trained import Trained, make_trained
 from unmask.types import AttentionSpec
 
 ROWS, LENGTH, PREDICTED = 4, 64, 200
@@ -57,10 +60,12 @@ def allocated() -> Iterator[list[int]]:
     found += [most, held]
 
 
-def really(folder: Path, lora: LoraSettings | None, what: Pass, recompute: str | None) -> list[int]:
+def really(
+    folder: Path, trained: Trained, what: Pass, recompute: str | None = None, *, eager: bool = False
+) -> list[int]:
     model = load_model(folder, from_scratch=True)
-    if lora is not None:
-        attach_lora(model, lora)
+    make_trained(model, trained)
+    model.trunk.eager_attention = eager
     model.train()
     if recompute is not None:
         model.gradient_checkpointing_enable(strategy=recompute)
@@ -107,11 +112,37 @@ def really(folder: Path, lora: LoraSettings | None, what: Pass, recompute: str |
 def test_a_rehearsal_takes_what_the_allocator_took(
     folder: Path, facts: Facts, what: Pass, lora: LoraSettings | None, recompute: str | None
 ) -> None:
-    with imagined(facts, torch.float32, lora) as model:
+    with imagined(facts, torch.float32, Trained(lora)) as model:
         if recompute is not None:
             model.gradient_checkpointing_enable(strategy=recompute)
         peaks = rehearse(model, what)
-    most, gradients = really(folder, lora, what, recompute)
+    most, gradients = really(folder, Trained(lora), what, recompute)
+    assert peaks.together == pytest.approx(most, rel=TOLERANCE)
+    assert peaks.gradients == gradients
+
+
+def test_attention_that_is_written_out_keeps_its_probabilities(folder: Path, facts: Facts) -> None:
+    what, told = Pass(ROWS, LENGTH, 8), {}
+    for eager in (False, True):
+        with imagined(facts, torch.float32, eager=eager) as model:
+            told[eager] = rehearse(model, what).together
+        assert told[eager] == pytest.approx(really(folder, Trained(), what, eager=eager)[0], rel=TOLERANCE)
+    assert told[True] - told[False] > facts.shape.layers * ROWS * facts.shape.heads * LENGTH**2 * 4
+
+
+@pytest.mark.parametrize(
+    ("frozen", "what"),
+    [
+        ("head", Pass(ROWS, LENGTH, PREDICTED)),
+        ("mlp", Pass(ROWS, LENGTH, PREDICTED)),
+        ("embeddings,attention,mlp,norms", Pass(100, LENGTH, 6000)),  # the head alone learns
+    ],
+)
+def test_frozen_parts_need_no_gradients(folder: Path, facts: Facts, frozen: str, what: Pass) -> None:
+    trained = Trained(freeze=frozen)
+    with imagined(facts, torch.float32, trained) as model:
+        peaks = rehearse(model, what)
+    most, gradients = really(folder, trained, what)
     assert peaks.together == pytest.approx(most, rel=TOLERANCE)
     assert peaks.gradients == gradients
 
@@ -127,7 +158,7 @@ def test_strategies_differ_in_memory_as_they_say(folder: Path, facts: Facts) -> 
                 model.gradient_checkpointing_enable(strategy=strategy)
             told[strategy] = rehearse(model, what).together
     assert all(told[more] > told[less] for more, less in pairwise(falling))
-    measured = [really(folder, None, what, name)[0] for name in (None, "selective", "whole_layer", "fine_grained")]
+    measured = [really(folder, Trained(), what, name)[0] for name in (None, "selective", "whole_layer", "fine_grained")]
     assert told[None] > told["selective"] > told["whole_layer"]
     assert measured[0] > measured[1] > measured[2] > measured[3]
 
@@ -159,7 +190,7 @@ def test_weights_gradients_and_optimizer_are_exact(
     states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     # counters of steps, one number each, are not worth counting
     held = sum(value.numel() * value.element_size() for value in states if value.numel() > 1)
-    told = estimate(Question(facts, lora=lora, rows=1, length=8, optim=optim))
+    told = estimate(Question(facts, trained=Trained(lora), rows=1, length=8, optim=optim))
     assert told.optimizer == held
     assert told.gradients == sum(weight.grad.numel() * 4 for weight in weights if weight.grad is not None)
     assert told.weights == sum(weight.numel() * 4 for weight in model.parameters())
@@ -200,9 +231,9 @@ def test_every_way_of_dividing(facts: Facts) -> None:
 
 
 def test_a_quantised_base_is_an_eighth_and_a_bit(facts: Facts) -> None:
-    shape, lora = facts.shape, LoraSettings(r=4)
-    whole = estimate(Question(facts, torch.bfloat16, lora, rows=1, length=8)).weights
-    four, eight = (estimate(Question(facts, torch.bfloat16, lora, bits, 1, 8)).weights for bits in (4, 8))
+    shape, adapter = facts.shape, Trained(LoraSettings(r=4))
+    whole = estimate(Question(facts, torch.bfloat16, adapter, rows=1, length=8)).weights
+    four, eight = (estimate(Question(facts, torch.bfloat16, adapter, bits, 1, 8)).weights for bits in (4, 8))
     linear = shape.layers * (4 * shape.width**2 + 3 * shape.width * shape.mlp_width)
     assert whole - four == pytest.approx(linear * (2 - 0.5625))
     assert whole - eight == linear
@@ -211,7 +242,7 @@ def test_a_quantised_base_is_an_eighth_and_a_bit(facts: Facts) -> None:
 def test_fsdp_leaves_layers_in_few_bits_whole(facts: Facts) -> None:
     """What is divided halves with twice the processes; what is not can be told by what does not."""
     for bits in (None, 4):
-        question = Question(facts, torch.bfloat16, LoraSettings(r=4), bits, 1, 8, bf16=True)
+        question = Question(facts, torch.bfloat16, Trained(LoraSettings(r=4)), bits, 1, 8, bf16=True)
         one, two, four = (estimate(question, "fsdp", ranks).weights for ranks in (1, 2, 4))
         whole = 2 * four - two
         assert whole == pytest.approx(2 * two - one, abs=2)
@@ -271,6 +302,59 @@ def test_without_bitsandbytes_eight_bits_are_refused(
     with pytest.raises(ResourceError, match="optim adamw_8bit cannot be used: .*bitsandbytes.*Or use adamw_torch"):
         train(settings(optim="adamw_8bit"), verb="sft", console=Console(quiet=True))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_of_tokens_decides_the_largest_forward(settings: Callable[..., Settings], checkpoint: Path) -> None:
+    facts = read_facts(checkpoint)
+    rows = estimate_of(settings(per_device_train_batch_size=32), "sft", facts)
+    assert estimate_of(settings(tokens_per_batch=32 * 96), "sft", facts) == rows
+    # two rows of nearly the longest that is allowed, or more of shorter ones
+    nearly = estimate_of(settings(tokens_per_batch=2 * 96 - 1), "sft", facts)
+    two = estimate_of(settings(per_device_train_batch_size=2), "sft", facts)
+    assert nearly.activations == pytest.approx(two.activations, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("more", "adapter"),
+    [
+        ({"freeze": "embeddings,head,mlp"}, None),
+        ({"lora": True, "r": 4}, None),
+        ({"lora": True, "r": 4, "freeze": "*.blocks.0.*"}, None),
+        ({}, LoraSettings(r=3, target_modules="q_proj,v_proj")),
+    ],
+    ids=["frozen", "adapter", "frozen-adapter", "adapter-from-disk"],
+)
+def test_a_dry_run_counts_what_the_run_trains(
+    settings: Callable[..., Settings], tmp_path: Path, more: dict[str, Any], adapter: LoraSettings | None
+) -> None:
+    if adapter is not None:
+        made = load_model(Path(str(settings().model.model_name_or_path)))
+        attach_lora(made, adapter)
+        save_adapter(made, tmp_path / "adapter")
+        more = {"adapter": str(tmp_path / "adapter")}
+    asked = settings(**more)
+    told = describe(asked, verb="sft")
+    model = load_for_training(asked, gather(asked, "sft"))
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert told.trainable == trained
+    assert told.memory["gradients"] == 4 * trained
+    assert told.memory["optimizer"] == 8 * trained
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "words"),
+    [
+        ({"freeze": "nonsense"}, ConfigError, 'no weight has "nonsense"'),
+        ({"freeze": "model"}, ConfigError, "nothing to train"),
+        ({"adapter": "recipes"}, ModelError, "adapter"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    settings: Callable[..., Settings], more: dict[str, Any], kind: type, words: str
+) -> None:
+    for act in (describe, train):
+        with pytest.raises(kind, match=words):
+            act(settings(**more), verb="sft")
 
 
 def test_a_dry_run_says_it(settings: Callable[..., Settings]) -> None:

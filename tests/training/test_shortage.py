@@ -54,6 +54,16 @@ def test_it_names_the_largest_and_what_would_fit(
     assert "--per_device_train_batch_size 4 --gradient_accumulation_steps 2" in str(told.value)
 
 
+def test_a_budget_of_tokens_is_what_is_lowered(settings: Make, checkpoint: Path) -> None:
+    asked, facts = settings(tokens_per_batch=8 * 96), read_facts(checkpoint)
+    half = estimate_of(settings(tokens_per_batch=4 * 96), "sft", facts)
+    said = shortage.explanation(asked, "sft", facts, int(half.peak / 0.91))
+    assert "--tokens_per_batch 384 --gradient_accumulation_steps 2 it would take" in said
+    assert "per_device_train_batch_size" not in said and "from as many tokens at a time" in said
+    # no budget below the longest row
+    assert shortage._smaller(16)(asked) == {}
+
+
 def test_where_nothing_fits_it_says_so(settings: Make, checkpoint: Path) -> None:
     said = shortage.explanation(settings(), "sft", read_facts(checkpoint), 1000)
     assert "--lora true" in said and "With --" not in said

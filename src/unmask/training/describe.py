@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from unmask.models.adapters import attach_lora
 from unmask.models.shell import DiffusionModel
 from unmask.training.arguments import Settings
 from unmask.training.ingredients import (
@@ -17,7 +16,6 @@ from unmask.training.ingredients import (
     collator_of,
     decided,
     gather,
-    lora_settings,
     objective_of,
     shares_of,
     start_note,
@@ -27,6 +25,7 @@ from unmask.training.memory import readable
 from unmask.training.memory_question import estimate_of
 from unmask.training.ordering import filling_of, packing_of, plan_of, refuse_budget_of_stream
 from unmask.training.plan import Plan, RandomLength
+from unmask.training.trained import make_trained, trained_of
 from unmask.types import Batch
 
 # tokens of a row that are worth reading on a screen
@@ -98,8 +97,7 @@ def _sizes(settings: Settings, parts: Ingredients) -> tuple[int, int]:
     with torch.device("meta"):
         model = DiffusionModel(parts.facts)
         parameters = model.num_parameters()
-        if settings.model.lora:
-            attach_lora(model, lora_settings(settings))
+        make_trained(model, trained_of(settings))
     return parameters, model.num_parameters(only_trainable=True)
 
 

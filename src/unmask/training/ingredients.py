@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,14 @@ from unmask.data.sources.named import open_sources
 from unmask.data.yardstick import learned_ids, unigram_nats
 from unmask.errors import ConfigError, ModelError
 from unmask.models.adapters import (
-    LoraSettings,
-    attach_lora,
     base_of,
     facts_under,
     is_adapter,
-    load_adapter,
     tokenizer_folder,
 )
 from unmask.models.checkpoints import load_model
 from unmask.models.facts import Facts, read_facts
 from unmask.models.folders import resolve_folder
-from unmask.models.names import to_official_name
 from unmask.models.shards import holds_weights
 from unmask.models.shell import DiffusionModel
 from unmask.models.tokenizers import load_tokenizer
@@ -38,6 +33,7 @@ from unmask.registry import NOISE_SCHEDULES, OBJECTIVES
 from unmask.training.arguments import Settings, block_sizes
 from unmask.training.engine import asked_for
 from unmask.training.plan import Shares
+from unmask.training.trained import make_trained, trained_of
 
 
 @dataclass(frozen=True)
@@ -249,11 +245,7 @@ def load_for_training(settings: Settings, parts: Ingredients) -> DiffusionModel:
     if model.family.attention != "causal":
         model.mask_token_id = parts.tokenizer.mask_token_id
     model.trunk.eager_attention = chosen.attn_implementation == "eager"
-    if chosen.adapter is not None:
-        load_adapter(model, chosen.adapter, trainable=True)
-    elif chosen.lora:
-        attach_lora(model, lora_settings(settings))
-    _freeze(model, chosen.freeze)
+    make_trained(model, trained_of(settings))
     model.facts = parts.facts
     return model
 
@@ -273,44 +265,6 @@ def shares_of(settings: Settings) -> Shares:
         ranks=int(os.environ.get("WORLD_SIZE", "1")),
         rank=int(os.environ.get("RANK", "0")),
     )
-
-
-def lora_settings(settings: Settings) -> LoraSettings:
-    """The shape of the adapter, whose settings go by the same names."""
-    return LoraSettings(**{field.name: getattr(settings.model, field.name) for field in fields(LoraSettings)})
-
-
-# what --freeze calls them -> our names
-_PARTS = {
-    "attention": "*.attention.*",
-    "mlp": "*.mlp.*",
-    "embeddings": "trunk.embed.*",
-    "head": "head.*",
-    "norms": "*norm.*",
-}
-
-
-def _freeze(model: DiffusionModel, names: str | list[str] | None) -> None:
-    """Keep some weights as they are: a part of the network, or what contains a text or fits a pattern by its name."""
-    parts = [part.strip() for part in (names.split(",") if isinstance(names, str) else names or []) if part.strip()]
-    for part in parts:
-        held = [
-            weight
-            for name, weight in model.named_parameters()
-            if _is_meant(part, name)
-            or (part not in _PARTS and ".lora_" not in name and _is_meant(part, to_official_name(model.family, name)))
-        ]
-        if not held:
-            raise ConfigError(f'freeze: no weight has "{part}" in its name. See the names in model.safetensors.')
-        for weight in held:
-            weight.requires_grad_(False)
-    if not any(weight.requires_grad for weight in model.parameters()):
-        raise ConfigError("freeze leaves nothing to train. Name fewer layers.")
-
-
-def _is_meant(part: str, name: str) -> bool:
-    pattern = _PARTS.get(part, part)
-    return fnmatchcase(name, pattern) if set(pattern) & set("*?[") else part in name
 
 
 def start_note(parts: Ingredients) -> str:

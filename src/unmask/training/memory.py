@@ -8,18 +8,18 @@ the allocator loses between blocks (a few per cent).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError, did_you_mean
-from unmask.models.adapters import LoraSettings
 from unmask.models.facts import Facts
 from unmask.models.freed import is_much
 from unmask.models.linear import KEPT_SHAPES
 from unmask.training.rehearsal import Pass, Peaks, imagined, rehearse
+from unmask.training.trained import Trained
 
 SHARINGS = ("none", "ddp", "zero1", "zero2", "zero3", "fsdp")
 # DeepSpeed's defaults, in elements: gradients sent at once, and weights gathered at the same time in stage 3
@@ -35,17 +35,18 @@ class Question:
     """The run.
 
     Attributes:
-        facts: of the model. dtype: weights are held in. lora: an adapter, the rest frozen. bits: of a quantised base.
+        facts: of the model. dtype: weights are held in. trained: which of them, or an adapter, the rest frozen.
+        bits: of a quantised base.
         rows, length: of one forward. hidden: some positions do not see others (padding, packing).
         bf16: mixed precision. recompute: one of `recompute.STRATEGIES`; None: all activations are kept.
         optim: transformers' name. accumulation: forwards of an update.
         copies: noisy ones of each row. streams: those that a row is fed as; 0: copies are rows of their own.
-        on_gpu: whether a GPU trains, where some optimizers take other ways.
+        on_gpu: whether a GPU trains, where some optimizers take other ways. eager: attention that is written out.
     """
 
     facts: Facts
     dtype: torch.dtype = torch.float32
-    lora: LoraSettings | None = None
+    trained: Trained = field(default_factory=Trained)
     bits: int | None = None
     rows: int = 8
     length: int = 1024
@@ -57,6 +58,7 @@ class Question:
     copies: int = 1
     streams: int = 0
     on_gpu: bool = False
+    eager: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _measure(question: Question, *, cast: bool) -> tuple[_Counted, Peaks]:
     # of blocks and streams no mask over all pairs is made
     what = Pass(rows, streams * length, predicted, question.hidden and not question.streams, bf16)
     whole = torch.bfloat16 if cast else None
-    with imagined(question.facts, question.dtype, question.lora, whole=whole) as model:
+    with imagined(question.facts, question.dtype, question.trained, eager=question.eager, whole=whole) as model:
         if question.recompute is not None:
             model.gradient_checkpointing_enable(strategy=question.recompute)
         return _count(model, question, cast), rehearse(model, what)
@@ -196,7 +198,7 @@ def _bytes(weight: Tensor) -> int:
 
 
 def _own_size(question: Question) -> int:
-    return 4 if question.lora is not None else question.dtype.itemsize
+    return 4 if question.trained.adapted else question.dtype.itemsize
 
 
 def _held_size(weight: Tensor, bits: int | None) -> float:

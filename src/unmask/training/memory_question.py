@@ -9,8 +9,8 @@ import torch
 from unmask.models.facts import Facts
 from unmask.training.arguments import Settings
 from unmask.training.engine import asked_for
-from unmask.training.ingredients import lora_settings
 from unmask.training.memory import Estimate, Question, estimate
+from unmask.training.trained import trained_of
 
 
 def question_of(
@@ -22,28 +22,38 @@ def question_of(
         settings, verb: of the run. facts: of its model.
         bf16: mixed precision; None: as the settings say, or else as this machine would. on_gpu: likewise.
     """
-    get, chosen = settings.trainer.get, settings.model
-    adapted = chosen.lora or chosen.adapter is not None
+    get, chosen, trained = settings.trainer.get, settings.model, trained_of(settings)
+    rows, length = _largest(settings)
     if on_gpu is None:
         on_gpu = torch.cuda.is_available() and not get("use_cpu")
     if bf16 is None:
         bf16 = bool(get("bf16", on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)))
-    usual = "bfloat16" if adapted and bf16 else "float32"
+    usual = "bfloat16" if trained.adapted and bf16 else "float32"
     return Question(
         facts=facts,
         dtype=getattr(torch, usual if chosen.dtype == "auto" else chosen.dtype),
-        lora=lora_settings(settings) if adapted else None,
+        trained=trained,
         bits=4 if chosen.load_in_4bit else 8 if chosen.load_in_8bit else None,
-        rows=get("per_device_train_batch_size", 8),
-        length=settings.data.max_length,
+        rows=rows,
+        length=length,
         hidden=verb == "sft" and settings.data.padding == "none" and not settings.data.packing,
         bf16=bf16,
         on_gpu=on_gpu,
         recompute=settings.run.checkpointing_strategy if get("gradient_checkpointing") else None,
         optim=str(get("optim") or "adamw_torch_fused"),
         accumulation=get("gradient_accumulation_steps", 1),
+        eager=chosen.attn_implementation == "eager",
         **_copies(settings),
     )
+
+
+def _largest(settings: Settings) -> tuple[int, int]:
+    """Rows and length of the forward that takes most: of those that a budget of tokens allows, one of long rows."""
+    length, budget = settings.data.max_length, settings.data.tokens_per_batch
+    if budget is None:
+        return settings.trainer.get("per_device_train_batch_size", 8), length
+    rows = -(-budget // length)
+    return rows, budget // rows
 
 
 def _copies(settings: Settings) -> dict[str, int]:

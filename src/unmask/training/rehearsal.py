@@ -19,13 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from unmask.models import fused_nll
-from unmask.models.adapters import LoraSettings, attach_lora
 from unmask.models.facts import Facts
 from unmask.models.shell import DiffusionModel
+from unmask.training.trained import Trained, make_trained
 from unmask.types import AttentionSpec
 
 # positions at which the head is run where there are more
 _FEW, _MORE = 2048, 3072
+_ALL = Trained()
 
 
 @dataclass(frozen=True)
@@ -111,22 +112,30 @@ class Ledger(TorchDispatchMode):
 
 @contextmanager
 def imagined(
-    facts: Facts, dtype: torch.dtype, lora: LoraSettings | None = None, *, whole: torch.dtype | None = None
+    facts: Facts,
+    dtype: torch.dtype,
+    trained: Trained = _ALL,
+    *,
+    eager: bool = False,
+    whole: torch.dtype | None = None,
 ) -> Iterator[DiffusionModel]:
     """A model without storage, in training mode; use it inside the context.
 
     Args:
-        facts: of the model. dtype: of its weights. lora: an adapter on top. whole: a type that all of it is cast to.
+        facts: of the model. dtype: of its weights. trained: which of them, or an adapter on top. eager: attention that
+            is written out. whole: a type that all of it is cast to.
     """
     with torch.device("meta"):
         model: Any = DiffusionModel(facts)
         model.to(dtype)
-        if lora is not None:
-            attach_lora(model, lora)
+        make_trained(model, trained)
+        # which those of an adapter on disk have taken the place of
+        model.facts = facts
         if whole is not None:
             model.to(whole)
     with FakeTensorMode():
         _pretend(model)
+        model.trunk.eager_attention = eager
         yield model.train()
 
 
@@ -206,6 +215,8 @@ def _passed(model: DiffusionModel, what: Pass) -> tuple[_Moment, Peaks]:
         loss.backward()
     for handle in handles:
         handle.remove()
+    if len(moments) == 1:  # nothing in the trunk learns, so the pass ended with the head
+        moments.append(ledger.turn())
     in_trunk = Peaks(saved, ledger.working, ledger.together, ledger.gradients)
     model.zero_grad()
     return (saved, *moments[-1]), in_trunk

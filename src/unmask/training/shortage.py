@@ -52,7 +52,8 @@ def explanation(settings: Settings, verb: str, facts: Facts, size: int) -> str:
         )
     changes, fits = fitting
     flags = " ".join(f"--{name} {str(value).lower()}" for name, value in changes.items())
-    return f"{said} With {flags} it would take {readable(fits.peak)} and learn the same."
+    kept = "from as many tokens at a time" if "tokens_per_batch" in changes else "the same"
+    return f"{said} With {flags} it would take {readable(fits.peak)} and learn {kept}."
 
 
 def size_of(device: torch.device) -> int:
@@ -77,19 +78,32 @@ def _tried(settings: Settings, verb: str, facts: Facts) -> Iterator[tuple[Change
 
 
 def _changed(settings: Settings, changes: Changes) -> Settings:
-    own = {name: value for name, value in changes.items() if hasattr(settings.run, name)}
-    others = {name: value for name, value in changes.items() if name not in own}
-    return replace(settings, run=replace(settings.run, **own), trainer={**settings.trainer, **others})
+    def of(part: Any) -> Changes:
+        return {name: value for name, value in changes.items() if hasattr(part, name)}
+
+    run, data = of(settings.run), of(settings.data)
+    others = {name: value for name, value in changes.items() if name not in run and name not in data}
+    return replace(
+        settings,
+        run=replace(settings.run, **run),
+        data=replace(settings.data, **data),
+        trainer={**settings.trainer, **others},
+    )
 
 
 def _smaller(factor: int) -> Callable[[Settings], Changes]:
     """A forward of fewer rows, and as many more of them."""
 
     def changes(settings: Settings) -> Changes:
+        more = settings.trainer.get("gradient_accumulation_steps", 1) * factor
+        budget = settings.data.tokens_per_batch
+        if budget is not None:
+            fewer = budget // factor
+            enough = fewer >= settings.data.max_length
+            return {"tokens_per_batch": fewer, "gradient_accumulation_steps": more} if enough else {}
         micro = settings.trainer.get("per_device_train_batch_size", 8)
         if micro % factor:
             return {}
-        more = settings.trainer.get("gradient_accumulation_steps", 1) * factor
         return {"per_device_train_batch_size": micro // factor, "gradient_accumulation_steps": more}
 
     return changes
