@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -70,12 +71,22 @@ def write(file: str | None, prompts: Sequence[Any], results: Sequence[Generation
         if target.suffix.lower() == ".gif":
             from unmask.cli.trace_gif import write_gif
 
-            write_gif(recording, target)
+            _tell_missing(file, write_gif(recording, target))
         else:
             text = recording.to_html() if target.suffix.lower() == ".html" else recording.to_json()
             target.write_text(text, "utf-8", errors="replace")
     except OSError as error:
         raise ConfigError(f"--trace {file} cannot be written: {error.strerror}.") from None
+
+
+def _tell_missing(file: str, letters: set[str]) -> None:
+    if letters:
+        some = " ".join(sorted(letters)[:8]) + (" ..." if len(letters) > 8 else "")
+        print(
+            f"{file}: no font here has {len(letters):,} of its letters ({some}); they are drawn as escapes. "
+            f"{Path(file).with_suffix('.html')} would show them in the browser's fonts.",
+            file=sys.stderr,
+        )
 
 
 def record(prompts: Sequence[Any], results: Sequence[Generation], about: About) -> Recording:
