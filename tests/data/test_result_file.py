@@ -81,6 +81,21 @@ def test_any_number_of_processes_goes_on_with_what_others_left(tmp_path: Path) -
     assert done and rows_of(tmp_path / "o") == rows and sorted(written) == rows
 
 
+def test_nothing_is_missing_once_another_process_has_put_the_output_together(tmp_path: Path) -> None:
+    output, rows = tmp_path / "o.jsonl", list(range(6))
+    with ResultFile(output, rows, Share(0, 2)) as first, ResultFile(output, rows, Share(1, 2)) as last:
+        for row in first.left():
+            first.add(row, {"r": row})
+        assert not first.merge() and first.missing() == 3
+        for row in last.left():
+            last.add(row, {"r": row})
+        assert last.merge() and first.missing() == 0
+    # one that was slow to start has nothing to do, and leaves no part behind
+    with ResultFile(output, rows, Share(1, 2)) as late:
+        assert late.left() == [] and late.merge()
+    assert [path.name for path in tmp_path.iterdir() if "part" in path.name and path.suffix != ".lock"] == []
+
+
 def test_an_output_of_something_else_is_refused(tmp_path: Path) -> None:
     output = tmp_path / "o.jsonl"
     assert not check_origin(output, {"steps": 4, "stop": ("a",)})

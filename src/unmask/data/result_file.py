@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,9 +69,8 @@ class ResultFile:
 
     def left(self) -> list[int]:
         """The rows of this process that have no result yet, whoever might have written it."""
-        done = self._places()
-        own = self.rows[self.share.rank :: self.share.ranks]
-        return [row for row in own if row not in done]
+        done = self._done()
+        return [row for row in self.rows[self.share.rank :: self.share.ranks] if row not in done]
 
     def add(self, row: int, result: Mapping[str, Any]) -> None:
         """Keep the result of a row."""
@@ -82,7 +81,7 @@ class ResultFile:
 
     def missing(self) -> int:
         """How many rows have no result yet, of all processes."""
-        done = self._places()
+        done = self._done()
         return sum(row not in done for row in self.rows)
 
     def merge(self) -> bool:
@@ -95,6 +94,11 @@ class ResultFile:
                 _merged(self.output, [places[row] for row in self.rows])
             _remove(self.output)
         return True
+
+    def _done(self) -> Collection[int]:
+        """Rows that have a result: all of them where another process has put the output together since."""
+        with _writing(self.output), FileLock(f"{self.output}.lock"):
+            return set(self.rows) if self.output.exists() else self._places()
 
     def _places(self) -> dict[int, tuple[Path, int]]:
         """Row -> part and place of its line."""

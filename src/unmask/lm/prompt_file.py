@@ -93,19 +93,24 @@ def generate_file(
         _fresh(work, progress)
     origin = _origin(work, len(rows))
     if check_origin(work.output, origin):
-        progress.is_complete, progress.total, progress.before = True, len(rows), len(rows)
-        return progress
+        return _complete(progress, rows)
     lm = load()
     if work.own_blocks:
         work = replace(work, options=own_blocks(work.options, lm.model.facts))
     rows = _fitting(lm, rows, work, progress)
     lm.check_language(work.options)  # before the output is claimed for these options
-    check_origin(work.output, {**origin, "weights": fingerprint(lm)}, whole=True)
+    if check_origin(work.output, {**origin, "weights": fingerprint(lm)}, whole=True):
+        return _complete(progress, rows)  # by another process, while this one loaded the model
     with ResultFile(work.output, [row.number for row in rows], work.share) as results:
         _generate(lm, rows, results, work, progress, tell)
         progress.is_complete = results.merge()
         progress.missing = 0 if progress.is_complete else results.missing()
     tell(progress)
+    return progress
+
+
+def _complete(progress: Progress, rows: Sequence[PromptRow]) -> Progress:
+    progress.is_complete, progress.total, progress.before = True, len(rows), len(rows)
     return progress
 
 
