@@ -39,7 +39,7 @@ OPTIONS = (
         None,
         "File for the results of --input, in its order; the same command goes on with what a killed run has done.",
     ),
-    Option("batch_size", int, 16, "With --input: rows generated together; changes no result."),
+    Option("batch_size", int, 16, "With --input: rows generated together; changes no result beyond rounding."),
     Option("fresh", bool, False, "With --input: move an earlier output aside instead of going on with it."),
     Option("skip_bad_rows", bool, False, "With --input: leave rows out that cannot be used, and count them."),
 )
