@@ -98,3 +98,16 @@ def test_mistakes_are_named(words: list[str], phrase: str) -> None:
 def test_folders_without_an_evaluation_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Give the folder of an evaluation"):
         run(["compare", str(tmp_path), str(tmp_path)])
+
+
+@pytest.mark.parametrize("words", [["--json", "A", "B"], ["A", "--json", "B"], ["--seed", "3", "A", "B", "--json"]])
+def test_options_of_compare_stand_anywhere(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("A", "B"):
+        case = {"id": "1", "metrics": {"em": float(name == "B")}}
+        (tmp_path / name).write_text(json.dumps(case) + "\n")
+    assert run(["compare", *(str(tmp_path / word) if word in ("A", "B") else word for word in words)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["first"], found["second"]) == (str(tmp_path / "A"), str(tmp_path / "B"))
+    assert found["differences"]["em"]["difference"] == 1

@@ -18,7 +18,7 @@ DOES = (
 EXAMPLES = """\
 examples:
   unmask eval compare runs/before runs/after
-  unmask eval compare runs/before/cases.jsonl runs/after/cases.jsonl --json
+  unmask eval compare --json runs/before/cases.jsonl runs/after/cases.jsonl
 """
 
 
@@ -34,12 +34,12 @@ class EvalCompareArguments:
 
 def run(argv: list[str]) -> int:
     """Run `unmask eval compare`."""
-    places = [word for word in argv[:2] if not word.startswith("-")]
-    parsed = parse(argv[len(places) :], OptionTable("eval compare A B", DOES, (EvalCompareArguments,)))
+    parsed = parse(argv, OptionTable("eval compare", DOES, (EvalCompareArguments,), words="A B"))
     if parsed is None:
         print(EXAMPLES)
         return 0
     sampling.say_notes(parsed)
+    places = parsed.words
     if len(places) != 2:
         raise ConfigError("eval compare takes two folders. Example: unmask eval compare runs/before runs/after")
     from unmask.evaluation import compare

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import comb
+from math import comb, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,34 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class _Case:
+    """The corpus or task that it belongs to, its figures with their weights, and the names of all its metrics."""
+
+    group: str
+    metrics: dict[str, float]
+    weights: dict[str, float]
+    names: tuple[str, ...]
+
+
+Pair = tuple[_Case, _Case]
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """The differences by metric; how many cases only one side has."""
+    """What two evaluations differ by.
+
+    Attributes:
+        differences: by metric, over all cases. Where there are groups, only of metrics that all cases have.
+        groups: the same by corpus or task, where there are several; each metric over those cases that have it.
+        only_first, only_second: how many cases only one side has.
+        missing: metrics that are in no case of both sides.
+    """
 
     differences: dict[str, Difference]
+    groups: dict[str, dict[str, Difference]]
     only_first: int
     only_second: int
+    missing: tuple[str, ...]
 
 
 def compare(first: Path, second: Path, *, seed: int = 0) -> Comparison:
@@ -61,15 +83,33 @@ def compare(first: Path, second: Path, *, seed: int = 0) -> Comparison:
         DataError: one of them is none, they share no case or no metric.
     """
     cases = [_cases(first), _cases(second)]
-    shared = [key for key in cases[0] if key in cases[1]]
-    if not shared:
+    pairs = [(cases[0][key], cases[1][key]) for key in cases[0] if key in cases[1]]
+    if not pairs:
         raise DataError(f"{first} and {second} share no case. Evaluate both on the same data.")
-    pairs = [(cases[0][key], cases[1][key]) for key in shared]
-    names = [name for name in pairs[0][0]["metrics"] if all(name in side["metrics"] for pair in pairs for side in pair)]
-    if not names:
+    grouped: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        grouped.setdefault(pair[0].group, []).append(pair)
+    groups = {name: _differences(members, seed) for name, members in grouped.items()}
+    compared = {metric for found in groups.values() for metric in found}
+    if not compared:
         raise DataError(f"{first} and {second} share no metric. Evaluate both by the same task.")
-    found = {name: difference(*_columns(pairs, name), seed=seed) for name in names}
-    return Comparison(found, len(cases[0]) - len(shared), len(cases[1]) - len(shared))
+    known = dict.fromkeys(metric for pair in pairs for side in pair for metric in side.names)
+    first_alone, second_alone = (len(side) - len(pairs) for side in cases)
+    missing = tuple(metric for metric in known if metric not in compared)
+    if len(groups) == 1:
+        return Comparison(next(iter(groups.values())), {}, first_alone, second_alone, missing)
+    return Comparison(_differences(pairs, seed, of_all=True), groups, first_alone, second_alone, missing)
+
+
+def _differences(pairs: Sequence[Pair], seed: int, *, of_all: bool = False) -> dict[str, Difference]:
+    """Of each metric that some pair has, or that all have."""
+    names = dict.fromkeys(name for one, two in pairs for name in one.metrics if name in two.metrics)
+    having = {name: [pair for pair in pairs if all(name in side.metrics for side in pair)] for name in names}
+    return {
+        name: difference(*_columns(members, name), seed=seed)
+        for name, members in having.items()
+        if not of_all or len(members) == len(pairs)
+    }
 
 
 def difference(
@@ -108,46 +148,88 @@ def _sign_test(larger: int, smaller: int) -> float:
     return min(1.0, 2 * sum(comb(count, k) for k in range(least + 1)) / 2**count)
 
 
-def _columns(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], name: str) -> tuple[list[float], ...]:
-    values = [[side["metrics"][name] for side in sides] for sides in zip(*pairs, strict=True)]
-    return *values, [one.get("weights", {}).get(name, 1.0) for one, _ in pairs]
+def _columns(pairs: Sequence[Pair], name: str) -> tuple[list[float], list[float], list[float]]:
+    return (
+        [one.metrics[name] for one, _ in pairs],
+        [two.metrics[name] for _, two in pairs],
+        [one.weights.get(name, 1.0) for one, _ in pairs],
+    )
 
 
-def _cases(folder: Path) -> dict[str, dict[str, Any]]:
+def _cases(folder: Path) -> dict[str, _Case]:
     """What identifies a case -> the case."""
     file = folder / CASES if folder.is_dir() else folder
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        content = file.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}. Give the folder of an evaluation.") from None
-    cases: dict[str, dict[str, Any]] = {}
+    cases: dict[str, _Case] = {}
     times: Counter[str] = Counter()
-    for number, line in enumerate(lines, 1):
+    # other line breaks than this one are part of what somebody wrote
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), 1):
         try:
-            case = json.loads(line)
+            case = json.loads(line.decode("utf-8"))
             said = json.dumps([case.get(name) for name in _SAME])
-            # equal questions are told apart by their order
-            times[said] += 1
-            cases[f"{said} {times[said]}"] = {**case, "metrics": dict(case["metrics"])}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise DataError(f"{file}:{number} is no case of an evaluation.") from None
+            read = _read(case)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            why = f" ({error})" if isinstance(error, _NoNumber) else ""
+            raise DataError(f"{file}:{number} is no case of an evaluation{why}.") from None
+        # equal questions are told apart by their order
+        times[said] += 1
+        cases[f"{said} {times[said]}"] = read
     return cases
+
+
+class _NoNumber(ValueError):
+    """Says what stands in a number's place."""
+
+
+def _read(case: dict[str, Any]) -> _Case:
+    """A metric without a finite figure, or without weight, is one that the case has not."""
+    found = {name: _number(name, value) for name, value in case["metrics"].items()}
+    weights = {name: _number(f"weight of {name}", value) for name, value in (case.get("weights") or {}).items()}
+    if below := [name for name, value in weights.items() if value is not None and value < 0]:
+        raise _NoNumber(f"the weight of {below[0]} is below 0")
+    metrics = {name: value for name, value in found.items() if value is not None and weights.get(name, 1.0)}
+    kept = {name: value for name, value in weights.items() if value}
+    return _Case(str(case.get("source") or case.get("kind") or ""), metrics, kept, tuple(found))
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is not None and not isinstance(value, int | float):
+        raise _NoNumber(f"{name} is {json.dumps(value)[:40]}, which is no number")
+    return float(value) if value is not None and isfinite(value) else None
 
 
 def page(names: tuple[str, str], found: Comparison) -> str:
     """The comparison as Markdown."""
+    tables = _table(names, found.differences) if found.differences else []
+    if found.groups:
+        tables = ["## All", "", *tables, ""] if tables else []
+        tables += [line for name, own in found.groups.items() for line in _section(names, name or "other", own)]
+    lone = found.only_first + found.only_second
+    notes = [
+        *([f"{lone:,} cases that only one of them has are left out."] if lone else []),
+        *([f"In no case do both have: {', '.join(found.missing)}."] if found.missing else []),
+        "Differences are second minus first, case by case: bootstrap over cases, and the sign test.",
+    ]
+    return "\n".join(tables).rstrip() + "".join(f"\n\n{note}" for note in notes) + "\n"
+
+
+def _section(names: tuple[str, str], name: str, found: dict[str, Difference]) -> list[str]:
+    return [f"## {name}", "", *(_table(names, found) if found else ["No metric that both have."]), ""]
+
+
+def _table(names: tuple[str, str], found: dict[str, Difference]) -> list[str]:
     head = f"| metric | {names[0]} | {names[1]} | difference (95 % interval) | cases | larger / smaller | p |"
     rows = [
         f"| {name} | {gap.first:.4f} | {gap.second:.4f} | {gap.difference:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}) | "
         f"{gap.cases:,} | {gap.larger:,} / {gap.smaller:,} | {gap.sign_p:.2g} |"
-        for name, gap in found.differences.items()
+        for name, gap in found.items()
     ]
-    lone = found.only_first + found.only_second
-    left = f"\n\n{lone:,} cases that only one of them has are left out." if lone else ""
-    said = "Differences are second minus first, case by case: bootstrap over cases, and the sign test."
-    return "\n".join([head, "|---|---:|---:|---:|---:|---:|---:|", *rows]) + f"{left}\n\n{said}\n"
+    return [head, "|---|---:|---:|---:|---:|---:|---:|", *rows]
 
 
 def document(names: tuple[str, str], found: Comparison) -> dict[str, Any]:
     """The comparison, ready for JSON."""
-    return {"schema": "unmask-comparison/1", "first": names[0], "second": names[1], **asdict(found)}
+    return {"schema": "unmask-comparison/2", "first": names[0], "second": names[1], **asdict(found)}
