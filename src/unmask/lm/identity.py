@@ -61,7 +61,8 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     """How texts become ids, ids texts, and messages texts."""
     known: Any = sorted(tokenizer.get_vocab().items())
     if tokenizer.is_fast:
-        known = json.loads(tokenizer.backend_tokenizer.to_str())
+        backend: Any = tokenizer.backend_tokenizer
+        known = json.loads(backend.to_str())
         known = {name: value for name, value in known.items() if name not in _PASSING}
     spaces = getattr(tokenizer, "clean_up_tokenization_spaces", None)
     return [known, tokenizer.special_tokens_map, tokenizer.chat_template, spaces]
@@ -73,4 +74,4 @@ def _pieces(value: Tensor) -> Iterator[Tensor]:
 
 
 def _hash(piece: Tensor) -> bytes:
-    return hashlib.sha256(piece.cpu().contiguous().view(torch.uint8).numpy()).digest()
+    return hashlib.sha256(memoryview(piece.cpu().contiguous().view(torch.uint8).numpy())).digest()
