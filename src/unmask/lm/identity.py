@@ -74,4 +74,4 @@ def _pieces(value: Tensor) -> Iterator[Tensor]:
 
 
 def _hash(piece: Tensor) -> bytes:
-    return hashlib.sha256(memoryview(piece.cpu().contiguous().view(torch.uint8).numpy())).digest()
+    return hashlib.sha256(piece.cpu().contiguous().view(torch.uint8).numpy().data).digest()
