@@ -72,6 +72,49 @@ def test_what_blocks_and_clipped_noise_do_not_go_with(
     assert phrase in refusal("sft", *argv)
 
 
+MASKED = BLOCK[:6]
+
+
+@pytest.mark.parametrize(
+    ("argv", "phrase"),
+    [
+        ((*MASKED, "--time_high", "0.0005"), "time_high (0.0005) must be above time_epsilon (0.001)"),
+        ((*BLOCK, "--masking", "bernoulli", "--time_high", "0.001"), "time_high (0.001) must be above time_epsilon"),
+        (
+            (*MASKED, "--complementary_masks", "true", "--time_epsilon", "0.6"),
+            "complementary_masks leave no time to draw: from 0.6 (time_low or time_epsilon) to 0.4",
+        ),
+        (
+            (*MASKED, "--complementary_masks", "true", "--time_epsilon", "0.2", "--time_low", "0.9"),
+            "complementary_masks leave no time to draw: from 0.9 (time_low or time_epsilon) to 0.8",
+        ),
+        ((*BLOCK, "--time_epsilon", "0.01"), "--time_epsilon is the smallest time where tokens are masked one by one"),
+        (
+            (*MASKED, "--masking", "exact_count", "--time_epsilon", "0.01"),
+            "masking is exact_count; it would be ignored",
+        ),
+        ((*MASKED, "--cart_p", "0.2"), "--cart_p is set but loss_weight is elbo; it would be ignored"),
+    ],
+)
+def test_times_are_left_and_nothing_about_them_is_ignored(
+    refusal: Callable[..., str], argv: tuple[str, ...], phrase: str
+) -> None:
+    assert phrase in refusal("sft", *argv)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--masking", "exact_count", "--time_high", "0.0005"),
+        ("--complementary_masks", "true", "--time_epsilon", "0.4"),
+        ("--objective", "block", "--masking", "bernoulli", "--time_epsilon", "0.01"),
+        ("--loss_weight", "cart", "--cart_p", "0.2"),
+    ],
+)
+def test_times_that_can_be_drawn_are(settings_of: Callable[..., Settings], more: tuple[str, ...]) -> None:
+    settings_of("sft", *MASKED, *more)
+
+
 def test_blocks_are_asked_for_by_name(settings_of: Callable[..., Settings]) -> None:
     chosen = settings_of("pretrain", *BLOCK, "--block_size", "4", "--block_curriculum", "1:500,4:500")
     assert (chosen.objective.objective, chosen.data.block_size) == ("block", 4)

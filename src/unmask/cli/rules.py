@@ -118,6 +118,7 @@ def check(parsed: Parsed, verb: str) -> Parsed:
         _blocks,
         _rows,
         _noise,
+        _times,
         _precision,
         _evaluation,
         _loader,
@@ -164,10 +165,38 @@ def _noise(parsed: Parsed) -> None:
                 f"{parsed.label('attention_annealing_steps')} opens attention from causal to full, which objective "
                 "block does not use. Leave it out; --block_curriculum 1:500,4:500 grows blocks from single tokens."
             )
-    if parsed["time_low"] >= parsed["time_high"]:
+    if "cart_p" in parsed and parsed["loss_weight"] != "cart" and parsed["objective"] != "autoregressive":
         raise ConfigError(
-            f"time_low ({parsed['time_low']}) must be below time_high ({parsed['time_high']}): they bound the times "
-            "that training draws."
+            f"{parsed.label('cart_p')} is set but loss_weight is {parsed['loss_weight']}; it would be ignored. Add "
+            "--loss_weight cart, or leave it out."
+        )
+
+
+def _times(parsed: Parsed) -> None:
+    """There are times to draw."""
+    low, high, epsilon = parsed["time_low"], parsed["time_high"], parsed["time_epsilon"]
+    if low >= high:
+        raise ConfigError(
+            f"time_low ({low}) must be below time_high ({high}): they bound the times that training draws."
+        )
+    if parsed["masking"] == "exact_count" or (parsed["masking"] == "auto" and parsed["objective"] == "block"):
+        if "time_epsilon" in parsed:
+            raise ConfigError(
+                f"{parsed.label('time_epsilon')} is the smallest time where tokens are masked one by one, but masking "
+                "is exact_count; it would be ignored. Add --masking bernoulli, or leave it out."
+            )
+        return
+    cure = "Lower time_epsilon, or use --masking exact_count."
+    if epsilon >= high:
+        raise ConfigError(
+            f"time_high ({high}) must be above time_epsilon ({epsilon}), the smallest time where tokens are masked one "
+            f"by one. {cure}"
+        )
+    least, most = max(low, epsilon), min(high, 1 - epsilon)
+    if parsed["complementary_masks"] and least >= most:
+        raise ConfigError(
+            f"complementary_masks leave no time to draw: from {least:g} (time_low or time_epsilon) to {most:g}, since "
+            f"a complement is noised at 1 - t, which must not be below time_epsilon either. {cure}"
         )
 
 

@@ -30,7 +30,7 @@ from unmask.models.shards import holds_weights
 from unmask.models.shell import DiffusionModel
 from unmask.models.tokenizers import load_tokenizer
 from unmask.registry import NOISE_SCHEDULES, OBJECTIVES
-from unmask.training.arguments import Settings, block_sizes
+from unmask.training.arguments import ObjectiveArguments, Settings, block_sizes
 from unmask.training.engine import asked_for
 from unmask.training.plan import Shares
 from unmask.training.trained import make_trained, trained_of
@@ -85,6 +85,12 @@ def _refuse_whole_rows(settings: Settings, name: str) -> None:
         raise ConfigError(
             f"{name} was made for blocks and would go on learning them, but loss_weight cart and "
             "attention_annealing_steps are for whole rows. Add --objective masked, or leave them out."
+        )
+    usual = ObjectiveArguments().time_epsilon
+    if settings.objective.time_epsilon != usual and settings.objective.masking != "bernoulli":
+        raise ConfigError(
+            f"{name} was made for blocks and would go on learning them, by exact counts of masked tokens, of which "
+            "time_epsilon would be ignored. Add --objective masked or --masking bernoulli, or leave it out."
         )
 
 
