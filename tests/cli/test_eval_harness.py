@@ -19,6 +19,8 @@ KNOWN = ["--tasks", "gsm8k,arc", "--model_name_or_path", "DIR"]
         (["--tasks", "arc", "--infill_tokens", "8-4"], '--infill_tokens is "8-4"'),
         (["--tasks", "arc", "--batch_size", "0"], "--batch_size is 0"),
         (["--tasks", "arc", "--batch_size", "many"], '"many" is not'),
+        (["--tasks", "arc", "--batch_size", "auto:x"], '"auto:x" is not'),
+        (["--tasks", "arc", "--model_args", "batch_size=0"], "--batch_size is 0"),
     ],
 )
 def test_contradictions_are_refused(

@@ -41,6 +41,15 @@ def test_dllm_factory_s_string_is_read() -> None:
     assert (parsed["num_fewshot"], parsed["fewshot_as_multiturn"]) == (4, True)
 
 
+def test_brackets_hold_what_is_between_their_commas_together() -> None:
+    text = "pretrained=x[train:10,test:2],mc_num=1,suppress_tokens=[5;6],begin_suppress_tokens=[7,8]"
+    parsed = read_arguments(["--tasks", "arc", "--model_args", text])
+    assert parsed is not None and parsed["model_name_or_path"] == "x[train:10,test:2]"
+    assert (parsed["samples"], parsed["suppress_tokens"], parsed["begin_suppress_tokens"]) == (1, [5, 6], [7, 8])
+    odd = read_arguments(["--tasks", "arc", "--model_args", "pretrained=x[a,mc_num=2"])
+    assert odd is not None and (odd["model_name_or_path"], odd["samples"]) == ("x[a", 2)
+
+
 @pytest.mark.parametrize(
     ("text", "temperature"),
     [

@@ -118,7 +118,7 @@ def test_an_adapter_answers_unmerged(run: Run, model: Path, tmp_path: Path) -> N
 def test_answers_are_kept_and_an_interrupted_run_ends_as_a_whole_one(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--gen_kwargs", "gen_length=4,temperature=1.0", "--num_fewshot", "1"]
+    more = ["--gen_kwargs", "gen_length=4,temperature=1.0", "--num_fewshot", "1", "--batch_size", "auto:4"]
     whole = run("gsm8k,arc_easy", *more, "--output_path", str(tmp_path / "whole"), "--log_samples")
     lines = (tmp_path / "whole/answers-0.jsonl").read_bytes().splitlines(keepends=True)
     assert len(lines) == 2 + 9
@@ -287,7 +287,14 @@ REFUSALS = [
     (["--tasks", "piqa"], r"task piqa has no data in data_dir: looked for .*piqa/piqa\*\.jsonl"),
     (["--tasks", "arc_easy", "--model", "dream"], '--model is "dream", but the checkpoint is of the family llada'),
     (["--tasks", "arc_easy", "--num_fewshot", "-1"], "num_fewshot is -1; it must be at least 0"),
-    (["--tasks", "arc_easy", "--num_fewshot", "9"], "the harness stopped: "),
+    (
+        ["--tasks", "arc_easy", "--num_fewshot", "3"],
+        "num_fewshot is 3, and arc_easy has 2 examples beside the question",
+    ),
+    (["--tasks", "gsm8k", "--num_fewshot", "5000"], "num_fewshot is 5,000, and gsm8k has 3 examples. Ask"),
+    (["--tasks", "arc_easy,gsm8k", "--infill_tokens", "4"], "infill_tokens is for .* there is none in arc_easy, gsm8k"),
+    (["--tasks", "gsm8k", "--num_fewshot", "0", "--settle", "4"], "settle is for multiple choice, and there is none"),
+    (["--tasks", "arc_easy", "--max_length", "1025"], "--max_length is 1,025; this model reads at most 1,024 tokens"),
     (["--tasks", "arc_easy", "--include_path", "nowhere"], "include_path nowhere is no folder"),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli import sampling
-from unmask.cli.config import Parsed
+from unmask.cli.config import Parsed, say
 from unmask.cli.eval_harness_options import read_arguments
 from unmask.errors import ConfigError, ResourceError
 from unmask.generation.options import GenerationOptions
@@ -73,6 +74,8 @@ def _check(parsed: Parsed) -> None:
         value = parsed[name]
         if isinstance(value, int) and value < 1:
             raise ConfigError(f"--{name} is {value}; it must be at least 1.")
+    if isinstance(parsed["batch_size"], str) and not re.fullmatch(r"auto(:\d+)?", parsed["batch_size"]):
+        raise ConfigError(f'--batch_size: "{parsed["batch_size"]}" is not a number of rows, nor auto.')
     if parsed["fresh"] and parsed["output_path"] is None:
         raise ConfigError("--fresh asks again what output_path has answers to; give --output_path.")
     if parsed["log_samples"] and parsed["output_path"] is None:
@@ -95,7 +98,7 @@ def _evaluate(parsed: Parsed) -> int:
 
     settings, options, folder = _settings(parsed), _harness_options(parsed), _folder(parsed)
     leads = os.environ.get("RANK", "0") == "0"
-    chosen = _chosen(parsed) if leads else None
+    chosen = _chosen(parsed, options) if leads else None
     lm = _loaded(parsed)
     team = Team()
     try:
@@ -161,8 +164,9 @@ def _folder(parsed: Parsed) -> Path | None:
     return folder
 
 
-def _chosen(parsed: Parsed) -> ChosenTasks:
+def _chosen(parsed: Parsed, options: HarnessOptions) -> ChosenTasks:
     """Names and consent first, which cost nothing; then whether there is such a model; then the tasks' data."""
+    from unmask.evaluation.harness_demands import check_examples, check_meaning
     from unmask.evaluation.harness_tasks import find_tasks, load_tasks
     from unmask.models.folders import resolve_folder
 
@@ -172,14 +176,27 @@ def _chosen(parsed: Parsed) -> ChosenTasks:
         allow_code_execution=parsed["allow_code_execution"] or parsed["confirm_run_unsafe_code"],
     )
     resolve_folder(os.path.expanduser(parsed["model_name_or_path"]))
-    return load_tasks(found, None if parsed["data_dir"] is None else Path(parsed["data_dir"]).expanduser())
+    chosen = load_tasks(found, None if parsed["data_dir"] is None else Path(parsed["data_dir"]).expanduser())
+    tasks = chosen.by_name
+    check_meaning(tasks, infills=options.infill_tokens is not None, settles=parsed["settle"] is not None)
+    return replace(chosen, notes=[*chosen.notes, *check_examples(tasks, options.num_fewshot)])
 
 
 def _loaded(parsed: Parsed) -> DiffusionLM:
     lm = sampling.load_model(parsed)
     if parsed["model"] not in (None, lm.family.name):
         raise ConfigError(f'--model is "{parsed["model"]}", but the checkpoint is of the family {lm.family.name}.')
+    _check_length(parsed, lm.model.facts.shape.max_length)
     return lm
+
+
+def _check_length(parsed: Parsed, most: int) -> None:
+    """A harness string says it of many models; a flag is meant for this one."""
+    asked = parsed["max_length"] or most
+    if asked > most and parsed.given["max_length"][1].where:
+        say((f"note: {parsed.label('max_length')} is {asked:,}; this model reads {most:,} tokens",))
+    elif asked > most:
+        raise ConfigError(f"--max_length is {asked:,}; this model reads at most {most:,} tokens. Leave it out.")
 
 
 def _report(parsed: Parsed, chosen: ChosenTasks, answerer: Answerer, options: HarnessOptions, team: Team) -> None:

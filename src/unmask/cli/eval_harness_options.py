@@ -6,8 +6,9 @@ Knows neither tasks nor models.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from unmask.cli import sampling
 from unmask.cli.config import Parsed, parse
@@ -20,6 +21,10 @@ DOES = (
     "they are. With --data_dir they read files of your own and need no network. An interrupted evaluation goes on with "
     "the same command where --output_path is given."
 )
+# a comma in brackets parts no options: a path may have some, and a list
+_PARTS = re.compile(r"(?:\[[^\[\]]*\]|[^,])+")
+# how dLLM writes a list of ids
+_IDS = re.compile(r"\[[\d\s;]*\]")
 # spelled in --model_args and --gen_kwargs, without effect here
 _NOTHING = {"trust_remote_code": "no code of a checkpoint is run", "do_sample": ""}
 
@@ -76,8 +81,8 @@ class AnsweringArguments:
     or oracle (as many as the right answer has); null: the harness' prompt, which asks for a continuation."""
     max_length: int | None = None
     """Tokens of prompt and answer together, at most; longer prompts lose their beginning, and it is said how many."""
-    batch_size: int | Literal["auto"] = "auto"
-    """Rows of one forward; auto: 16, or max_batch_size. Changes no answer beyond rounding."""
+    batch_size: int | str = "auto"
+    """Rows of one forward; auto, or the harness' auto:N: 16, or max_batch_size. Changes no answer beyond rounding."""
     max_batch_size: int | None = None
     """Rows of one forward, at most."""
     device: str = "auto"
@@ -151,7 +156,8 @@ def _inner(name: str, text: str | None) -> Parsed:
     if stops:
         texts = (stops,) if isinstance(stops, str) else tuple(map(str, stops))
         parsed = parsed.put("stop", tuple(map(sampling.unescaped, texts)), Given("until", texts))
-    return parsed.noted(*notes)
+    given = {option: (value, replace(typed, where=f"--{name}:")) for option, (value, typed) in parsed.given.items()}
+    return replace(parsed, given=given).noted(*notes)
 
 
 def _mapping(name: str, text: str | None) -> dict[str, Any]:
@@ -162,8 +168,12 @@ def _mapping(name: str, text: str | None) -> dict[str, Any]:
             return dict(json.loads(text))
         except ValueError as error:
             raise ConfigError(f"--{name} is no JSON object: {error}.") from None
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    pairs = [part.partition("=") for part in _PARTS.findall(text) if part.strip()]
     for key, equals, _ in pairs:
         if not equals:
             raise ConfigError(f'--{name}: "{key.strip()}" has no value. Write name=value,name=value.')
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    return {key.strip(): _listed(value.strip()) for key, _, value in pairs}
+
+
+def _listed(value: str) -> str:
+    return value.replace(";", ",") if _IDS.fullmatch(value) else value

@@ -109,7 +109,7 @@ def load_tasks(found: FoundTasks, data_dir: Path | None = None) -> ChosenTasks:
     index, asked, notes = found.manager.task_index, list(found.names), list[str]()
     with code_metric() if found.runs_code else nullcontext():
         if data_dir is not None:
-            notes += _bring_home(index, found.leaves, data_dir)
+            _bring_home(index, found.leaves, data_dir)
             notes += [note for given in found.given for note in _leave_out(index, given, asked, data_dir)]
         loaded = _load(found.manager, asked)
     groups = [loaded["groups"][name] for name in asked if name in loaded["groups"]]
@@ -186,19 +186,14 @@ def _leaves(index: Mapping[str, Any], name: str) -> Iterator[str]:
         yield name
 
 
-def _bring_home(index: dict[str, Any], leaves: Sequence[str], data_dir: Path) -> list[str]:
+def _bring_home(index: dict[str, Any], leaves: Sequence[str], data_dir: Path) -> None:
     """Let every task read its rows from the folder, if they are there."""
     if not data_dir.is_dir():
         raise ConfigError(f"data_dir {data_dir} is no folder.")
-    notes = []
     for leaf in leaves:
         changes = _local(index[leaf].cfg or {}, data_dir)
         if changes is not None:
-            config = {**_resolved(index[leaf]), **changes}
-            index[leaf] = replace(index[leaf], yaml_path=None, cfg=config)
-            if changes.get("fewshot_split") and config.get("num_fewshot"):
-                notes.append(f"{leaf}: there is no other part for examples, which are drawn from the questions.")
-    return notes
+            index[leaf] = replace(index[leaf], yaml_path=None, cfg={**_resolved(index[leaf]), **changes})
 
 
 def _leave_out(index: dict[str, Any], given: str, asked: list[str], data_dir: Path) -> list[str]:

@@ -13,6 +13,7 @@ from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 
 from unmask.errors import ConfigError, DataError
 from unmask.evaluation.harness_choices import told_apart
+from unmask.evaluation.harness_demands import BLANK
 from unmask.evaluation.requests import Answer, Request, numbered
 from unmask.lm import DiffusionLM
 
@@ -109,7 +110,7 @@ class HarnessLM(LM):
 
     def _written(self, entry: Any) -> Request:
         prompt, settings = entry.args
-        if self.blanks is None or not {"prompt", "suffix", "canonical_solution"} <= set(entry.doc):
+        if self.blanks is None or not set(entry.doc) >= BLANK:
             return Request("generate", prompt, settings=dict(settings), is_chat=self.is_chat)
         lengths = self.blanks
         if lengths == "oracle":
