@@ -149,7 +149,8 @@ def test_two_processes_equal_one(
     assert done.returncode == 0, done.stderr[-3000:]
     assert largest_difference(alone.folder, tmp_path / "pair" / "checkpoint-final") < 2e-6
     told = [json.loads(line) for line in (tmp_path / "pair" / "metrics.jsonl").read_text().splitlines()]
+    figures = {"step", "epoch", "loss", "nll", "unscaled_loss", "eval_nll", "eval_loss", "eval_nll_stderr"}
     for ours, theirs in zip(alone.history, told, strict=True):
         assert ours.keys() == theirs.keys()
-        for name in ours.keys() & {"step", "epoch", "loss", "nll", "unscaled_loss", "eval_nll", "eval_loss"}:
+        for name in ours.keys() & figures:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name

@@ -273,10 +273,15 @@ class DiffusionTrainer(Trainer):
 
     def _error_over_ranks(self, scored: list[Tensor]) -> dict[str, float]:
         """The standard error of the bound that evaluation's noise leaves, from every rank's samples."""
-        own = torch.cat(scored).to(exact(self.args.device))
-        every = [torch.empty_like(own) for _ in range(dist.get_world_size())] if dist.is_initialized() else [own]
+        own_SE = torch.cat(scored).to(exact(self.args.device))
+        every = [own_SE]
         if dist.is_initialized():
-            dist.all_gather(every, own)
+            # packed rows hold different numbers of samples; one without tokens is not counted
+            longest = torch.tensor(len(own_SE), device=own_SE.device)
+            dist.all_reduce(longest, dist.ReduceOp.MAX)
+            own_SE = nn.functional.pad(own_SE, (0, 0, 0, int(longest) - len(own_SE)))
+            every = [torch.empty_like(own_SE) for _ in range(dist.get_world_size())]
+            dist.all_gather(every, own_SE)
         scored_SE = torch.cat(every).cpu()
         error = bound_error(scored_SE[:, 0].long(), scored_SE[:, 1:])
         return {} if math.isnan(error) else {"nll_stderr": error}
