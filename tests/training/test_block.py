@@ -196,7 +196,7 @@ def test_an_adapter_keeps_its_blocks(settings: Callable[..., Settings], checkpoi
     assert said(checkpoint) == ("bidirectional", None)
 
 
-@pytest.mark.parametrize("changes", [{"loss_weight": "cart"}, {"attention_annealing_steps": 5}])
+@pytest.mark.parametrize("changes", [{"loss_weight": "cart"}, {"attention_annealing_steps": 5}, {"time_epsilon": 0.3}])
 def test_what_is_for_whole_rows_is_not_done_to_blocks(
     settings: Callable[..., Settings], of_blocks: str, changes: dict
 ) -> None:
