@@ -246,6 +246,17 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["tables", "--dataset_args", "Q", "--choices", "a,b"], "--choices has no effect with --scoring generation"),
         (["tables", "--dataset_args", "Q", "--scoring", "likelihood", "--baseline", "copy"], "asks a model"),
+        *(
+            (["tables", "--dataset_args", "Q", "--baseline", "copy", *more], f"{more[0]} is a model's, and --baseline")
+            for more in (
+                ["--adapter", "nosuch"],
+                ["--load_in_4bit"],
+                ["--compile"],
+                ["--guidance_scale", "3"],
+                ["--device", "cuda:9"],
+                ["--batch_size", "3"],
+            )
+        ),
     ],
 )
 def test_mistakes(words: list[str], said: str, questions: Path, checkpoint: Path) -> None:
@@ -263,6 +274,26 @@ def test_a_row_without_an_answer(tmp_path: Path, questions: Path, monkeypatch: p
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="runs in one process"):
         run(["tables", "--baseline", "copy", "--dataset_args", str(questions)])
+
+
+def test_bad_rows_are_left_out_where_that_is_asked(
+    tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row without an answer, and one with more tagged answers than answers."""
+    path = tmp_path / "bad.jsonl"
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "x"}]
+    odd = {"messages": turns, "source": "wikitablequestions", "answers": ["x"], "canonical": ["1", "2"]}
+    path.write_text(questions.read_text() + "".join(json.dumps(row) + "\n" for row in ({"messages": turns[:1]}, odd)))
+    asked = ["tables", "--baseline", "copy", "--dataset_args", str(path), "--json"]
+    with pytest.raises(DataError, match="--skip_bad_rows true"):
+        run(asked)
+    assert run([*asked, "--skip_bad_rows", "true"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"]["em"]["count"] == 20
+    assert any("1 rows left out: canonical has 2 texts and answers 1" in note for note in found["notes"])
+    path.write_text(questions.read_text() + json.dumps(odd) + "\n")
+    with pytest.raises(DataError, match=r"bad\.jsonl:21: canonical has 2 texts and answers 1; they go in pairs"):
+        run(asked)
 
 
 def test_one_choice_is_refused_and_not_taken_for_its_letters(questions: Path) -> None:

@@ -164,3 +164,10 @@ def test_a_fingerprint_sees_any_training(checkpoint: Path) -> None:
 def test_records_without_an_answer(oracle: Oracle, messages: Any) -> None:
     with pytest.raises(DataError, match="record 1 has no question with an answer"):
         evaluate_tables(oracle, [record("q", "a"), {"messages": messages}], options=OPTIONS)
+
+
+def test_tagged_answers_go_in_pairs() -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "x"}]
+    odd = {"messages": turns, "source": "wikitablequestions", "answers": ["x"], "canonical": ["1", "2"]}
+    with pytest.raises(DataError, match="record 0: canonical has 2 texts and answers 1"):
+        score_predictions([odd], ["x"])

@@ -42,6 +42,7 @@ examples:
   unmask eval tables --baseline majority --dataset_args wtq-seen.jsonl
 """
 ERRORS = "errors.html"
+_OF_MODELS = ("adapter", "model", "batch_size", "device", "dtype", "load_in_4bit", "load_in_8bit", "compile")
 ANSWER_TOKENS = 32
 
 
@@ -75,6 +76,8 @@ class EvalTablesArguments:
     """Of likelihood: masked copies of a choice; a choice of one token needs but one."""
     sentence_scores: bool = False
     """Count ROUGE and BLEU too; FeTaQA's answers always have them (needs the extra `eval`)."""
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be read, and count them."""
     error_cases: int = 20
     """Wrong answers on the page errors.html, evenly spaced among all; 0: no page."""
     fresh: bool = False
@@ -116,7 +119,7 @@ def run(argv: list[str]) -> int:
     from unmask.evaluation.answer_scores import check_measures
     from unmask.evaluation.questions import load_questions
 
-    records, notes = load_questions(parsed["dataset_args"], parsed["limit"])
+    records, notes = load_questions(parsed["dataset_args"], parsed["limit"], skip_bad_rows=parsed["skip_bad_rows"])
     if parsed["scoring"] == "generation":
         check_measures(records, sentences=parsed["sentence_scores"])
     began = time.perf_counter()
@@ -136,11 +139,25 @@ def _check(parsed: Parsed) -> None:
         raise ConfigError("--dataset_args is missing. Name a file of conversations: --dataset_args questions.jsonl")
     if parsed["baseline"] and parsed["model_name_or_path"]:
         raise ConfigError("--baseline answers instead of a model: leave --model_name_or_path out, or --baseline.")
+    _check_baseline(parsed)
     if parsed["error_cases"] < 0:
         raise ConfigError(f"--error_cases is {parsed['error_cases']}; it must be at least 0.")
     check_counts(parsed, "batch_size", "samples")
     _check_scoring(parsed)
     check_alone("eval tables")
+
+
+def _check_baseline(parsed: Parsed) -> None:
+    """What is a model's is refused where none is asked."""
+    if not parsed["baseline"]:
+        return
+    generation = [option.name for option in sampling.generation_options() if option.name != "seed"]
+    for name in (*_OF_MODELS, *generation):
+        if name in parsed:
+            raise ConfigError(
+                f"{parsed.label(name)} is a model's, and --baseline {parsed['baseline']} asks none. Leave one of them "
+                "out."
+            )
 
 
 def _check_scoring(parsed: Parsed) -> None:

@@ -19,7 +19,9 @@ _LISTS = ("answers", "canonical")
 _COUNTS = ("rows_left_out",)
 
 
-def load_questions(dataset_args: str, limit: int | None = None) -> tuple[list[dict[str, Any]], list[str]]:
+def load_questions(
+    dataset_args: str, limit: int | None = None, *, skip_bad_rows: bool = False
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The conversations of all datasets in `dataset_args`, and notes.
 
     Of a dataset with a test part, its own or one that the text asks for, these are the rows of that part; otherwise
@@ -28,10 +30,11 @@ def load_questions(dataset_args: str, limit: int | None = None) -> tuple[list[di
     Args:
         dataset_args: in the dataset grammar, for example `questions.jsonl[test:200]`.
         limit: take the first so many only.
+        skip_bad_rows: leave them out and count them in the notes.
 
     Raises:
         ConfigError: the text is no dataset, or `limit` is below 1.
-        DataError: nothing there, a bad row, no conversations.
+        DataError: nothing there, a bad row that is not to be skipped, no conversations.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; it must be at least 1.")
@@ -39,14 +42,30 @@ def load_questions(dataset_args: str, limit: int | None = None) -> tuple[list[di
     notes: list[str] = []
     for spec in parse_dataset_args(dataset_args):
         opened = open_dataset(spec)
-        records = read(opened, Reading("conversation"))
+        records = read(opened, Reading("conversation", skip_bad_rows=skip_bad_rows))
         asked: Any = records.test if opened.is_evaluated() else records.train
         if "messages" not in asked.column_names:
             raise DataError(f"{spec.path} holds tokens, no text that a question could be read from.")
         beside = _beside(opened)
-        questions += [{**beside.get(row["where"], {}), "messages": row["messages"]} for row in asked]
+        found = [(row["where"], {**beside.get(row["where"], {}), "messages": row["messages"]}) for row in asked]
+        untagged = {where: told for where, row in found if (told := _untagged(row))}
+        if untagged and not skip_bad_rows:
+            where, told = next(iter(untagged.items()))
+            raise DataError(f"{where}: {told}. Correct the row, or leave such rows out with --skip_bad_rows true.")
+        questions += [row for where, row in found if where not in untagged]
         notes += records.notes
+        notes += [f"{spec.path}: {len(untagged):,} rows left out: {told}" for told in list(untagged.values())[:1]]
+    if not questions:
+        raise DataError(f"{dataset_args}: no row is left to be asked.")
     return questions[:limit], notes
+
+
+def _untagged(row: dict[str, Any]) -> str:
+    """What is wrong with the tagged forms of its answers; empty where nothing is."""
+    answers, canonical = row.get("answers", []), row.get("canonical")
+    if canonical is None or len(canonical) == len(answers):
+        return ""
+    return f"canonical has {len(canonical)} texts and answers {len(answers)}; they go in pairs"
 
 
 def load_texts(

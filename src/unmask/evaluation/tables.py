@@ -213,6 +213,11 @@ def _check(record: Record, number: int) -> None:
     messages = record.get("messages")
     if not isinstance(messages, list) or len(messages) < 2 or messages[-1].get("role") != "assistant":
         raise DataError(f"record {number} has no question with an answer of the assistant after it in its messages.")
+    answers, canonical = record.get("answers") or [], record.get("canonical")
+    if canonical and answers and len(canonical) != len(answers):
+        raise DataError(
+            f"record {number}: canonical has {len(canonical)} texts and answers {len(answers)}; they go in pairs."
+        )
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
