@@ -97,15 +97,14 @@ def bound_error(row_S: Int[Tensor, " S"], evidence_SE: Float[Tensor, "S E"]) -> 
 
     No unbiased one exists, since each row was scored at one draw of its times and its tokens. What is reckoned:
 
-    Tokens: a mask's tokens spread around their mean; its own share of that is what a sample of k out of n leaves. Where
-    copies lie end to end they miss no token, which helps as far as a token costs the same under all masks. That is seen
-    from tokens that two copies mask, as the square of their correlation. One or two copies never mask a token twice;
-    then the square is taken for a quarter, and the error is up to a third too large for a network that ignores its
-    context. Where all masked tokens of a row gain from the same visible ones, which is seen by no mask, it is up to a
-    third too small.
+    Tokens: those of one mask spread around their mean, of which a sample of k out of n leaves a known part. Copies that
+    lie end to end miss no token, which helps as far as a token costs the same under all masks. That is seen from tokens
+    that two copies mask, as the square of their correlation. One or two copies never mask a token twice; then the
+    square is taken for 0.36, and the error is up to two fifths too large for a network that ignores its context. Where
+    a row's tokens all gain from the same visible ones, which no single mask shows, it is up to a third too small.
 
-    Times: a straight line of the loss over the share of masked tokens, and the rows' distances from it, beyond what
-    their tokens explain, say how the bound moves; it is moved to the times of other seeds. Up to two rows count as one.
+    Times: a straight line of the loss over the share of masked tokens and, from three rows on, what sets rows apart
+    from it beyond the spread of their tokens, say how the bound moves with its times; they are drawn anew and again.
 
     Args:
         row_S: row of each sample; every row has equally many. evidence_SE: see `Chance.evidence`; without noisable
