@@ -42,7 +42,7 @@ class Fonts:
     def __init__(self, size: int) -> None:
         self.size = size
         self.missing: set[str] = set()
-        self._fonts = [_opened(MONOSPACED, size) or ImageFont.load_default(size)]
+        self._fonts: list[Any] = [_opened(MONOSPACED, size) or ImageFont.load_default(size)]
         self._asked: set[str] = set()
         self._found: dict[str, Any] = {}
 
