@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.cli import generate_file, sampling, trace_files
 from unmask.cli.config import Parsed
+from unmask.cli.idle_options import tell_idle
 from unmask.cli.options import Option, OptionTable
 from unmask.errors import ConfigError
 
@@ -92,6 +93,7 @@ def run(argv: list[str]) -> int:
     parsed = sampling.with_model(parsed)
     lm = sampling.load_model(parsed)
     options = sampling.own_blocks(options, parsed, lm)
+    tell_idle(parsed, options)
     if not prompts:
         shown = OF_TABLES if parsed["model_name_or_path"] == sampling.SMALL_BASE else OF_ANYTHING
         return _show_off(lm, options, parsed, shown)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.cli import sampling
 from unmask.cli.config import Parsed
+from unmask.cli.idle_options import tell_idle
 from unmask.cli.options import Option
 from unmask.errors import ConfigError
 
@@ -55,6 +56,7 @@ def run(parsed: Parsed, options: GenerationOptions) -> int:
         ResourceError: the disk or the device's memory is full.
     """
     _check(parsed)
+    tell_idle(parsed, options)
     from unmask.data.result_file import Share
     from unmask.lm.prompt_file import PromptFile, generate_file
 

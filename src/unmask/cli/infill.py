@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.cli import sampling, trace_files
 from unmask.cli.config import Parsed
+from unmask.cli.idle_options import tell_idle
 from unmask.cli.options import Option, OptionTable
 from unmask.errors import ConfigError, did_you_mean
 
@@ -49,6 +50,7 @@ def run(argv: list[str]) -> int:
     options = sampling.options_from(parsed, trace=parsed["trace"] is not None)
     asked = _asked(parsed)
     lm = sampling.load_model(sampling.with_model(parsed))
+    tell_idle(parsed, options)
     stream = _stream(lm, parsed, asked, options)
     results, seconds = sampling.drain(stream, lm, len(asked), sampling.shown(parsed))
     trace_files.write(parsed["trace"], asked, results, trace_files.About(lm, options, seconds))
