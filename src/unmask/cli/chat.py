@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from unmask.cli import sampling
+from unmask.cli import sampling, trace_files
 from unmask.cli.aliases import meaning, suggestion, value_meaning
+from unmask.cli.idle_options import idle, tell_idle
 from unmask.cli.options import Option, OptionTable
 from unmask.cli.yaml_file import Given
 from unmask.errors import ConfigError, UnmaskError, did_you_mean
@@ -29,6 +30,13 @@ DOES = (
 OWN = (
     Option("chat_template", bool, True, "Put the conversation through the chat template; false continues each text."),
     Option("system", str | None, None, "System message at the start of the conversation."),
+    Option(
+        "trace",
+        str | None,
+        None,
+        "Write how the last answer was written, anew after each: FILE.html (a player), FILE.json, or FILE.gif (needs "
+        "Pillow).",
+    ),
 )
 QUOTES = '"""'
 HELP = f"""\
@@ -36,6 +44,8 @@ HELP = f"""\
 /bye              leave (so does ctrl-D)
 /clear            forget the conversation
 /set NAME VALUE   change an option of generation, for example: /set temperature 0.7
+                  several texts or ids stand in brackets: /set stop ["\\n", "User:"]; one text needs none: /set stop \\n
+/set NAME default put an option back to its default; null does so, too, where it is no value of its own
 /show             list the options that are not at their default, and the usual ones; /show all lists all of them
 /show canvas      turn the canvas on or off
 /show talk        print the conversation
@@ -62,16 +72,37 @@ def run(argv: list[str]) -> int:
         parsed = parsed.put("model_name_or_path", parsed.words[0], Given("model_name_or_path", parsed.words[0]))
     if sys.stdin is None or sys.stdin.closed:
         raise ConfigError("there is no terminal and no input to read turns from. Use: unmask generate --prompt TEXT")
-    options = sampling.options_from(parsed)
+    trace_files.check(parsed["trace"])
+    options = sampling.options_from(parsed, trace=parsed["trace"] is not None)
     parsed = sampling.with_model(parsed)
     lm = sampling.load_model(parsed)
     options = sampling.own_blocks(options, parsed, lm)
-    lm.check_language(options)
-    chat = Chat(lm, options, parsed.table, parsed["chat_template"], parsed["show"], parsed["system"], parsed["colors"])
+    check(lm, options)
+    tell_idle(parsed, options)
+    chat = Chat(
+        lm,
+        options,
+        parsed.table,
+        parsed["chat_template"],
+        parsed["show"],
+        parsed["system"],
+        parsed["colors"],
+        parsed["trace"],
+    )
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         print(f"{parsed['model_name_or_path']}: /help lists the commands, ctrl-D leaves", file=sys.stderr)
     return chat.loop(turns(typed_line if is_terminal else piped_lines()), talkative=is_terminal)
+
+
+def check(lm: DiffusionLM, options: GenerationOptions) -> None:
+    """Raises UnmaskError: the model cannot write with these options, whatever it is asked."""
+    from unmask.generation.decoding import check_options
+
+    lm.check_language(options)
+    check_options(lm.model.facts.shape.vocab_size, options)
+    # nothing runs before somebody asks for a commit
+    lm.stream([[0]], options)
 
 
 class Turn(NamedTuple):
@@ -151,6 +182,7 @@ class Chat:
         show: whether the canvas is shown.
         system: first message, or None.
         colors: of the canvas.
+        trace: file that shows how the last answer was written, or None.
     """
 
     lm: DiffusionLM
@@ -160,6 +192,7 @@ class Chat:
     show: bool = False
     system: str | None = None
     colors: str = "age"
+    trace: str | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -191,9 +224,11 @@ class Chat:
             UnmaskError: the conversation is too long for the model, or the model fails.
         """
         asked = [*self.messages, {"role": "user", "content": text}]
-        stream = self.lm.stream([asked] if self.template else [text], self.options)
+        prompt = asked if self.template else text
+        stream = self.lm.stream([prompt], self.options)
         show = self.show and self.colors
         results, seconds = sampling.drain(stream, self.lm, 1, show, whole=not self.template)
+        trace_files.write(self.trace, [prompt], results, trace_files.About(self.lm, self.options, seconds))
         if self.template:
             # a template that puts a space before an answer would write it twice
             self.messages = [*asked, {"role": "assistant", "content": results[0].text.strip()}]
@@ -248,15 +283,26 @@ class Chat:
             hint = f' Did you mean "{guess}"?' if guess else ""
             return f'no option "{typed}".{hint} Names: {", ".join(names)}.'
         try:
-            value = self.table.convert(name, Given(typed, value_meaning(name, text)))
+            value = self._value(name, Given(typed, value_meaning(name, text)))
             # the other way to say how long an answer may be
             without = {"max_length": None} if name == "max_new_tokens" else {}
             options = replace(self.options, **{name: value}, **without)
-            self.lm.check_language(options)
+            check(self.lm, options)
         except UnmaskError as error:
             return str(error).removeprefix("--")
         self.options = options
-        return f"{name} is {getattr(options, name)}"
+        in_vain = idle([name], options).get(name)
+        return f"{name} is {_told(getattr(options, name))}" + (f" ({in_vain} does not use it)" if in_vain else "")
+
+    def _value(self, name: str, given: Given) -> Any:
+        """What a text after `/set NAME` means; `default`, and `null` where it is no value, are the default."""
+        from unmask.lm.attention import own_blocks
+
+        if given.value == "default" or (given.value == "null" and not self.table.takes_null(name)):
+            return getattr(own_blocks(type(self.options)(), self.lm.model.facts), name)
+        if self.table.is_texts(name):
+            given = replace(given, value=_texts(given.value))
+        return self.table.convert(name, given)
 
     def _show(self, rest: list[str]) -> str:
         if rest == ["canvas"]:
@@ -268,7 +314,7 @@ class Chat:
             return "Use: /show, /show all, /show canvas or /show talk"
         plain = type(self.options)()
         return "\n".join(
-            f"{entry.name:<24}{value}"
+            f"{entry.name:<24}{_told(value)}"
             for entry in fields(self.options)
             if entry.name not in sampling.OWN_MEANING
             for value in (getattr(self.options, entry.name),)
@@ -288,3 +334,21 @@ class Chat:
         except OSError as error:
             return f"{file} cannot be written: {error.strerror}."
         return f"Added to {file}: {len(self.messages)} messages."
+
+
+def _texts(typed: str) -> list[str]:
+    """Several texts as a JSON list of them, or one as it is typed on a command line."""
+    try:
+        found = json.loads(typed)
+    except json.JSONDecodeError:
+        found = None
+    if isinstance(found, list) and all(isinstance(text, str) for text in found):
+        return found
+    return [sampling.unescaped(typed)]
+
+
+def _told(value: Any) -> Any:
+    """A value as it may be typed again."""
+    if value is None:
+        return "null"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple | list | bool) else value

@@ -118,6 +118,10 @@ class OptionTable:
             typing.get_origin(leaf) is tuple and str in typing.get_args(leaf) for leaf in _leaves(self.types[name])
         )
 
+    def takes_null(self, name: str) -> bool:
+        """Whether nothing is one of the option's values."""
+        return not {NoneType, Any}.isdisjoint(_leaves(self.types[name]))
+
     def convert(self, name: str, given: Given) -> Any:
         """The value that `given` means for the option `name`.
 
@@ -142,7 +146,7 @@ class OptionTable:
         return self._typed(name, kind, given)
 
     def _nothing(self, name: str, given: Given) -> None:
-        if NoneType not in _leaves(self.types[name]) and Any not in _leaves(self.types[name]):
+        if not self.takes_null(name):
             raise ConfigError(f"{given.label} has no value. {_wanted(self.types[name])}")
         return
 
