@@ -83,24 +83,33 @@ class CannotDecode(Exception):
 
 
 class Side:
-    """A process that decodes on request."""
+    """A process that works on request, on one thread; where that is on the CPU, no GPU is shown to it."""
 
-    def __init__(self, command: list[str], core: int | None) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    def __init__(self, command: list[str], core: int | None, device: str = "cpu") -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        if device == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        # a file, since nobody reads a pipe until the process has ended, and it waits where that is full
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, env=environment
         )
         if core is not None:
             os.sched_setaffinity(self._process.pid, {core})
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any]:
         """Hand over a job, wait for its answer."""
-        assert self._process.stdin and self._process.stdout and self._process.stderr
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        assert self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
         if not line:
-            raise SystemExit(f"a side ended:\n{self._process.stderr.read()[-2000:]}")
+            self._process.wait()
+            self._said.seek(0)
+            raise SystemExit(f"a side ended:\n{self._said.read()[-2000:]}")
         answer = json.loads(line)
         if "error" in answer:
             raise CannotDecode(answer["error"])
@@ -111,6 +120,7 @@ class Side:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait()
+        self._said.close()
 
 
 def job_of(case: Case, dtype: str, folder: Path, vocabulary: int, seed: int) -> dict[str, Any]:

@@ -30,6 +30,29 @@ def test_the_first_difference_is_found() -> None:
         generate.first_difference([[1, 2]], [[1]])
 
 
+TALKER = """
+import json, os, sys
+for line in sys.stdin:
+    print("a warning of a library, " * 10_000, file=sys.stderr)
+    if json.loads(line)["end"]:
+        sys.exit("what went wrong")
+    print(json.dumps({"gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("device", "seen"), [("cpu", ""), ("cuda", "1")])
+def test_a_side_may_say_much_and_sees_gpus_where_it_needs_one(
+    monkeypatch: pytest.MonkeyPatch, device: str, seen: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    side = generate.Side([sys.executable, "-c", TALKER], None, device)
+    for _ in range(2):
+        assert side.ask({"end": False}) == {"gpus": seen}
+    with pytest.raises(SystemExit, match="what went wrong"):
+        side.ask({"end": True})
+    side.close()
+
+
 class Fake:
     """A side that takes a fixed time."""
 
