@@ -2,7 +2,8 @@
 
 Models have random weights and are written to a folder, which all sides load. Each side is a process of its own; within
 a round each does one whole step (forward, backward, clipping, fused AdamW) on the same rows and masks, one after the
-other, on one thread. In every round about half of what may be noised is, as in the mean step: our head's time follows
+other, on one thread; a GPU holds one side at a time, weights and optimizer of the others are in the computer's memory
+meanwhile. In every round about half of what may be noised is, as in the mean step: our head's time follows
 the noise and theirs does not. Times are CPU seconds, on a GPU those of the clock; a ratio is the median over the rounds
 of theirs to ours. In float32 loss and gradients are compared with the naive script's, parameter by parameter.
 """
@@ -40,7 +41,8 @@ class Case:
 
     Attributes:
         name: as in the table. config: of the model. rows: of a step. length: of each row; 0: as long as Alpaca's.
-        lora: train an adapter. gpu: for a GPU only. weights: type that the model is stored in.
+        lora: train an adapter. recompute: each layer's activations, in the backward pass. gpu: for a GPU only.
+        stored: type that the model is stored in.
     """
 
     name: str
@@ -48,19 +50,23 @@ class Case:
     rows: int
     length: int = 0
     lora: bool = False
+    recompute: bool = False
     gpu: bool = False
     dtypes: tuple[str, ...] = DTYPES
+    stored: str = "float32"
 
 
 LLADA_8B = {**llada(4096, 32, 32, 12_288, 126_464), "max_sequence_length": 4096}
+# kept, the activations of 4,096 tokens are 50 GiB: beside them the naive script's logits have no room on most GPUs
+_ADAPTED: dict[str, Any] = {"lora": True, "recompute": True, "gpu": True, "dtypes": ("bfloat16",), "stored": "bfloat16"}
 CASES = (
     Case("124M, 2 x 1024", CONFIGS["124M"], 2, 1024),
     Case("124M, SFT", CONFIGS["124M"], 4),
     Case("0.9M, 4 x 256", CONFIGS["0.9M"], 4, 256),
     Case("124M, 16 x 1024", CONFIGS["124M"], 16, 1024, gpu=True, dtypes=("bfloat16", "autocast")),
     Case("1B, 4 x 2048", llada(2048, 16, 16, 5632, 126_464), 4, 2048, gpu=True, dtypes=("bfloat16", "autocast")),
-    Case("8B, LoRA, 1 x 4096", LLADA_8B, 1, 4096, lora=True, gpu=True, dtypes=("bfloat16",)),
-    Case("8B, LoRA, SFT", LLADA_8B, 8, lora=True, gpu=True, dtypes=("bfloat16",)),
+    Case("8B, LoRA, 1 x 4096", LLADA_8B, 1, 4096, **_ADAPTED),
+    Case("8B, LoRA, SFT", LLADA_8B, 8, **_ADAPTED),
 )
 
 
@@ -122,8 +128,9 @@ def sides_of(options: argparse.Namespace) -> dict[str, list[str]]:
 def measure(case: Case, dtype: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All rounds of a case; the first step wakes a side up and is not counted."""
     lengths = alpaca_lengths(options.alpaca)
-    job = {"folder": str(folder), "dtype": dtype, "device": options.device, "lora": case.lora}
-    sides = {name: Side(command, options.core) for name, command in sides_of(options).items()}
+    job = {"folder": str(folder), "dtype": dtype, "device": options.device}
+    job |= {"lora": case.lora, "recompute": case.recompute}
+    sides = {name: Side(command, options.core, options.device) for name, command in sides_of(options).items()}
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     real = []
     for round_ in range(options.rounds + 1):
@@ -137,7 +144,7 @@ def measure(case: Case, dtype: str, folder: Path, options: argparse.Namespace) -
         side.close()
     found = {"case": case.name, "dtype": dtype, "device": options.device, **figures(answers, real)}
     if dtype == "float32":
-        checker = Side(sides_of(options)["ours"], options.core)
+        checker = Side(sides_of(options)["ours"], options.core, options.device)
         found["apart"] = checker.ask({**job, "work": work_of(case, 0, lengths), "check": True})
         checker.close()
     return found
@@ -216,7 +223,7 @@ def run(options: argparse.Namespace, models: Path) -> None:
         if (case.name in options.cases if options.cases else case.gpu == (options.device != "cpu"))
     ]
     for case in wanted:
-        folder = write(models / str(case.config["d_model"]), case.config)
+        folder = write(models / str(case.config["d_model"]), case.config, dtype=case.stored)
         for dtype in (dtype for dtype in case.dtypes if not options.dtypes or dtype in options.dtypes):
             found = measure(case, dtype, folder, options)
             print("\n".join(lines(found)), flush=True)

@@ -39,6 +39,8 @@ class Theirs(Steps):
         mdlm.torch = self.handed
         dtype = "float32" if job["dtype"] == "autocast" else job["dtype"]
         model = load({**job, "dtype": dtype, "peer": {"sampler": "mdlm"}}).to(job["device"]).train()
+        if job.get("recompute"):
+            model.gradient_checkpointing_enable()  # of whole layers, by their own strategy of that name
         if job["lora"]:
             from peft import LoraConfig, get_peft_model
 

@@ -60,7 +60,7 @@ CONFIGS = {
 }
 
 
-def write(folder: Path, config: dict[str, Any], seed: int = 0) -> Path:
+def write(folder: Path, config: dict[str, Any], seed: int = 0, dtype: str = "float32") -> Path:
     """A model whose special tokens are never the most probable, and a tokenizer of as many words."""
     import torch
     from tokenizers import Tokenizer, models
@@ -68,7 +68,7 @@ def write(folder: Path, config: dict[str, Any], seed: int = 0) -> Path:
 
     from unmask.models.checkpoints import load_model, save_model
 
-    if (folder / "model.safetensors").exists():
+    if any((folder / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -77,7 +77,7 @@ def write(folder: Path, config: dict[str, Any], seed: int = 0) -> Path:
     words = [f"w{index}" for index in range(size - len(special))] + list(reversed(special.values()))
     backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="w0"))
     PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
-    model = load_model(folder, from_scratch=True, seed=seed, dtype="float32")
+    model = load_model(folder, from_scratch=True, seed=seed, dtype=dtype)
     head = model.get_output_embeddings().weight
     with torch.no_grad():
         # others propose the mask token and stop at the end's; here neither may happen

@@ -30,6 +30,7 @@ class Steps:
 
     def __init__(self, model: Any, job: dict[str, Any]) -> None:
         self.model, self.is_mixed, self.device = model, job["dtype"] == "autocast", torch.device(job["device"])
+        self.takes_turns = self.device.type == "cuda"
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, weight_decay=0.01, fused=True)
 
@@ -40,6 +41,26 @@ class Steps:
     def mixed(self) -> AbstractContextManager[Any]:
         """Mixed precision, where the job asks for it."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.is_mixed else nullcontext()
+
+    def turn(self, work: dict[str, Any]) -> dict[str, Any]:
+        """A step in this side's turn. A GPU is for one side alone: the others keep what they have elsewhere.
+
+        There two steps are made, of which the second is timed: the first asks for memory that the allocator gave back.
+        """
+        if not self.takes_turns:
+            return self.step(work)
+        self.move(self.device)
+        first = self.step(work)
+        found = {**self.step(work), "loss": first["loss"]}
+        self.move(torch.device("cpu"))
+        torch.cuda.empty_cache()
+        return found
+
+    def move(self, device: torch.device) -> None:
+        """Weights and what the optimizer knows of them go to a device; the parameters stay the same objects."""
+        self.model.to(device)
+        for known in self.optimizer.state.values():
+            known.update({name: value.to(device) for name, value in known.items() if isinstance(value, torch.Tensor)})
 
     def step(self, work: dict[str, Any]) -> dict[str, Any]:
         """A whole step, its parts timed."""
@@ -80,5 +101,5 @@ def serve(side: Callable[[dict[str, Any]], Any]) -> None:
             if job["device"] == "cpu":
                 torch.set_num_threads(1)
             steps = side(job)
-        found = steps.check(job["work"]) if job.get("check") else steps.step(job["work"])
+        found = steps.check(job["work"]) if job.get("check") else steps.turn(job["work"])
         print(json.dumps(found), file=answers, flush=True)

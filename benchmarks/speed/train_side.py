@@ -50,6 +50,8 @@ class Ours(Steps):
         model = load_model(job["folder"], dtype=dtype, device=job["device"])
         if job["lora"]:
             attach_lora(model, LoraSettings())
+        if job.get("recompute"):
+            model.gradient_checkpointing_enable(strategy="whole_layer")
         self._kept = kept_between_steps(model.get_input_embeddings().weight)
         if not naive:
             self._kept.__enter__()  # as `train` does

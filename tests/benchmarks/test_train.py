@@ -63,6 +63,41 @@ def test_a_step_trains_and_is_timed(folder: Path, dtype: str, naive: bool) -> No
     assert first["seconds"] == pytest.approx(sum(first["parts"].values()))
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_side_that_takes_turns_holds_nothing_between_them(
+    folder: Path, lora: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = work_of(Case("even", TINY, 2, 16), 0, LENGTHS)
+    sides = []
+    for _ in range(2):
+        torch.manual_seed(0)  # an adapter's first weights; its dropout draws anew
+        sides.append(Ours(job(folder, lora=lora)))
+        sides[-1].model.eval()
+    alone, side = sides
+    wanted = [alone.step(work)["loss"] for _ in range(4)]
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    side.takes_turns = True
+    assert [side.turn(work)["loss"] for _ in range(2)] == wanted[::2] and len(emptied) == 2
+    side.move(torch.device("meta"))
+    held = [*side.model.parameters(), *(value for known in side.optimizer.state.values() for value in known.values())]
+    assert len(held) == len(list(side.model.parameters())) + 3 * len(side.trained)
+    assert {tensor.device.type for tensor in held} == {"meta"}
+    assert all(weight.grad is None for weight in side.trained)
+
+
+def test_recomputing_changes_no_gradient(folder: Path) -> None:
+    kept, again = Ours(job(folder)), Ours(job(folder, recompute=True))
+    assert again.model.trunk.recompute == "whole_layer" and kept.model.trunk.recompute is None
+    for naive in (False, True):
+        of_both = []
+        for side in (kept, again):
+            (side._naive if naive else side._ours)(work_of(Case("uneven", TINY, 4), 1, LENGTHS)).backward()
+            of_both.append([weight.grad for weight in side.trained])
+            side.optimizer.zero_grad()
+        torch.testing.assert_close(*of_both, atol=1e-6, rtol=1e-5)
+
+
 def test_ratios_are_of_the_same_round() -> None:
     def steps(seconds: list[float], peak: int) -> list[dict]:
         return [{"seconds": s, "parts": dict.fromkeys(PARTS, s / 4), "peak": peak, "loss": 2.0} for s in seconds]
