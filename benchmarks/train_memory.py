@@ -3,8 +3,7 @@
 Each configuration is a run of its own, `unmask.training.run.train` from first weights to a saved model, in a process of
 its own. On a CPU the peak is what the system counts for the process (VmHWM), less what it had after a small run of the
 same kind, with a C library that hands every large block back to the system at once (Linux only). On a GPU it is what
-PyTorch's allocator counted, and the same configurations are larger. `--check` exits with 1 where the two are more than
-a tenth apart.
+PyTorch's allocator counted. `--check` exits with 1 where the two are more than a tenth apart.
 """
 
 from __future__ import annotations
