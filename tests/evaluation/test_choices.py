@@ -97,6 +97,16 @@ def test_it_goes_on_and_says_what_does_not_fit(known: Known, tmp_path: Path) -> 
         choose_answers(known, records, ChoiceSettings(("no", "yes"), calibrate=True), cases_file=file)
 
 
+def test_of_one_sample_no_error_is_known(lm: DiffusionLM, tmp_path: Path) -> None:
+    records, file = [record("yyyy", "yes sir"), record("yy", "not me")], tmp_path / "cases.jsonl"
+    settings = ChoiceSettings(("yes sir", "not me"), calibrate=True, samples=1)
+    for _ in range(2):
+        results = choose_answers(lm, records, settings, cases_file=file)
+        assert [error for case in results.cases for _, error in (case.choices or {}).values()] == [None] * 4
+        assert not any("closer than" in note for note in results.notes)
+    assert "NaN" not in file.read_text("utf-8")
+
+
 def test_choices_are_the_right_answers_where_they_are_few() -> None:
     assert right_answers([record("a", "yes"), record("b", "no"), record("c", "yes")]) == ("no", "yes")
     with pytest.raises(DataError, match="11 different right ones; 2 to 10 can be"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 import unmask
 from tests import tiny
 from unmask.data.rows import Row
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, ResourceError
 from unmask.evaluation.likelihood import (
     LikelihoodSettings,
     answers_of,
@@ -105,6 +106,58 @@ def test_a_killed_evaluation_goes_on_and_equals_a_whole_one(lms: dict[str, Diffu
     file.write_text("nonsense\n")
     with pytest.raises(ConfigError, match="cases.jsonl:1 is no case of an evaluation"):
         score_passages(lm, passages, SETTINGS, cases_file=file)
+
+
+def test_of_one_sample_no_error_is_known(lms: dict[str, DiffusionLM], tmp_path: Path) -> None:
+    lm, file = lms["masked"], tmp_path / "cases.jsonl"
+    passages, once = passages_of(lm, [TEXT], max_length=30), LikelihoodSettings(samples=1)
+    for cases in (
+        score_passages(lm, passages, once, cases_file=file),
+        score_passages(lm, passages, once, cases_file=file),
+    ):
+        found = metrics_of(cases)
+        assert found["nll"].mean > 0 and {metric.stderr for metric in found.values()} == {None}
+    lines = file.read_text("utf-8").removesuffix("\n").split("\n")
+    assert len(lines) == len(passages) and all(json.loads(line)["stderr"] is None for line in lines)
+    assert "NaN" not in file.read_text("utf-8")
+
+
+def test_what_was_scored_survives_a_start_that_fails(
+    lms: dict[str, DiffusionLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, or a kill comes: only what was being written before may go."""
+    lm, file = lms["masked"], tmp_path / "cases.jsonl"
+    passages = passages_of(lm, [TEXT], max_length=30)
+    score_passages(lm, passages, SETTINGS, cases_file=file)
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"key": "tor')
+
+    def full(self: Path, mode: str = "r", *args: Any, **more: Any) -> Any:
+        stream = opened(self, mode, *args, **more)
+        if mode in ("w", "a"):
+            stream.close()
+            raise OSError(28, "No space left on device")
+        return stream
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(ResourceError, match="cases.jsonl: No space left"):
+        score_passages(lm, passages, SETTINGS, cases_file=file)
+    assert file.read_bytes() == whole
+
+
+def test_cases_of_another_version_are_refused(lms: dict[str, DiffusionLM], tmp_path: Path) -> None:
+    """Their keys were made of other fingerprints."""
+    lm, file = lms["masked"], tmp_path / "cases.jsonl"
+    file.write_text('{"key": "0123456789abcdef01234567", "id": "0:0", "nats": 1.0}\n')
+    with pytest.raises(ConfigError, match="or of an older version. Choose another folder, or --fresh"):
+        score_passages(lm, passages_of(lm, ["abc"]), SETTINGS, cases_file=file)
+    assert file.read_text().count("\n") == 1
+
+
+def test_a_bound_beyond_all_numbers_is_reported() -> None:
+    case = {"nats": 1e6, "stderr": 0.0, "tokens": 10, "bytes": 10}
+    assert metrics_of([case])["perplexity"].mean == math.inf
 
 
 def test_answers_are_scored_given_what_is_before_them(lms: dict[str, DiffusionLM]) -> None:

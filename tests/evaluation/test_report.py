@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -64,6 +65,26 @@ def test_the_pages_hold_the_figures() -> None:
     page.feed(report.web_page(found))
     assert {"1.2346 nats per token", "By noise", "likelihood: a <b> & c.txt", "A note."} <= set(page.texts)
     assert page.bars[0] == pytest.approx(2 * page.bars[1]) and page.links == []
+
+
+def test_a_figure_that_is_no_number_is_null(tmp_path: Path) -> None:
+    """JSON has no NaN: a strict reader would refuse the whole file."""
+    nan, inf = float("nan"), float("inf")
+    metrics = {"nll": Metric(0.5, nan, 1, "nats per token"), "perplexity": Metric(inf, nan, 1, "share", nan, inf)}
+    curve = Curve("By noise", "share masked", "nats", ((0.0, 0.5, nan), (0.5, 1.0, 1.0)))
+    strange = replace(RESULT, metrics=metrics, curves=(curve,), breakdown={"kind": {"a": {"em": Metric(nan)}}})
+    report.write(tmp_path, report.document(strange))
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    text = (tmp_path / "results.json").read_text("utf-8")
+    found = json.loads(text, parse_constant=refuse)
+    assert found == report.read(tmp_path)
+    assert found["metrics"]["nll"]["stderr"] is None and found["metrics"]["perplexity"]["mean"] is None
+    page = (tmp_path / "results.md").read_text("utf-8")
+    assert "| nll | 0.5000 nats per token |" in page and "| perplexity | not finite |" in page
+    assert "nan" not in page and "inf" not in page.replace("not finite", "")
 
 
 def test_the_model_is_known_by_its_weights(tmp_path: Path) -> None:

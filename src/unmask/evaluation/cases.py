@@ -26,7 +26,7 @@ class Case:
         table_rows: rows of the table that were shown; None: no table.
         rows_left_out: rows that were not, because the model has no room for them.
         finish_reason: stop, length (the answer was cut off), or too_long (it was never asked).
-        choices: of an answer that was chosen from some: each of these, its score in nats, and that score's error.
+        choices: of an answer chosen from some: each of these, its score in nats, and its error where it is known.
     """
 
     id: str
@@ -39,7 +39,7 @@ class Case:
     table_rows: int | None = None
     rows_left_out: int = 0
     finish_reason: str = "stop"
-    choices: dict[str, list[float]] | None = None
+    choices: dict[str, list[float | None]] | None = None
 
 
 class CasesFile:
@@ -101,8 +101,8 @@ def _read(path: Path, keys: set[str]) -> Iterator[tuple[str, Case]]:
             raise ConfigError(f"{path}:{number} is no case of an evaluation. Choose another folder.") from None
         if key not in keys:
             raise ConfigError(
-                f"{path} holds cases of another model, other data or other settings. "
-                "Choose another folder, or remove it."
+                f"{path} holds cases of another model, other data or other settings, or of an older version. Choose "
+                "another folder, or --fresh."
             )
         yield key, case
 

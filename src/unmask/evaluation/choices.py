@@ -15,13 +15,14 @@ from unmask.evaluation.answer_scores import Record, gold_of
 from unmask.evaluation.fitting import fitted
 from unmask.evaluation.scores import exact_match
 from unmask.evaluation.tables import Progress, TableResults, batches, case_of, opened
+from unmask.generation.player import finite
 from unmask.lm import DiffusionLM
 
 MOST = 10
 # what stands for a question that says nothing (Zhao et al. 2021, Calibrate Before Use)
 EMPTY_QUESTION = "N/A"
 _TOGETHER = 16
-# nats and their standard error, by choice
+# nats and their standard error, by choice; of one sample the error is not known
 Nats = dict[str, list[float]]
 
 
@@ -101,7 +102,7 @@ def choose_answers(
                 _metrics(gold_of(records[number]), prediction, found),
                 rows_left_out=lost,
                 finish_reason="stop" if found else "too_long",
-                choices=found,
+                choices=finite(found),
             )
             journal.add(keys[number], case)
         if progress:

@@ -14,6 +14,7 @@ from unmask.errors import ResourceError
 from unmask.evaluation import report
 from unmask.evaluation.answering import AnswerSettings
 from unmask.evaluation.harness import HarnessOptions
+from unmask.generation.player import finite
 
 VERSION = 1
 # in a single question this is no perplexity yet
@@ -80,7 +81,7 @@ def write_cases(folder: Path, found: Iterator[dict[str, Any]]) -> None:
     part = file.with_name(f"{file.name}.part")
     try:
         with part.open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(case, ensure_ascii=False, default=str) + "\n" for case in found)
+            stream.writelines(json.dumps(finite(case), ensure_ascii=False) + "\n" for case in found)
         os.replace(part, file)
     except OSError as error:
         raise ResourceError(f"cannot write {file}: {error.strerror or error}. Choose another folder.") from None

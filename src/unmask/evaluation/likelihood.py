@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from unmask.data.rows import BadRow, Row
 from unmask.data.sources.reading import read_all
 from unmask.errors import ConfigError, DataError, ResourceError
 from unmask.evaluation.report import Curve, Metric
+from unmask.evaluation.requests import drop_torn_line
+from unmask.generation.player import finite
 from unmask.lm import DiffusionLM
 from unmask.lm.identity import fingerprint
 from unmask.lm.scoring import Scoring, beginning, estimates, pair_ids
@@ -28,6 +30,8 @@ from unmask.objectives.profile import BINS, Profile
 
 # passages that are scored between two writes to the file of cases
 _TOGETHER = 32
+# exp of more is too large a number
+_LARGEST_EXPONENT = 700
 
 
 @dataclass(frozen=True)
@@ -124,37 +128,40 @@ class PassageScores:
 
     def __init__(self, path: Path | None, keys: Sequence[str]) -> None:
         self.path, self.by_key = path, {}
-        content = path.read_bytes() if path is not None and path.exists() else b""
+        if path is not None:
+            self._read(path)
+        if set(self.by_key) - set(keys):
+            raise ConfigError(
+                f"{path} holds cases of another model, other data or other settings, or of an older version. Choose "
+                "another folder, or --fresh."
+            )
+        self._write([], cut=True)
+
+    def _read(self, path: Path) -> None:
+        content = path.read_bytes() if path.exists() else b""
         # what follows the last line break was being written when the evaluation was killed
         for number, line in enumerate(content.split(b"\n")[:-1], 1):
             try:
                 self.by_key[json.loads(line)["key"]] = json.loads(line)
             except (ValueError, KeyError, TypeError):
                 raise ConfigError(f"{path}:{number} is no case of an evaluation. Choose another folder.") from None
-        if set(self.by_key) - set(keys):
-            raise ConfigError(
-                f"{path} holds cases of another model, other data or other settings. Choose another folder."
-            )
-        self._write("w", "".join(_line(case) for case in self.by_key.values()))
 
     def add(self, cases: Sequence[dict[str, Any]]) -> None:
         """Keep some."""
         self.by_key |= {case["key"]: case for case in cases}
-        self._write("a", "".join(_line(case) for case in cases))
+        self._write(cases)
 
-    def _write(self, mode: str, text: str) -> None:
+    def _write(self, cases: Sequence[dict[str, Any]], *, cut: bool = False) -> None:
         if self.path is None:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open(mode, encoding="utf-8") as stream:
-                stream.write(text)
+            if cut:
+                drop_torn_line(self.path)
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.writelines(json.dumps(case, ensure_ascii=False) + "\n" for case in cases)
         except OSError as error:
             raise ResourceError(f"cannot write {self.path}: {error.strerror or error}.") from None
-
-
-def _line(case: dict[str, Any]) -> str:
-    return json.dumps(case, ensure_ascii=False) + "\n"
 
 
 def score_passages(
@@ -195,7 +202,7 @@ def _key(stamp: list[Any], number: int, passage: Passage) -> str:
 def _case(key: str, passage: Passage, estimate: Any) -> dict[str, Any]:
     profile, tokens = estimate.profile or Profile.empty(), len(passage.target)
     nats = -estimate.mean
-    return {
+    found = {
         "key": key,
         "id": passage.id,
         "nats": nats,
@@ -206,21 +213,33 @@ def _case(key: str, passage: Passage, estimate: Any) -> dict[str, Any]:
         "weights": {"nll": tokens, "bits_per_byte": passage.bytes},
         "profile": {name: getattr(profile, name).tolist() for name in Profile.__dataclass_fields__},
     }
+    # of one sample the error is not known; JSON has no other word for it
+    return finite(found)
 
 
 def metrics_of(cases: Sequence[dict[str, Any]]) -> dict[str, Metric]:
     """Figures of all passages; their errors are what the masks leave open, not the choice of the text."""
-    nats, tokens, size = (sum(case[name] for case in cases) for name in ("nats", "tokens", "bytes"))
-    error = math.sqrt(sum(case["stderr"] ** 2 for case in cases))
-    nll, count = nats / max(tokens, 1), len(cases)
-    bits = 1 / math.log(2) / max(size, 1)
+    tokens, size, count = sum(case["tokens"] for case in cases), sum(case["bytes"] for case in cases), len(cases)
+    nats, errors = (numbers([case[name] for case in cases]) for name in ("nats", "stderr"))
+    whole, error = sum(nats), math.hypot(*errors)
+    nll, bits = whole / max(tokens, 1), 1 / math.log(2) / max(size, 1)
+    perplexity = math.exp(nll) if nll < _LARGEST_EXPONENT else math.inf
+
+    def metric(value: float, by: float, unit: str) -> Metric:
+        return Metric(value, None if math.isnan(error) else error * by, count, unit)
+
     return {
-        "nll": Metric(nll, error / max(tokens, 1), count, "nats per token"),
-        "perplexity": Metric(math.exp(nll), math.exp(nll) * error / max(tokens, 1), count, ""),
-        "bits_per_byte": Metric(nats * bits, error * bits, count, "bits per byte"),
+        "nll": metric(nll, 1 / max(tokens, 1), "nats per token"),
+        "perplexity": metric(perplexity, perplexity / max(tokens, 1), ""),
+        "bits_per_byte": metric(whole * bits, bits, "bits per byte"),
         "tokens": Metric(tokens, None, count),
         "bytes": Metric(size, None, count),
     }
+
+
+def numbers(values: Iterable[float | None]) -> list[float]:
+    """What stands in a file as numbers again: null is not a number."""
+    return [math.nan if value is None else value for value in values]
 
 
 def curves_of(cases: Sequence[dict[str, Any]]) -> tuple[Curve, ...]:
@@ -235,7 +254,8 @@ def curves_of(cases: Sequence[dict[str, Any]]) -> tuple[Curve, ...]:
 
 
 def _profile(case: dict[str, Any]) -> Profile:
-    return Profile(**{name: torch.tensor(values, dtype=torch.float64) for name, values in case["profile"].items()})
+    told = {name: numbers(values) for name, values in case["profile"].items()}
+    return Profile(**{name: torch.tensor(values, dtype=torch.float64) for name, values in told.items()})
 
 
 def _points(nats: torch.Tensor, tokens: torch.Tensor) -> tuple[tuple[float, float, float], ...]:

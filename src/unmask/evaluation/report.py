@@ -20,7 +20,7 @@ import torch
 
 import unmask
 from unmask.errors import DataError, ResourceError
-from unmask.generation.player import asset
+from unmask.generation.player import asset, finite
 from unmask.lm import DiffusionLM
 from unmask.lm.identity import fingerprint
 
@@ -110,7 +110,7 @@ def model_facts(lm: DiffusionLM, name: str, adapter: str | None = None) -> dict[
 
 
 def document(result: Result) -> dict[str, Any]:
-    """The result with what ran it, ready for JSON."""
+    """The result with what ran it, ready for JSON: null stands for a figure that is no finite number."""
     machine = {
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -119,7 +119,10 @@ def document(result: Result) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
     made = {"unmask": unmask.__version__, "commit": commit(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
-    return {"schema": SCHEMA, **asdict(result), **made, "machine": machine}
+    found = finite({"schema": SCHEMA, **asdict(result), **made, "machine": machine})
+    for curve in found["curves"]:
+        curve["points"] = [point for point in curve["points"] if None not in point]
+    return found
 
 
 def commit() -> str | None:
@@ -203,7 +206,8 @@ def _figures(metric: dict[str, Any], between: bool) -> tuple[str, ...]:
     unit = "" if metric["unit"] in ("", SHARE) else f" {metric['unit']}"
     error = "" if metric["stderr"] is None else _error(metric)
     interval = ("",) if metric["low"] is None else (f"{_number(metric, 'low')} to {_number(metric, 'high')}",)
-    value = f"{_number(metric, 'mean')}{' %' if metric['unit'] == SHARE else unit}"
+    unit = " %" if metric["unit"] == SHARE else unit
+    value = f"{_number(metric, 'mean')}{unit if metric['mean'] is not None else ''}"
     return value, *(interval if between else ()), error, f"{metric['count']:,}"
 
 
@@ -226,7 +230,10 @@ def _value(metric: dict[str, Any] | None) -> str:
 
 
 def _number(metric: dict[str, Any], name: str) -> str:
-    return f"{100 * metric[name]:.1f}" if metric["unit"] == SHARE else f"{metric[name]:.4f}"
+    value = metric[name]
+    if value is None:
+        return "not finite"
+    return f"{100 * value:.1f}" if metric["unit"] == SHARE else f"{value:.4f}"
 
 
 def _error(metric: dict[str, Any]) -> str:

@@ -85,7 +85,7 @@ class Answers:
                     self._take(old)
                 elif rank == 0:
                     old.unlink()
-            _drop_torn_line(self.path)
+            drop_torn_line(self.path)
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
@@ -140,7 +140,7 @@ def _run(keys: set[str]) -> str:
     return hashlib.sha256(" ".join(sorted(keys)).encode()).hexdigest()[:12]
 
 
-def _drop_torn_line(path: Path) -> None:
+def drop_torn_line(path: Path) -> None:
     """Cut the file behind its last line break."""
     if path.exists():
         content = path.read_bytes()

@@ -33,9 +33,10 @@ from unmask.data.sources.reading import Reading
 from unmask.data.spec import parse_dataset_args
 from unmask.errors import ConfigError, DataError, ResourceError
 from unmask.evaluation import report, study_page
-from unmask.evaluation.likelihood import LikelihoodSettings, Passage, metrics_of, passages_of, score_passages
+from unmask.evaluation.likelihood import LikelihoodSettings, Passage, metrics_of, numbers, passages_of, score_passages
 from unmask.evaluation.study_options import StudyArguments
 from unmask.evaluation.study_page import OBJECTIVES, Row
+from unmask.generation.player import finite
 from unmask.lm.loading import load
 from unmask.models.checkpoints import load_model, save_model
 from unmask.models.rotary import rotary_frequencies
@@ -146,14 +147,15 @@ class Study:
             "bits_per_byte": figures["bits_per_byte"].mean,
             "training_nll": done.metrics.get("nll"),
             "seconds": round(done.seconds, 1),
-            "nats": [round(case["nats"], 4) for case in cases],
+            "nats": [round(nats, 4) for nats in numbers(case["nats"] for case in cases)],
             "tokens": sum(case["tokens"] for case in cases),
         }
         self.points.append(row)
         with (self.folder / POINTS).open("a", encoding="utf-8") as file:
             file.write(_line(row))
+        error = "" if row["stderr"] is None else f" ± {row['stderr']:.4f}"
         return (
-            f"{unique:,} tokens, {objective}, epoch {epoch:,}: {row['nll']:.4f} ± {row['stderr']:.4f} nats per "
+            f"{unique:,} tokens, {objective}, epoch {epoch:,}: {row['nll']:.4f}{error} nats per "
             f"held-out token after {row['flops']:.3g} FLOPs, {row['seconds']:.0f} s since the last point"
         )
 
@@ -173,7 +175,7 @@ class Study:
             seconds=round(sum(row["seconds"] for row in own), 1),
             notes=study_page.notes(sizes, self.chosen.stop_rising),
         )
-        found = {**report.document(result), "sizes": sizes, "points": own}
+        found = {**report.document(result), **finite({"sizes": sizes, "points": own})}
         report.write(self.folder, found)
         write_beside(self.folder / FIGURE, study_page.figure(sizes, own))
         return found

@@ -105,7 +105,7 @@ def lowest(sizes: Sequence[dict[str, Any]]) -> dict[str, Metric]:
 
 
 def _nll(row: Row) -> Metric:
-    reach = Z * row["stderr"]
+    reach = Z * (row["stderr"] or 0)
     ends = (row["nll"] - reach, row["nll"] + reach) if reach else ()
     return Metric(row["nll"], row["stderr"], len(row["nats"]), "nats per token", *ends)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -164,7 +165,7 @@ def case_of(
     *,
     rows_left_out: int = 0,
     finish_reason: str = "stop",
-    choices: dict[str, list[float]] | None = None,
+    choices: dict[str, list[float | None]] | None = None,
 ) -> Case:
     """The case of one record; `number` stands for an id where there is none."""
     asked = str(record["messages"][-2]["content"])
@@ -234,8 +235,10 @@ def _is_close(case: Case) -> bool:
     """Whether the two best choices might change places, had other masks been drawn."""
     if case.choices is None or len(case.choices) < 2:
         return False
-    (one, one_error), (two, two_error) = sorted(case.choices.values(), reverse=True)[:2]
-    return one - two < 2 * (one_error**2 + two_error**2) ** 0.5
+    # what is not known is null in a file of cases
+    scores = [[math.nan if value is None else value for value in found] for found in case.choices.values()]
+    (one, one_error), (two, two_error) = sorted(scores, reverse=True)[:2]
+    return one - two < 2 * math.hypot(one_error, two_error)
 
 
 def _grouped(
