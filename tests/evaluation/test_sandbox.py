@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -315,9 +316,7 @@ def test_without_protection_nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_pa
     weak = tmp_path / "confined"
     shutil.copytree(sandbox._CONFINED, weak)
     locks = weak / "locks.py"
-    locks.write_text(
-        locks.read_text().replace(f"def {missing}() -> bool:", f"def {missing}() -> bool:\n    return False", 1)
-    )
+    locks.write_text(re.sub(rf"(def {missing}\(.*\) -> bool:)", r"\1\n    return False", locks.read_text(), count=1))
     monkeypatch.setattr(sandbox, "_CONFINED", weak)
     sandbox.protections.cache_clear()
     for call in (lambda: run("1"), lambda: examine("", "1"), sandbox.protections):

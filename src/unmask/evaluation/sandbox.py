@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,11 @@ from unmask.errors import ResourceError
 
 Status = Literal["finished", "failed", "exited", "crashed", "timeout", "memory", "output"]
 TIMEOUT_SECONDS, MEMORY_BYTES, MOST_OUTPUT = 10.0, 1 << 30, 1 << 16
+_MOST_VERDICT = 1 << 14
+# what tests and programs may import beside the standard library, where it is installed
+_PACKAGES = ("numpy",)
+# numpy would start threads, which are refused
+_ENVIRONMENT = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 _CONFINED = Path(__file__).with_name("confined")
 
 
@@ -35,7 +41,7 @@ class Outcome:
         status: finished (it, or its tests, ran to the end), failed (something was raised), exited (it left early, with
             whatever status), crashed (killed by a signal), timeout, memory, output (it printed too much).
         error: what was raised, or why it ended.
-        output: what it printed; of an examination, nothing.
+        output: what it printed; of an examination, nothing, and as much may be printed as there is time for.
         seconds: real time, the start of Python included.
     """
 
@@ -56,7 +62,7 @@ def run(code: str, *, timeout_seconds: float = TIMEOUT_SECONDS, memory_bytes: in
     Whether it finished is the program's own word. A verdict on what it computes is `examine`'s.
 
     Args:
-        code: of Python; only its standard library can be imported.
+        code: of Python; its standard library can be imported, and numpy where that is installed.
         timeout_seconds: after which it is stopped.
         memory_bytes: of address space.
 
@@ -74,7 +80,8 @@ def examine(
     Args:
         code: as in `run`.
         tests: a program that raises if the other is wrong. It sees the other's names, calls its functions with plain
-            values, and gets plain values back; any other object can be used through its attributes, items and calls.
+            values, functions and iterators, and gets plain values back; any other object can be used through its
+            attributes, items and calls, and is equal to itself alone.
         timeout_seconds, memory_bytes: as in `run`; both processes have so much memory.
 
     Raises:
@@ -94,8 +101,8 @@ def protections() -> str:
     spaces = found.get("namespaces", ())
     own = f", in {', '.join(spaces)} namespaces of its own" if spaces else ""
     return (
-        "Programs run in a process that can open no file but Python's library (Landlock), and can reach no network, "
-        f"start or signal no process (seccomp){own}, with limits of time, memory and output."
+        "Programs run in a process that can open no file but Python's and the system's libraries (Landlock), and can "
+        f"reach no network, start or signal no process (seccomp){own}, with limits of time, memory and output."
     )
 
 
@@ -110,22 +117,30 @@ def _verdict(code: str, tests: str | None, timeout_seconds: float, memory_bytes:
     """What the confined processes say, and what the program printed."""
     if sys.platform != "linux":
         raise _unprotected(f"{sys.platform} has no Landlock and no seccomp")
-    task = {"code": code, "tests": tests, "seconds": math.ceil(timeout_seconds) + 1, "memory_bytes": memory_bytes}
-    read, write = os.pipe()
-    with os.fdopen(read, "rb") as verdict:
+    folders = _packages()
+    task = {
+        **{"code": code, "examined": tests is not None, "packages": folders},
+        **{"folders": [*folders.values(), *(f"{folder}.libs" for folder in folders.values())]},
+        **{"seconds": math.ceil(timeout_seconds) + 1, "memory_bytes": memory_bytes},
+    }
+    (read, write), (asked, ask) = os.pipe(), os.pipe()
+    with os.fdopen(read, "rb") as verdict, os.fdopen(ask, "wb") as questions:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_CONFINED), str(write)],
+            [sys.executable, "-I", "-S", str(_CONFINED), str(write), str(asked)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if tests is None else subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={},
+            env=_ENVIRONMENT,
             cwd="/",
-            pass_fds=(write,),
+            pass_fds=(write, asked),
             start_new_session=True,
         )
         os.close(write)
+        os.close(asked)
         try:
-            said, output, stopped = _listen(process, verdict, json.dumps(task).encode(), timeout_seconds)
+            _tell(process.stdin, json.dumps(task).encode())
+            _tell(questions, (tests or "").encode("utf-8", "surrogatepass"))
+            said, output, stopped = _listen(process, verdict, timeout_seconds)
         finally:
             _kill(process)
     if stopped:
@@ -139,15 +154,24 @@ def _verdict(code: str, tests: str | None, timeout_seconds: float, memory_bytes:
     return found, output
 
 
-def _listen(
-    process: subprocess.Popen[bytes], verdict: Any, task: bytes, timeout_seconds: float
-) -> tuple[bytes, str, Status | None]:
+@cache
+def _packages() -> dict[str, str]:
+    """Folders of what can be imported beside the standard library."""
+    found = {name: find_spec(name) for name in _PACKAGES}
+    return {name: str(Path(spec.origin).parent) for name, spec in found.items() if spec and spec.origin}
+
+
+def _tell(stream: Any, what: bytes) -> None:
+    """Write all of it, and close; whoever hears nothing has ended."""
+    with suppress(BrokenPipeError), stream:
+        stream.write(what)
+
+
+def _listen(process: subprocess.Popen[bytes], verdict: Any, timeout_seconds: float) -> tuple[bytes, str, Status | None]:
     """The verdict, the output, and why it was stopped if it was."""
-    assert process.stdin is not None and process.stdout is not None
-    deadline, heard = time.monotonic() + timeout_seconds, {verdict: b"", process.stdout: b""}
-    with suppress(BrokenPipeError):
-        process.stdin.write(task)
-        process.stdin.close()
+    deadline, heard = time.monotonic() + timeout_seconds, {verdict: b""}
+    if process.stdout is not None:
+        heard[process.stdout] = b""
     stopped: Status | None = None
     with selectors.DefaultSelector() as selector:
         for stream in heard:
@@ -159,11 +183,13 @@ def _listen(
                 heard[key.fileobj] += got  # type: ignore[index]
                 if not got:
                     selector.unregister(key.fileobj)
-            if len(heard[process.stdout]) > MOST_OUTPUT:
+            if len(heard.get(process.stdout, b"")) > MOST_OUTPUT:
                 stopped = "output"
+            elif len(heard[verdict]) > _MOST_VERDICT:
+                stopped = "crashed"
             elif not ready:
                 stopped = "timeout"
-    return heard[verdict], heard[process.stdout][:MOST_OUTPUT].decode("utf-8", "replace"), stopped
+    return heard[verdict], heard.get(process.stdout, b"")[:MOST_OUTPUT].decode("utf-8", "replace"), stopped
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -1,7 +1,10 @@
-"""Runs a program that nobody trusts: `python -I -S FOLDER VERDICT_DESCRIPTOR`, the task as JSON on standard input.
+"""Runs a program that nobody trusts: `python -I -S FOLDER VERDICT TESTS`.
+
+The program and its limits are JSON on standard input; its tests, if there are any, text on the descriptor TESTS.
 
 Three processes: this one waits; its child, alone in its namespaces, examines and gives the verdict; the child's child
-is the program, which has no descriptor of the verdict's. All that they need is imported before the rights are gone.
+is the program. It is there before the tests are read, and has neither their descriptor nor the verdict's, so that
+nothing of either has ever been in its memory. All that they need is imported before the rights are gone.
 """
 
 from __future__ import annotations
@@ -15,57 +18,64 @@ from typing import Any
 import examiner  # pyright: ignore[reportMissingImports]
 import locks  # pyright: ignore[reportMissingImports]
 import program  # pyright: ignore[reportMissingImports]
+from packages import Packages  # pyright: ignore[reportMissingImports]
 from plain import send  # pyright: ignore[reportMissingImports]
+from talk import Caught, told  # pyright: ignore[reportMissingImports]
 
 
 def main() -> None:
-    verdict, task = int(sys.argv[1]), json.load(sys.stdin)
+    verdict, tests, task = int(sys.argv[1]), int(sys.argv[2]), json.load(sys.stdin)
     locks.die_with_parent()
-    spaces = locks.leave_namespaces()
+    spaces, parent = locks.leave_namespaces(), os.getpid()
     child = os.fork()
     if child:
         os.close(verdict)
+        os.close(tests)
         os.waitpid(child, 0)
         os._exit(0)
-    locks.die_with_parent()
-    judge(task, verdict, spaces)
+    # alone among its processes, it sees no parent
+    locks.die_with_parent(0 if "process" in spaces else parent)
+    judge(task, verdict, tests, spaces)
     os._exit(0)
 
 
-def judge(task: dict[str, Any], verdict: int, spaces: list[str]) -> None:
+def judge(task: dict[str, Any], verdict: int, tests: int, spaces: list[str]) -> None:
     """Start the program, and say how it did."""
     asked, ask = os.pipe()
     answers, answer = os.pipe()
+    parent = os.getpid()
     child = os.fork()
     if not child:
-        os.dup2(asked, 3 + 10)
-        os.dup2(answer, 3 + 11)
-        os.closerange(3, 13)
-        os.closerange(15, 1024)
-        start(task)
+        os.close(verdict)
+        os.close(tests)
+        locks.die_with_parent(parent)
+        if locks.close_all_but((0, 1, 2, asked, answer)):
+            start(task, asked, answer)
+        os._exit(99)
     os.close(asked)
     os.close(answer)
     with os.fdopen(verdict, "wb") as said, os.fdopen(ask, "wb") as questions, os.fdopen(answers, "rb") as heard:
-        found = examined(task, questions, heard) if task["tests"] is not None else waited(child, heard)
+        found = examined(task, tests, questions, heard) if task["examined"] else waited(child, heard)
         send(said, {"namespaces": spaces, **found})
 
 
-def start(task: dict[str, Any]) -> None:
-    """The program's process, from here on without rights; an exit of 99 says that they could not be taken away."""
+def start(task: dict[str, Any], asked: int, answer: int) -> None:
+    """The program's process, from here on without rights; it returns if they could not be taken away."""
     sys.path[:] = [place for place in sys.path if not place.endswith("confined")]
     if not locked(task):
-        os._exit(99)
-    questions, answers = os.fdopen(13, "rb"), os.fdopen(14, "wb")
+        return
+    questions, answers = os.fdopen(asked, "rb"), os.fdopen(answer, "wb")
     send(answers, {"locked": True})
-    if task["tests"] is None:
-        program.run(task["code"], answers)
-    program.serve(task["code"], questions, answers)
+    if task["examined"]:
+        program.serve(task["code"], questions, answers)
+    program.run(task["code"], answers)
 
 
 def locked(task: dict[str, Any]) -> bool:
     """Whether this process has lost its rights."""
+    Packages(task["packages"]).offer()
     locks.limit(task["seconds"], task["memory_bytes"])
-    return locks.hide_files() and locks.refuse_calls()
+    return locks.hide_files(task["folders"]) and locks.refuse_calls()
 
 
 def waited(child: int, heard: Any) -> dict[str, Any]:
@@ -82,18 +92,20 @@ def waited(child: int, heard: Any) -> dict[str, Any]:
     return _ended(word[1].get("raised"), str(word[1].get("message", "")))
 
 
-def examined(task: dict[str, Any], questions: Any, heard: Any) -> dict[str, Any]:
+def examined(task: dict[str, Any], tests: int, questions: Any, heard: Any) -> dict[str, Any]:
     """How a program did in tests, which are confined too."""
+    with os.fdopen(tests, "rb") as file:
+        text = file.read().decode("utf-8", "surrogatepass")
     first = heard.readline(1 << 10)
     if b"locked" not in first or not locked(task):
         return {"status": "unprotected"}
-    with program.Caught() as caught:
-        examiner.examine(task["tests"], examiner.Subject(questions, heard))
+    with Caught() as caught:
+        examiner.examine(text, examiner.Subject(heard, questions))
     if caught.error is None:
         return _ended(None, "")
     if isinstance(caught.error, EOFError | BrokenPipeError):
         return {"status": "exited", "error": "the program ended before its tests"}
-    error = program.told(caught.error)
+    error = told(caught.error)
     return _ended(error["raised"], error["message"])
 
 

@@ -1,103 +1,85 @@
 """The trusted side of an examination: runs tests whose subject lives in another process.
 
 The tests see the program's functions by name. They get copies of what these return, so that the program can change
-neither them nor what they compare with.
+neither them nor what they compare with. What they give to a program that is no plain value it can call, or take items
+from, and nothing else.
 """
 
 from __future__ import annotations
 
 import builtins
+import sys
+import types
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from importlib import import_module
+from typing import Any
 
-from plain import packed, receive, send, unpacked  # pyright: ignore[reportMissingImports]
+from talk import MODULES, Line, more  # pyright: ignore[reportMissingImports]
 
 
-class Subject:
+class Subject(Line):
     """The program, through the questions that it is asked."""
 
-    def __init__(self, asked: BinaryIO, answers: BinaryIO) -> None:
-        self.asked, self.answers = asked, answers
+    ahead = 1024
 
     def names(self) -> dict[str, Any]:
         """What the program defines; raises what it raised."""
-        return {name: unpacked(value, self.remote) for name, value in self._answer()["names"].items()}
+        names = {name: self.unpack(value) for name, value in self.hear()["names"].items()}
+        # "__builtins__" would be every builtin that the tests use
+        return {name: value for name, value in names.items() if not name.startswith("__")}
 
-    def ask(self, what: str, of: int, words: tuple[Any, ...] = (), named: dict[str, Any] | None = None) -> Any:
-        """The result of doing something with one of its objects; lists, sets and dicts given to it change as there."""
-        words_, named_ = [_sent(word) for word in words], {name: _sent(word) for name, word in (named or {}).items()}
-        send(self.asked, {"do": what, "of": of, "words": words_, "named": named_})
-        answer = self._answer()
-        for word, after in zip(words, answer["words"], strict=True):
-            _follow(word, unpacked(after, self.remote))
-        return unpacked(answer["value"], self.remote)
+    def own(self, value: Any) -> dict[str, Any]:
+        """What anyone can import goes by its name; of the tests' own things only functions and iterators go."""
+        place = _place(value)
+        if place:
+            return {"name": place}
+        if callable(value) or hasattr(type(value), "__next__"):
+            return self.kept_as(value)
+        raise TypeError(f"a {type(value).__name__} cannot be given to the program")
 
-    def remote(self, number: int) -> Remote:
-        """One of its objects."""
-        return Remote(self, number)
+    def named(self, module: str, name: str) -> Any:
+        """A module; nothing in it can be the subject of a test."""
+        if name or module not in MODULES:
+            raise ValueError(f"{module}.{name} is not for tests")
+        return import_module(module)
 
-    def _answer(self) -> dict[str, Any]:
-        answer = receive(self.answers)
-        if "raised" in answer:
-            kind = getattr(builtins, str(answer["raised"]), None)
-            if not (isinstance(kind, type) and issubclass(kind, Exception)):
-                kind = RuntimeError
-            raise kind(str(answer["message"]))
-        return answer
-
-
-class Remote:
-    """An object of the program; it is equal to itself alone."""
-
-    def __init__(self, subject: Subject, number: int) -> None:
-        self.__dict__.update(_subject=subject, _number=number)
-
-    def _ask(self, what: str, *words: Any) -> Any:
-        return self._subject.ask(what, self._number, words)
-
-    def __call__(self, *words: Any, **named: Any) -> Any:
-        return self._subject.ask("call", self._number, words, named)
-
-    def __getattr__(self, name: str) -> Any:
-        return self._ask("get", name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._ask("set", name, value)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._ask("item", key)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(list(self._ask("list")))
-
-    def __len__(self) -> int:
-        return int(self._ask("len"))
-
-    def __bool__(self) -> bool:
-        return bool(self._ask("bool"))
+    def done(self, what: str, of: Any, words: list[Any], named: dict[str, Any]) -> Any:
+        """What the program may do with a function or an iterator of the tests'; attributes would lead everywhere."""
+        if what == "call":
+            return of(*words, **named)
+        if what in ("iter", "more") and hasattr(type(of), "__next__"):
+            return of if what == "iter" else more(of, *words)
+        raise TypeError(f"a program may not ask for {what} of a {type(of).__name__}")
 
 
-def _sent(value: Any) -> Any:
-    if isinstance(value, Remote):
-        return {"object": value._number}
-    return packed(value, _refuse)
-
-
-def _refuse(value: Any) -> int:
-    if isinstance(value, Remote):
-        return value._number
-    raise TypeError(f"a {type(value).__name__} cannot be given to the program")
-
-
-def _follow(value: Any, after: Any) -> None:
-    if type(value) is type(after) and value != after:
-        if isinstance(value, list):
-            value[:] = after
-        elif isinstance(value, set | dict):
-            value.clear()
-            value.update(after)
+def _place(value: Any) -> list[str] | None:
+    """Where a module, a class or a function can be imported from."""
+    if isinstance(value, types.ModuleType):
+        return [value.__name__, ""]
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if not (isinstance(module, str) and isinstance(name, str)):
+        return None
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return [module, name] if found is value else None
 
 
 def examine(tests: str, subject: Subject) -> None:
-    """Run tests to their end; raises what they raise."""
-    exec(compile(tests, "<tests>", "exec"), {"__name__": "__main__", **subject.names()})
+    """Run tests to their end; raises what they raise.
+
+    A name of Python's own that the program has redefined is the program's only where nothing else of it is asked for:
+    then it is what is examined, and not what examines.
+    """
+    compiled, names = compile(tests, "<tests>", "exec", dont_inherit=True), subject.names()
+    used = set(_names(compiled)) & names.keys()
+    if used - vars(builtins).keys():
+        names = {name: value for name, value in names.items() if name not in vars(builtins)}
+    exec(compiled, names)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _names(inner)

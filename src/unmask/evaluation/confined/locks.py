@@ -10,6 +10,8 @@ import os
 import resource
 import struct
 import sysconfig
+from collections.abc import Iterable
+from itertools import pairwise
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -17,7 +19,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PDEATHSIG, _NO_NEW_PRIVS, _SECCOMP, _FILTER = 1, 38, 22, 2
 _NAMESPACES = {"user": 0x10000000, "network": 0x40000000, "process": 0x20000000, "mount": 0x00020000, "ipc": 0x08000000}
 
-# landlock(7): the same numbers on every machine
+# close_range(2), landlock(7): the same numbers on every machine
+_CLOSE_RANGE, _LAST_DESCRIPTOR = 436, (1 << 32) - 1
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF, _PATH_BENEATH = 444, 445, 446, 1
 _EXECUTE, _READ_FILE, _READ_DIR = 1, 4, 8
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
@@ -55,9 +58,18 @@ _X32 = 0x40000000
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000 | 1, 0x80000000
 
 
-def die_with_parent() -> None:
-    """End when the parent ends."""
+def die_with_parent(parent: int | None = None) -> None:
+    """End when the parent ends; at once if that is another by now than the one given."""
     _libc.prctl(_PDEATHSIG, 9, 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
+
+
+def close_all_but(kept: Iterable[int]) -> bool:
+    """Close every other descriptor, whatever its number; whether it could be."""
+    edges = [-1, *sorted(kept), _LAST_DESCRIPTOR + 1]
+    gaps = [(low + 1, high - 1) for low, high in pairwise(edges) if high - low > 1]
+    return all(_libc.syscall(_CLOSE_RANGE, *map(ctypes.c_uint, gap), 0) == 0 for gap in gaps)
 
 
 def leave_namespaces() -> list[str]:
@@ -86,8 +98,9 @@ def limit(seconds: int, memory_bytes: int) -> None:
         resource.setrlimit(which, (least, least))
 
 
-def hide_files() -> bool:
-    """Let no file be opened but Python's own library and the system's, and those only read; whether it could be."""
+def hide_files(folders: Iterable[str]) -> bool:
+    """Let no file be opened but those of Python's own folder, the system's libraries and these folders, which are only
+    read; whether it could be."""
     _libc.syscall.restype = ctypes.c_long
     version = _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
     if version < 1 or _libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
@@ -99,7 +112,7 @@ def hide_files() -> bool:
     rules = _libc.syscall(_CREATE_RULESET, known, ctypes.c_size_t(len(known)), 0)
     if rules < 0:
         return False
-    for folder in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *_LIBRARIES}:
+    for folder in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *_LIBRARIES, *folders}:
         if os.path.isdir(folder):
             place = os.open(folder, os.O_PATH | os.O_CLOEXEC)
             beneath = struct.pack("=Qi", _EXECUTE | _READ_FILE | _READ_DIR, place)
