@@ -135,13 +135,114 @@ def test_a_file_s_name_says_its_split(place: str, split: str) -> None:
     assert split_named(place, "other") == split
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    write(tmp_path / "gsm8k/test.jsonl", {"question": "Q", "answer": "A"}, {"question": "Q"})
-    with pytest.raises(DataError, match=r"test\.jsonl, row 2: not in a form that is known"):
-        rows(tmp_path, "openai/gsm8k")
-    (tmp_path / "gsm8k/test.jsonl").write_text("{")
-    with pytest.raises(DataError, match=r"test\.jsonl cannot be read"):
-        rows(tmp_path, "openai/gsm8k")
+# file, its content, dataset, subject, what is said of the row
+MC, CHOICES = "mc/{}.jsonl", {"query": "Q?", "choices": ["a", "b"]}
+BAD: list[tuple[str, str, str, str | None, str]] = [
+    (
+        "gsm8k/test.jsonl",
+        '{"question": "Q", "answer": "A"}\n\n{"question": "Q"}\n',
+        "openai/gsm8k",
+        None,
+        'line 3: .*no "answer"',
+    ),
+    (
+        "gsm8k/test.jsonl",
+        '{"question": "1+1?", "answer": null}',
+        "openai/gsm8k",
+        None,
+        'line 1: .*nothing stands in "answer"',
+    ),
+    ("gsm8k/test.jsonl", '{"question": 3, "answer": "A"}', "openai/gsm8k", None, '"question" is 3 and no text'),
+    ("gsm8k/test.jsonl", "[1]", "openai/gsm8k", None, "line 1: .*is no object"),
+    ("gsm8k/test.jsonl", '\n{"', "openai/gsm8k", None, "line 2, cannot be read"),
+    (
+        "mmlu/law_test.csv",
+        "Q,a,b,c,d,A\nShort,a,b,c\n",
+        "cais/mmlu",
+        "law",
+        'law_test.csv, line 2: .*nothing stands in "D"',
+    ),
+    ("mmlu/law_test.csv", "Q,a,b,c,d,\n", "cais/mmlu", "law", '"answer" is "" and none of A, B, C, D'),
+    ("mmlu/law_test.csv", "Q,a,b,c,d,BC\n", "cais/mmlu", "law", '"answer" is "BC"'),
+    ("mmlu/law_test.csv", "Q, and so on,a,b,c,d,A\n", "cais/mmlu", "law", "line 1: .*more cells than columns"),
+    (
+        "cmmlu/law.csv",
+        ",Question,A,B,C,D,Answer\n0,Q,1,2,3\n",
+        "haonan-li/cmmlu",
+        "law",
+        'line 2: .*nothing stands in "D"',
+    ),
+    (
+        "ceval/law_val.csv",
+        "id,question,A,B,C,D,answer\n0,Q,1,2,3\n",
+        "ceval/ceval-exam",
+        "law",
+        'nothing stands in "D"',
+    ),
+    (
+        MC.format("arc_easy"),
+        json.dumps(CHOICES | {"gold": -1}),
+        "allenai/ai2_arc",
+        "ARC-Easy",
+        '"gold" is -1, and there are 2',
+    ),
+    (
+        MC.format("arc_easy"),
+        json.dumps(CHOICES | {"gold": 2}),
+        "allenai/ai2_arc",
+        "ARC-Easy",
+        '"gold" is 2, and there are 2',
+    ),
+    (MC.format("piqa"), json.dumps(CHOICES | {"gold": 2}), "baber/piqa", None, '"gold" is 2, and there are 2'),
+    (
+        MC.format("winogrande"),
+        '{"context_options": ["a", "b"], "continuation": "c", "gold": -1}',
+        "allenai/winogrande",
+        "winogrande_xl",
+        '"gold" is -1',
+    ),
+    (
+        "hellaswag/hellaswag.txt",
+        "a: b c.\n4\n1\n2\n3\n4\n",
+        "Rowan/hellaswag",
+        None,
+        'line 1: .*"gold" is .4., and there are 4',
+    ),
+    (
+        "hellaswag/hellaswag.txt",
+        "a: b c.\n0\n1\n2\n3\n",
+        "Rowan/hellaswag",
+        None,
+        "line 1: .*there are 3 endings, not 4",
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "dataset", "name", "told"), BAD)
+def test_what_cannot_be_read_is_named_with_its_line(
+    file: str, content: str, dataset: str, name: str | None, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text(content)
+    with pytest.raises(DataError, match=told):
+        rows(tmp_path, dataset, name)
+
+
+def test_test_parts_without_answers_are_left_out(tmp_path: Path) -> None:
+    """As the Hub has them, beside parts with answers."""
+    question = {"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["d", "e"]}
+    write(tmp_path / "hellaswag/hellaswag_val.jsonl", question | {"label": "1"})
+    write(tmp_path / "hellaswag/hellaswag_test.jsonl", question | {"label": ""})
+    assert rows(tmp_path, "Rowan/hellaswag") == {"validation": [question | {"label": "1"}]}
+    question = {"goal": "g", "sol1": "a", "sol2": "b"}
+    write(tmp_path / "piqa/piqa.jsonl", question | {"label": -1}, question | {"label": 1})
+    assert rows(tmp_path, "baber/piqa") == {"test": [question | {"label": 1}]}
+    question = {"sentence": "_ is", "option1": "a", "option2": "b"}
+    write(tmp_path / "winogrande/winogrande.jsonl", question | {"answer": ""}, question | {"answer": "2"})
+    assert rows(tmp_path, "allenai/winogrande") == {"test": [question | {"answer": "2"}]}
+
+
+def test_an_archive_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "mmlu").mkdir()
     (tmp_path / "mmlu/mmlu.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match="cannot be read as a ZIP file"):

@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ Splits = dict[str, list[Row]]
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _SPLIT_WORDS = ((TRAIN, ("train",)), (VALIDATION, ("validation", "valid", "val")), ("dev", ("dev",)), (TEST, ("test",)))
 LETTERS = "ABCDEFGHIJ"
+# of a question of HellaSwag
+_ENDINGS = 4
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,25 @@ def read_benchmark(data_dir: Path, benchmark: Benchmark, name: str = "") -> Spli
     """
     splits: Splits = {}
     for place, content in _contents(data_dir, benchmark, name):
-        for number, row in enumerate(_rows(place, content, benchmark.columns), 1):
-            try:
-                turned = benchmark.row({**row, "_name": name})
-            except (KeyError, ValueError, IndexError, TypeError) as error:
-                raise DataError(
-                    f"{place}, row {number}: not in a form that is known for it ({error!r}); it has the columns "
-                    f"{', '.join(map(str, row))}. The forms that are read are listed in docs/evaluation.md."
-                ) from None
+        for where_it_is, row in _rows(place, content, benchmark.columns):
+            turned, split = _turned(benchmark, row, f"{place}, {where_it_is}", name)
             if turned is not None:
-                split = benchmark.split_of(row) if benchmark.split_of else split_named(place, benchmark.split)
-                splits.setdefault(split, []).append(turned)
+                splits.setdefault(split or split_named(place, benchmark.split), []).append(turned)
     return splits
+
+
+def _turned(benchmark: Benchmark, row: Any, place: str, name: str) -> tuple[Row | None, str]:
+    """The harness' row, and its split where the row says it."""
+    try:
+        turned = benchmark.row({**row, "_name": name})
+        return turned, benchmark.split_of(row) if benchmark.split_of and turned is not None else ""
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        told = f'it has no "{error.args[0]}"' if isinstance(error, KeyError) else error
+        columns = f"has the columns {', '.join(map(str, row))}" if isinstance(row, dict) else "is no object"
+        raise DataError(
+            f"{place}: not in a form that is known for it ({told}); the row {columns}. The forms that are read are "
+            "listed in docs/evaluation.md."
+        ) from None
 
 
 def where(data_dir: Path, benchmark: Benchmark, name: str = "") -> str:
@@ -134,77 +143,131 @@ def _contents(data_dir: Path, benchmark: Benchmark, name: str) -> Iterator[tuple
             raise DataError(f"{place} cannot be read: {error}.") from None
 
 
-def _rows(place: str, text: str, columns: tuple[str, ...]) -> Iterable[Row]:
-    """The rows of a file by its ending: .jsonl, .json (a list, or `examples`), .csv, .txt (blocks of six lines)."""
-    name = place.removesuffix(".gz")
+def _rows(place: str, text: str, columns: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """The rows of a file by its ending, each with where it is: .jsonl, .json (a list, or `examples`), .csv, .txt."""
+    name, line = place.removesuffix(".gz"), 0
     try:
         if name.endswith(".csv"):
-            return list(csv.DictReader(io.StringIO(text), fieldnames=columns or None))
-        if name.endswith(".txt"):
-            return _blocks(text.splitlines())
-        if name.endswith(".jsonl"):
-            return [json.loads(line) for line in text.split("\n") if line.strip()]
-        found = json.loads(text)
-        return found["examples"] if isinstance(found, dict) else found
-    except (csv.Error, ValueError, KeyError) as error:
-        raise DataError(f"{place} cannot be read: {error}.") from None
+            reader = csv.DictReader(io.StringIO(text), fieldnames=columns or None)
+            yield from ((f"line {reader.line_num}", row) for row in reader)
+        elif name.endswith(".txt"):
+            yield from _blocks(text.splitlines())
+        elif name.endswith(".jsonl"):
+            for line, content in enumerate(text.split("\n"), 1):
+                if content.strip():
+                    yield f"line {line}", json.loads(content)
+        else:
+            found = json.loads(text)
+            rows = found["examples"] if isinstance(found, dict) else found
+            yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+    except (csv.Error, ValueError, KeyError, TypeError) as error:
+        at = f", line {line}," if line else ""
+        raise DataError(f"{place}{at} cannot be read: {error}.") from None
 
 
-def _blocks(lines: Sequence[str]) -> list[Row]:
+def _blocks(lines: Sequence[str]) -> Iterator[tuple[str, Row]]:
     """HellaSwag as text: label and context, number of the right ending, four endings."""
-    whole = range(0, len(lines) - 5, 6)
-    return [{"query": lines[at], "gold": int(lines[at + 1]), "choices": lines[at + 2 : at + 6]} for at in whole]
+    for at in range(0, len(lines), 6):
+        parts = lines[at : at + 6]
+        if any(part.strip() for part in parts):
+            yield f"line {at + 1}", dict(zip(("query", "gold", "choices"), (*parts[:2], parts[2:]), strict=False))
 
 
 def as_it_is(*columns: str) -> Callable[[Row], Row]:
     """Rows that must have these columns, and keep no others."""
-    return lambda row: {column: row[column] for column in columns}
+    return lambda row: {column: _there(row, column) for column in columns}
+
+
+def _there(row: Row, column: str) -> Any:
+    """What stands in a column, which must be something.
+
+    Raises:
+        KeyError: there is no such column. ValueError: nothing stands there, or the row has cells beyond the columns.
+    """
+    if row[column] is None:
+        raise ValueError(f'nothing stands in "{column}"')
+    if None in row:
+        raise ValueError("there are more cells than columns")
+    return row[column]
+
+
+def _text(row: Row, column: str) -> str:
+    found = _there(row, column)
+    if not isinstance(found, str):
+        raise ValueError(f'"{column}" is {found!r} and no text')
+    return found
+
+
+def _place(value: Any, count: int, column: str) -> int:
+    """The place of the right one among so many, counted from 0."""
+    found = int(value) if isinstance(value, int | str) and not isinstance(value, bool) else -1
+    if not 0 <= found < count:
+        raise ValueError(f'"{column}" is {value!r}, and there are {count} to choose from')
+    return found
+
+
+def _letter(row: Row, column: str, allowed: Sequence[str]) -> str:
+    found = _text(row, column).strip()
+    if found not in list(allowed):
+        raise ValueError(f'"{column}" is "{found}" and none of {", ".join(allowed)}')
+    return found
 
 
 def gsm8k(row: Row) -> Row:
-    return {"question": row["question"], "answer": row["answer"]}
+    return {"question": _text(row, "question"), "answer": _text(row, "answer")}
 
 
 def lettered(row: Row) -> Row:
     """MMLU: question, four answers, a letter."""
-    choices = row.get("choices") or [row[letter] for letter in LETTERS[:4]]
-    answer = row["answer"]
-    return {
-        "question": row["question"],
-        "choices": list(choices),
-        "answer": answer if isinstance(answer, int) else LETTERS.index(answer.strip()),
-    }
+    choices = list(row.get("choices") or [_text(row, letter) for letter in LETTERS[:4]])
+    letters = LETTERS[: len(choices)]
+    is_number = isinstance(row["answer"], int)
+    answer = (
+        _place(row["answer"], len(choices), "answer") if is_number else letters.index(_letter(row, "answer", letters))
+    )
+    return {"question": _text(row, "question"), "choices": choices, "answer": answer}
 
 
 def cmmlu(row: Row) -> Row:
-    return {name: row[name] or "" for name in ("Question", "A", "B", "C", "D", "Answer")}
+    return {name: _text(row, name) for name in ("Question", "A", "B", "C", "D")} | {
+        "Answer": _letter(row, "Answer", LETTERS[:4])
+    }
 
 
 def ceval(row: Row) -> Row | None:
     """The test split has no answers: those of its rows are left out."""
-    names = ("question", "A", "B", "C", "D", "answer")
-    return {name: row[name] or "" for name in names} if row.get("answer") else None
+    if row.get("answer", "") == "":
+        return None
+    names = ("question", "A", "B", "C", "D")
+    return {name: _text(row, name) for name in names} | {"answer": _letter(row, "answer", LETTERS[:4])}
 
 
 def arc(row: Row) -> Row:
     if "choices" in row and isinstance(row["choices"], Mapping):
-        return {name: row[name] for name in ("question", "choices", "answerKey")}
+        key = _letter(row, "answerKey", row["choices"]["label"])
+        return {"question": _text(row, "question"), "choices": row["choices"], "answerKey": key}
     labels = list(LETTERS[: len(row["choices"])])
-    question = _asked(row["query"])
     return {
-        "question": question,
+        "question": _asked(_text(row, "query")),
         "choices": {"text": row["choices"], "label": labels},
-        "answerKey": labels[row["gold"]],
+        "answerKey": labels[_place(row["gold"], len(labels), "gold")],
     }
 
 
-def hellaswag(row: Row) -> Row:
-    """From the text form the harness' own prompt comes back: what follows the last full stop there is `ctx_b`."""
+def hellaswag(row: Row) -> Row | None:
+    """The test split has no answers: "".
+
+    From the text form the harness' own prompt comes back: what follows the last full stop there is `ctx_b`.
+    """
+    if row.get("label") == "":
+        return None
     if "endings" in row:
-        return {name: row[name] for name in ("activity_label", "ctx_a", "ctx_b", "endings")} | {
-            "label": str(row["label"])
+        return {name: _there(row, name) for name in ("activity_label", "ctx_a", "ctx_b", "endings")} | {
+            "label": str(_place(row["label"], len(row["endings"]), "label"))
         }
-    label, _, context = row["query"].partition(": ")
+    if len(row["choices"]) < _ENDINGS:
+        raise ValueError(f"there are {len(row['choices'])} endings, not {_ENDINGS}")
+    label, _, context = _text(row, "query").partition(": ")
     before, stop, after = context.rpartition(". ")
     is_begun = bool(stop) and after[:1].islower() and context[-1:] not in ".!?"
     parts = (before + ".", after) if is_begun else (context, "")
@@ -213,35 +276,44 @@ def hellaswag(row: Row) -> Row:
         "ctx_a": parts[0],
         "ctx_b": parts[1],
         "endings": row["choices"],
-        "label": str(row["gold"]),
+        "label": str(_place(row["gold"], len(row["choices"]), "gold")),
     }
 
 
-def piqa(row: Row) -> Row:
+def piqa(row: Row) -> Row | None:
+    """The test split has no answers: -1."""
+    if row.get("label") == -1:
+        return None
     if "goal" in row:
-        return {name: row[name] for name in ("goal", "sol1", "sol2", "label")}
+        texts = {name: _text(row, name) for name in ("goal", "sol1", "sol2")}
+        return {**texts, "label": _place(row["label"], 2, "label")}
     first, second = row["choices"]
-    return {"goal": _asked(row["query"]), "sol1": first, "sol2": second, "label": int(row["gold"])}
+    goal, label = _asked(_text(row, "query")), _place(row["gold"], 2, "gold")
+    return {"goal": goal, "sol1": first, "sol2": second, "label": label}
 
 
-def winogrande(row: Row) -> Row:
+def winogrande(row: Row) -> Row | None:
+    """The test split has no answers: ""."""
+    if row.get("answer") == "":
+        return None
     if "sentence" in row:
-        return {name: row[name] for name in ("sentence", "option1", "option2", "answer")}
+        texts = {name: _text(row, name) for name in ("sentence", "option1", "option2")}
+        return {**texts, "answer": _letter(row, "answer", "12")}
     first, second = row["context_options"]
     same = 0
     while same < min(len(first), len(second)) and first[same] == second[same]:
         same += 1
     same = first.rfind(" ", 0, same) + 1
     return {
-        "sentence": f"{first[:same]}_ {row['continuation']}",
+        "sentence": f"{first[:same]}_ {_text(row, 'continuation')}",
         "option1": first[same:],
         "option2": second[same:],
-        "answer": str(row["gold"] + 1),
+        "answer": str(_place(row["gold"], 2, "gold") + 1),
     }
 
 
 def lambada(row: Row) -> Row:
-    return {"text": row["text"] if "text" in row else f"{row['context']} {row['continuation']}"}
+    return {"text": _text(row, "text") if "text" in row else f"{_text(row, 'context')} {_text(row, 'continuation')}"}
 
 
 def math(row: Row) -> Row | None:
@@ -249,8 +321,8 @@ def math(row: Row) -> Row | None:
     subject = str(row.get("category") or row.get("type") or row.get("subject") or "")
     if row["_name"] and subject.lower().replace(" & ", "_and_").replace(" ", "_") != row["_name"]:
         return None
-    solution = row["solution"] if "solution" in row else _boxed(row["chain_of_thought"], row["answer"])
-    return {"problem": row["problem"] if "problem" in row else row["context"], "solution": solution}
+    solution = _text(row, "solution") if "solution" in row else _boxed(_text(row, "chain_of_thought"), row["answer"])
+    return {"problem": _text(row, "problem" if "problem" in row else "context"), "solution": solution}
 
 
 def _boxed(solution: str, answer: str) -> str:
