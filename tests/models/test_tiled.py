@@ -131,3 +131,25 @@ def test_the_block_mask_of_a_gpu_is_the_same_pattern(name: str):
     eagerly = attend(q, k, v, PreparedAttention(blocks=blocks), eager=True)
     torch.testing.assert_close(eagerly * shown, wanted * shown, atol=1e-5, rtol=1e-5)
     assert blocks.kv_num_blocks.sum() + blocks.full_kv_num_blocks.sum() < blocks.kv_indices.numel()
+
+
+@pytest.mark.parametrize("width", [4, 12, 16, 20])
+def test_heads_too_narrow_for_a_gpu_are_widened(width: int, monkeypatch: pytest.MonkeyPatch):
+    spec = patterns()["even"]
+    length = spec.block_BL.shape[1]
+    mask = allowed(spec, 2, length)[:, None]
+
+    def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_mask: None, enable_gqa: bool) -> torch.Tensor:
+        assert block_mask is None and min(x.shape[-1] for x in (q, k, v)) >= 16  # or there is no kernel
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=enable_gqa)
+
+    monkeypatch.setattr(tiled, "_flex", lambda: flex)
+    given = [torch.randn(2, heads, length, width, requires_grad=True) for heads in (4, 2, 2)]
+    results = []
+    for out in (
+        tiled.attend_by_flex(*given, None),
+        F.scaled_dot_product_attention(*given, attn_mask=mask, enable_gqa=True),
+    ):
+        results.append([out, *torch.autograd.grad(out.square().sum(), given)])
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)

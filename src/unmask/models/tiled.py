@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 # queries of a tile: fewer waste less of the pattern's edges, more waste less time between kernels
 TILE = 128
+# a head's width below which flex_attention has no kernel for a GPU
+_NARROW = 16
 
 Pattern = Callable[[Tensor], Tensor | None]
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -142,7 +144,13 @@ def attend_by_flex(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, mask: Any) ->
     grouped = q_BHLK.shape[1] != k_BGLK.shape[1]
     # mixed precision does not reach into it, and norms of queries and keys return float32
     q_BHLK, k_BGLK = q_BHLK.to(v_BGLK.dtype), k_BGLK.to(v_BGLK.dtype)
-    return _flex()(q_BHLK, k_BGLK, v_BGLK, block_mask=mask, enable_gqa=grouped)
+    width = q_BHLK.shape[-1]
+    if width < _NARROW:
+        # zeros beside each head; queries grow by what the greater width takes from the scores
+        more = (0, _NARROW - width)
+        q_BHLK = F.pad(q_BHLK * (_NARROW / width) ** 0.5, more)
+        k_BGLK, v_BGLK = F.pad(k_BGLK, more), F.pad(v_BGLK, more)
+    return _flex()(q_BHLK, k_BGLK, v_BGLK, block_mask=mask, enable_gqa=grouped)[..., :width]
 
 
 def spelt_out(rule: Callable[..., Tensor], batch: int, length: int, *, device: torch.device) -> Tensor:
