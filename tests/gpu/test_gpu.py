@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 import unmask
+from tests import tiny
+from unmask.diffusion.blocks import allowed, block_ids, two_stream
+from unmask.models.attention import attend, prepare_attention
 from unmask.models.checkpoints import load_model
 from unmask.training.arguments import Settings
 from unmask.training.run import train
+from unmask.types import AttentionSpec
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,7 +48,11 @@ def test_greedy_tokens_equal_those_of_the_processor(checkpoint: Path) -> None:
     assert [result.token_ids for result in there] == [result.token_ids for result in here]
 
 
-@pytest.mark.parametrize("more", [{}, {"lora": True, "r": 4}, {"packing": True, "padding": "none"}])
+# packed rows of more than a tile, so that they go through flex_attention
+PACKED = {"packing": True, "padding": "none", "max_length": 200}
+
+
+@pytest.mark.parametrize("more", [{}, {"lora": True, "r": 4}, PACKED])
 def test_training_in_bf16_learns_and_resumes(settings: Callable[..., Settings], tmp_path: Path, more: dict) -> None:
     steady = {"save_strategy": "steps", "save_steps": 10, "logging_steps": 5, "bf16": True, **more}
     train(settings(max_steps=10, **steady), verb="sft")
@@ -51,21 +61,28 @@ def test_training_in_bf16_learns_and_resumes(settings: Callable[..., Settings], 
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 30
 
 
-def test_two_streams_through_flex_attention_equal_a_dense_mask() -> None:
-    from torch.nn import functional as F
+def two_streams(length: int) -> AttentionSpec:
+    return two_stream(block_ids(torch.arange(length, device="cuda")[None], 4))
 
-    from unmask.diffusion.blocks import allowed, block_ids, two_stream
-    from unmask.models.attention import attend, prepare_attention
 
-    for length in (200, 331):
-        spec = two_stream(block_ids(torch.arange(length, device="cuda")[None], 4))
-        device = torch.device("cuda")
-        how = prepare_attention(spec, start=0, queries=2 * length, keys=2 * length, device=device)
+def packed_documents(length: int, kind: str = "bidirectional") -> AttentionSpec:
+    ends = torch.tensor([[40, 55, length - 9, length], [length // 2, length, length, length]], device="cuda")
+    document_BL = (torch.arange(length, device="cuda") >= ends[:, :, None]).sum(1)
+    return AttentionSpec(kind, document_BL=document_BL)
+
+
+# heads of 8 are widened to 16, for which there are kernels
+@pytest.mark.parametrize("width", [8, 16, 32])
+@pytest.mark.parametrize("make", [two_streams, packed_documents, partial(packed_documents, kind="causal")])
+def test_flex_attention_equals_a_dense_mask(make: Callable[[int], AttentionSpec], width: int) -> None:
+    device = torch.device("cuda")
+    for short in (200, 331):
+        spec = make(short)
+        length = 2 * short if spec.kind == "two_stream" else short
+        how = prepare_attention(spec, start=0, queries=length, keys=length, device=device)
         assert how.blocks is not None and how.mask is None
-        q, k, v = (torch.randn(2, n, 2 * length, 32, device=device, requires_grad=True) for n in (4, 2, 2))
-        wanted = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed(spec, 1, 2 * length)[:, None], enable_gqa=True
-        )
+        q, k, v = (torch.randn(2, n, length, width, device=device, requires_grad=True) for n in (4, 2, 2))
+        wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed(spec, 2, length)[:, None], enable_gqa=True)
         found = attend(q, k, v, how)
         torch.testing.assert_close(found, wanted, atol=5e-3, rtol=5e-3)
         weight = torch.randn_like(wanted)
@@ -77,7 +94,10 @@ def test_two_streams_through_flex_attention_equal_a_dense_mask() -> None:
             torch.testing.assert_close(one, other, atol=2e-2, rtol=2e-2)
 
 
-def test_blocks_are_learned_on_the_device(settings: Callable[..., Settings]) -> None:
-    chosen = {"objective": "block", "block_size": 4, "max_length": 200, "padding": "max_length", "bf16": True}
+@pytest.mark.parametrize("width", [32, 64])  # four heads of 8, or of 16
+def test_blocks_are_learned_on_the_device(settings: Callable[..., Settings], tmp_path: Path, width: int) -> None:
+    folder = tiny.write_checkpoint(tmp_path / "model", d_model=width)
+    chosen = {"model_name_or_path": str(folder)}
+    chosen |= {"objective": "block", "block_size": 4, "max_length": 200, "padding": "max_length", "bf16": True}
     run = train(settings(max_steps=30, logging_steps=5, **chosen), verb="sft")
     assert run.history[-1]["nll"] < run.history[0]["nll"]
