@@ -20,6 +20,7 @@ import torch
 
 import unmask
 from unmask.errors import DataError, ResourceError
+from unmask.evaluation.trained_by import trained_by
 from unmask.generation.player import asset, finite
 from unmask.lm import DiffusionLM
 from unmask.lm.identity import fingerprint
@@ -77,7 +78,7 @@ class Result:
         breakdown: of parts of the cases, or of other answers to them: what tells them apart -> which -> name -> figure.
         model: see `model_facts`; None: no model was asked.
         settings: everything else that the figures depend on: of decoding, of scoring.
-        seed: of whatever was drawn. seconds: it took. recipe: the training recipe, where one is known.
+        seed: of whatever was drawn. seconds: it took.
         notes: sentences that a reader of the figures has to know.
     """
 
@@ -91,7 +92,6 @@ class Result:
     seconds: float
     curves: tuple[Curve, ...] = ()
     breakdown: dict[str, dict[str, dict[str, Metric]]] = field(default_factory=dict)
-    recipe: str | None = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -119,7 +119,9 @@ def document(result: Result) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
     made = {"unmask": unmask.__version__, "commit": commit(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
-    found = finite({"schema": SCHEMA, **asdict(result), **made, "machine": machine})
+    model = result.model or {}
+    trained = {"recipe": trained_by(model["name"], model["adapter"]) if model else None}
+    found = finite({"schema": SCHEMA, **asdict(result), **trained, **made, "machine": machine})
     for curve in found["curves"]:
         curve["points"] = [point for point in curve["points"] if None not in point]
     return found
@@ -256,7 +258,7 @@ def web_page(found: dict[str, Any]) -> str:
     tables = "".join(_drawn_table(title, rows) for title, rows in _tables(found))
     drawn = "".join(f"<h2>{html.escape(curve['title'])}</h2>{_drawing(curve)}" for curve in found["curves"])
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in (*found["notes"], _made(found)))
-    told = html.escape(json.dumps({name: found[name] for name in ("model", "settings", "machine")}, indent=1))
+    told = html.escape(json.dumps({name: found[name] for name in ("model", "recipe", "settings", "machine")}, indent=1))
     title = html.escape(f"{found['task']}: {found['data']}")
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'

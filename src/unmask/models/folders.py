@@ -11,8 +11,8 @@ from pathlib import Path
 
 from unmask.errors import ModelError, did_you_mean
 
-# where a finished run leaves its model: the run's folder is a model too
-FINISHED = "checkpoint-final"
+# where a finished run leaves its model: the run's folder is a model too; and what the run was told, beside it
+FINISHED, RECIPE = "checkpoint-final", "recipe.json"
 # models that this package brings along, by the name after `example:`; a run records that name, not a path, as its base
 EXAMPLE, EXAMPLES = "example:", {"base": ("demo", "base")}
 _WANTED_FROM_HUB = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "tokenizer*"]

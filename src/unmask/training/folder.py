@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import ConfigError, ModelError, ResourceError
-from unmask.models.folders import FINISHED
+from unmask.models.folders import FINISHED, RECIPE
 from unmask.training import checkpointing, lock, safekeeping
 from unmask.training.arguments import Settings
 from unmask.training.callbacks import METRICS, reports
 from unmask.training.ingredients import Ingredients
 from unmask.training.recipe import completed, differences, material_of, recipe_of, refuse
-
-RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True)
