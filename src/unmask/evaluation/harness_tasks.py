@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 from lm_eval.tasks._yaml_loader import load_yaml  # pyright: ignore[reportMissingImports]
 
 from unmask.errors import ConfigError, DataError, ResourceError, did_you_mean
-from unmask.evaluation.harness_code import code_metric
+from unmask.evaluation.harness_code import check_tests, code_metric
 from unmask.evaluation.harness_rows import BENCHMARKS, Splits, has_files, part_name, read_benchmark, where
 
 # our short names beside the harness' own
@@ -116,6 +116,8 @@ def load_tasks(found: FoundTasks, data_dir: Path | None = None) -> ChosenTasks:
     grouped = {task.task_name for group in groups for task in group.get_all_tasks()}
     single = [task for name, task in loaded["tasks"].items() if name not in grouped]
     tasks = dict(loaded["tasks"])
+    if found.runs_code:
+        check_tests(tasks)
     greedy = frozenset(name for name, task in tasks.items() if _asks_greedy(task))
     return ChosenTasks([*single, *groups], tasks, greedy, found.manager, notes)
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -104,6 +105,16 @@ def protections() -> str:
         "Programs run in a process that can open no file but Python's and the system's libraries (Landlock), and can "
         f"reach no network, start or signal no process (seccomp){own}, with limits of time, memory and output."
     )
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those that neither programs nor tests can import.
+
+    Raises:
+        ResourceError: this machine cannot confine programs.
+    """
+    outside = [name for name in packages if name not in sys.stdlib_module_names]
+    return [name for name in outside if not run(f"import {name}").passed]
 
 
 def _run(code: str, tests: str | None, timeout_seconds: float, memory_bytes: int) -> Outcome:
