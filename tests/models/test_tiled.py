@@ -139,11 +139,11 @@ def test_heads_too_narrow_for_a_gpu_are_widened(width: int, monkeypatch: pytest.
     length = spec.block_BL.shape[1]
     mask = allowed(spec, 2, length)[:, None]
 
-    def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_mask: None, enable_gqa: bool) -> torch.Tensor:
-        assert block_mask is None and min(x.shape[-1] for x in (q, k, v)) >= 16  # or there is no kernel
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=enable_gqa)
+    def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _: None, grouped: bool) -> torch.Tensor:
+        assert min(x.shape[-1] for x in (q, k, v)) >= 16  # or there is no kernel
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
-    monkeypatch.setattr(tiled, "_flex", lambda: flex)
+    monkeypatch.setattr(tiled, "_flex", lambda *form: flex)
     given = [torch.randn(2, heads, length, width, requires_grad=True) for heads in (4, 2, 2)]
     results = []
     for out in (
@@ -153,3 +153,26 @@ def test_heads_too_narrow_for_a_gpu_are_widened(width: int, monkeypatch: pytest.
         results.append([out, *torch.autograd.grad(out.square().sum(), given)])
     for found, wanted in zip(*results, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_lengths_and_rows_of_all_kinds_need_few_graphs(monkeypatch: pytest.MonkeyPatch):
+    graphs: list[int] = []
+    compiled = torch.compile
+    count = lambda graph, _: graphs.append(1) or graph  # noqa: E731
+    monkeypatch.setattr(torch, "compile", partial(compiled, backend=count))
+    tiled._flex.cache_clear()
+    try:
+        for heads, width in ((4, 4), (2, 16)):
+            before = len(graphs)
+            for rows, length in ((2, 200), (3, 129), (1, 300), (2, 261)):
+                spec, columns = two_stream(block_ids(torch.arange(length)[None], 4)), torch.arange(2 * length)
+                blocks = tiled.block_mask(partial(who_sees, spec, key_L=columns, start=0), columns, rule_of(spec))
+                q, k, v = (torch.randn(rows, n, 2 * length, width) for n in (heads, 2, 2))
+                found = tiled.attend_by_flex(q, k, v, blocks)
+                mask = allowed(spec, rows, 2 * length)[:, None]
+                wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+                torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+            assert 1 <= len(graphs) - before <= 4
+    finally:
+        tiled._flex.cache_clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -132,11 +133,21 @@ def _listed(chosen_BNN: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _flex() -> Any:
-    """flex_attention, compiled once: uncompiled it would make the whole square."""
+def _flex(*form: Any) -> Any:
+    """flex_attention, compiled: uncompiled it would make the whole square.
+
+    A form (heads, width, type, learned or not) has code of its own, since PyTorch counts graphs by code: one pattern
+    takes up to four, for rows and tiles of which it thinks the numbers are the same, and after eight it would no longer
+    compile.
+    """
+    del form
+    return torch.compile(FunctionType(_flexed.__code__.replace(), globals(), _flexed.__name__), dynamic=True)
+
+
+def _flexed(q: Tensor, k: Tensor, v: Tensor, mask: Any, grouped: bool) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    return flex_attention(q, k, v, block_mask=mask, enable_gqa=grouped)  # type: ignore[no-any-return]
 
 
 def attend_by_flex(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, mask: Any) -> Tensor:
@@ -150,7 +161,9 @@ def attend_by_flex(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLK: Tensor, mask: Any) ->
         more = (0, _NARROW - width)
         q_BHLK = F.pad(q_BHLK * (_NARROW / width) ** 0.5, more)
         k_BGLK, v_BGLK = F.pad(k_BGLK, more), F.pad(v_BGLK, more)
-    return _flex()(q_BHLK, k_BGLK, v_BGLK, block_mask=mask, enable_gqa=grouped)[..., :width]
+    learned = torch.is_grad_enabled() and q_BHLK.requires_grad
+    run = _flex(q_BHLK.shape[1], k_BGLK.shape[1], q_BHLK.shape[3], q_BHLK.dtype, learned)
+    return run(q_BHLK, k_BGLK, v_BGLK, mask, grouped)[..., :width]
 
 
 def spelt_out(rule: Callable[..., Tensor], batch: int, length: int, *, device: torch.device) -> Tensor:
