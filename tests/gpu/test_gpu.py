@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def two_streams(length: int) -> AttentionSpec:
     return two_stream(block_ids(torch.arange(length, device="cuda")[None], 4))
 
 
-def packed_documents(length: int, kind: str = "bidirectional") -> AttentionSpec:
+def packed_documents(length: int, kind: Any = "bidirectional") -> AttentionSpec:
     ends = torch.tensor([[40, 55, length - 9, length], [length // 2, length, length, length]], device="cuda")
     document_BL = (torch.arange(length, device="cuda") >= ends[:, :, None]).sum(1)
     return AttentionSpec(kind, document_BL=document_BL)
