@@ -98,7 +98,7 @@ def statements(size: Size, seed: int) -> list[Statement]:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text("utf-8").removesuffix("\n").split("\n")]
 
 
 def _conversations(records: Iterable[dict[str, Any]], random: Random) -> Iterator[dict[str, Any]]:
