@@ -151,7 +151,7 @@ def _rows(place: str, text: str, columns: tuple[str, ...]) -> Iterator[tuple[str
             reader = csv.DictReader(io.StringIO(text), fieldnames=columns or None)
             yield from ((f"line {reader.line_num}", row) for row in reader)
         elif name.endswith(".txt"):
-            yield from _blocks(text.splitlines())
+            yield from _blocks(text.replace("\r\n", "\n").removesuffix("\n").split("\n"))
         elif name.endswith(".jsonl"):
             for line, content in enumerate(text.split("\n"), 1):
                 if content.strip():
