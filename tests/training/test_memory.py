@@ -196,6 +196,15 @@ def test_weights_gradients_and_optimizer_are_exact(
     assert told.weights == sum(weight.numel() * 4 for weight in model.parameters())
 
 
+@pytest.mark.parametrize(("rows", "is_kept"), [(120_000, False), (140_000, True), (530_000, False)])
+def test_what_is_freed_counts_where_it_is_kept(tmp_path: Path, rows: int, is_kept: bool) -> None:
+    """An embedding of 29, 34 and 129 MiB; with two forwards per update gradients are there beside activations."""
+    size = {"d_model": 64, "n_heads": 4, "n_kv_heads": 4, "vocab_size": rows, "embedding_size": rows}
+    facts = read_facts(tiny.write_checkpoint(tmp_path, weights=False, weight_tying=False, **size))
+    once, twice = (estimate(Question(facts, rows=4, length=512, accumulation=forwards)).peak for forwards in (1, 2))
+    assert (once == twice) is is_kept and once <= twice
+
+
 def test_tied_weights_count_once(tmp_path: Path) -> None:
     told = []
     for tied in (False, True):

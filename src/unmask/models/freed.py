@@ -30,6 +30,11 @@ def is_much(gradient_of: Tensor) -> bool:
     return gradient_of.numel() * gradient_of.element_size() >= _MUCH
 
 
+def is_kept(gradient_of: Tensor) -> bool:
+    """Whether glibc is told to keep what a training step frees, on a processor."""
+    return _LARGE <= gradient_of.numel() * gradient_of.element_size() < _MUCH
+
+
 def give_back_before(gradient_of: Tensor, made: Tensor) -> None:
     """When the gradient of `made` is there, and that of the weight `gradient_of`, out of which it came, is to come."""
     is_here = made.device.type == "cpu" and not isinstance(made, FakeTensor) and not torch.compiler.is_compiling()
@@ -62,8 +67,8 @@ def kept_between_steps(gradient_of: Tensor) -> Iterator[None]:
     Each step takes and frees the same. What the system takes back it clears before it gives it again, which is a tenth
     of a step or more.
     """
-    libc, size = _libc(), gradient_of.numel() * gradient_of.element_size()
-    if libc is None or gradient_of.device.type != "cpu" or not _LARGE <= size < _MUCH:
+    libc = _libc()
+    if libc is None or gradient_of.device.type != "cpu" or not is_kept(gradient_of):
         yield
         return
     libc.mallopt(_TRIM_THRESHOLD[0], 2**31 - 1)

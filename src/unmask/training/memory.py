@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unmask.errors import ConfigError, did_you_mean
 from unmask.models.facts import Facts
-from unmask.models.freed import is_much
+from unmask.models.freed import is_kept
 from unmask.models.linear import KEPT_SHAPES
 from unmask.training.rehearsal import Pass, Peaks, imagined, rehearse
 from unmask.training.trained import Trained
@@ -184,7 +184,7 @@ def _count(model: Any, question: Question, cast: bool) -> _Counted:
         root=total - sum(layers) - sum(weight.numel() for weight in packed.values()),
         step=step_bytes(question.optim, [weight.numel() * own[id(weight)] for weight in trained], question.on_gpu),
         packed=int(sum(_held_size(weight, question.bits) for weight in packed.values())),
-        gives_back=question.on_gpu or is_much(model.trunk.embed.weight),
+        gives_back=question.on_gpu or not is_kept(model.trunk.embed.weight),
     )
 
 
