@@ -8,16 +8,9 @@ from typing import Any
 import pytest
 
 from unmask.errors import ResourceError
-from unmask.evaluation import sandbox
 from unmask.evaluation.harness_code import check_tests
 
-
-@pytest.fixture(scope="module", autouse=True)
-def confined() -> None:
-    try:
-        sandbox.protections()
-    except ResourceError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("confined")
 
 
 def task(*tests: str, unsafe: bool = True) -> Any:

@@ -22,12 +22,7 @@ from unmask.evaluation.sandbox import examine, run
 SECRET = "unmask-secret-5c1f"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def confined() -> None:
-    try:
-        sandbox.protections()
-    except ResourceError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("confined")
 
 
 def contained(code: str, error: str = "PermissionError") -> None:

@@ -13,17 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from unmask.errors import ResourceError
 from unmask.evaluation import sandbox
 from unmask.evaluation.sandbox import examine, run
 
-
-@pytest.fixture(scope="module", autouse=True)
-def confined() -> None:
-    try:
-        sandbox.protections()
-    except ResourceError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("confined")
 
 
 def changed(folder: Path, file: str, old: str, new: str) -> Path:

@@ -7,17 +7,9 @@ import io
 
 import pytest
 
-from unmask.errors import ResourceError
-from unmask.evaluation import sandbox
 from unmask.evaluation.sandbox import examine, run
 
-
-@pytest.fixture(scope="module", autouse=True)
-def confined() -> None:
-    try:
-        sandbox.protections()
-    except ResourceError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("confined")
 
 
 def official(program: str, tests: str) -> bool:
