@@ -73,8 +73,8 @@ CASES = (
         512,
         64,
     ),
-    Case("no cache, 4 rows", "0.9M", {"cache": "none"}, {"sampler": "mdlm"}, rows=4),
-    Case("dual cache, 4 rows", "0.9M", {"cache": "dual"}, {**FAST, "use_cache": "dual"}, rows=4),
+    Case("no cache, 4 rows", "0.9M", {"cache": "none"}, {"sampler": "mdlm"}, rows=4, dtypes=BOTH),
+    Case("dual cache, 4 rows", "0.9M", {"cache": "dual"}, {**FAST, "use_cache": "dual"}, rows=4, dtypes=BOTH),
 )
 
 

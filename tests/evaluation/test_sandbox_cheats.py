@@ -172,7 +172,7 @@ def test_without_namespaces_it_ends_with_its_verdict(no_namespaces: Path) -> Non
         assert run(ends + code, timeout_seconds=1).status == "timeout"
         asked = f"{ends}def f():\n    os.write(1, b'')\n    {code}\n"
         assert examine(asked, "f()", timeout_seconds=1).status == "timeout"
-    assert not _there(no_namespaces)
+    assert not _left_after(8, no_namespaces)
 
 
 def test_without_namespaces_it_ends_with_who_started_it(no_namespaces: Path) -> None:
@@ -183,16 +183,22 @@ def test_without_namespaces_it_ends_with_who_started_it(no_namespaces: Path) -> 
     )
     starter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert starter.stdout is not None and starter.stdout.readline()
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 20
     while time.monotonic() < deadline and len(_there(no_namespaces)) < 3:
         time.sleep(0.02)
     time.sleep(0.2)
     begun = len(_there(no_namespaces))
     starter.kill()
     starter.wait()
-    while time.monotonic() < deadline and _there(no_namespaces):
+    assert begun == 3 and not _left_after(8, no_namespaces)
+
+
+def _left_after(seconds: float, confining: Path) -> list[str]:
+    """Those still there so long after a signal that ends them at once, on a machine with other work to do."""
+    deadline = time.monotonic() + seconds
+    while (left := _there(confining)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert begun == 3 and not _there(no_namespaces)
+    return left
 
 
 def _there(confining: Path) -> list[str]:

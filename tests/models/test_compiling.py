@@ -177,7 +177,7 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ResourceError, match="needs a compiler of C"):
         compile_layers(model)
-    monkeypatch.setattr(compiling, "_has_compiler", lambda: True)
+    monkeypatch.setattr(compiling, "compiler", lambda: "g++")
     model.is_loaded_in_4bit = True
     with pytest.raises(ConfigError, match="held in 4bit cannot be compiled"):
         compile_layers(model)

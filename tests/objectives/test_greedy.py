@@ -34,7 +34,8 @@ def test_a_target_is_greedy_where_it_is_what_is_written(name: str, scale: float)
     model = tiny(name, **({"embedding_size": SIZE} if name == "llada" else {}))
     pairs: list[tuple[list[int], list[int]]] = []
     for number, prompt in enumerate(PROMPTS if name == "llada" else PROMPTS[:3]):
-        right = written(model, prompt, 2 + number, scale)
+        # masks alone are all alike: which of several is the surest would be a matter of rounding
+        right = written(model, prompt, 2 + number if prompt else 1, scale)
         pairs.append((prompt, right))
         pairs += [(prompt, [*right[:i], (right[i] + 1) % MASK, *right[i + 1 :]]) for i in range(len(right))]
     expected = [target == written(model, prompt, len(target), scale) for prompt, target in pairs]

@@ -7,8 +7,6 @@ parts of a layer (`dense.Layer`) and no configuration.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from functools import partial
 from types import FunctionType
@@ -19,6 +17,7 @@ from torch import nn
 
 from unmask.errors import ConfigError, ResourceError, did_you_mean
 from unmask.models.dense import DenseTrunk, Layer
+from unmask.models.native.library import compiler
 from unmask.models.quantized import quantization_of
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -54,6 +53,7 @@ def compile_layers(
             pairs[kind] = tuple(compiled(_own(part)) for part in (Layer.ask, Layer.answer))
         layer.ask, layer.answer = (partial(part, layer) for part in pairs[kind])
     trunk.captures = mode in _CAPTURING and backend == "inductor"
+    trunk.is_native = backend == "inductor"
 
 
 def check(quantization: str | None, device: str, backend: str = "inductor", mode: str | None = None) -> None:
@@ -69,16 +69,11 @@ def check(quantization: str | None, device: str, backend: str = "inductor", mode
             raise ConfigError(
                 f'torch.compile has no {name} "{what}"; there are {", ".join(allowed)}.{did_you_mean(what, allowed)}'
             )
-    if backend == "inductor" and device == "cpu" and not _has_compiler():
+    if backend == "inductor" and device == "cpu" and compiler() is None:
         raise ResourceError(
             "compiling for a CPU needs a compiler of C++, and there is none here. Install g++ (or name yours in CXX), "
             "or leave out compiling."
         )
-
-
-def _has_compiler() -> bool:
-    named = os.environ.get("CXX")
-    return any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "c++", "cl"]))
 
 
 def _own(part: Callable[..., Any]) -> Callable[..., Any]:

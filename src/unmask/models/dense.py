@@ -20,6 +20,7 @@ from unmask.models.kv_cache import KVCache
 from unmask.models.layers import GatedMLP, RMSNorm, added
 from unmask.models.linear import Linear
 from unmask.models.moved import run_moved
+from unmask.models.native.trunk import offer as offer_native
 from unmask.models.packed import Offer, Shelf, can_be_packed
 from unmask.models.packed_layer import Angles, offer
 from unmask.models.recompute import run_layer, run_part
@@ -162,7 +163,8 @@ class DenseTrunk(nn.Module):
         self.recompute: str | None = None
         self.eager_attention = False
         self.captures = False
-        self.angles = Shelf()
+        self.angles, self.native = Shelf(), Shelf()
+        self.is_native = False
         self.embed = nn.Embedding(shape.vocab_size, shape.width)
         self.layers = nn.ModuleList(Layer(shape, index, self.mlp_of(index)) for index in range(shape.layers))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
@@ -199,6 +201,12 @@ class DenseTrunk(nn.Module):
             x_BLD = x_BLD * self.shape.embedding_scale
         rotation = self._rotation(columns_BW if positions is None else positions, start, x_BLD)
         in_part = cache is not None and cache.share is not None
+        native = self.native.fitting(x_BLD)
+        if native is not None and not self.eager_attention and native.fits(x_BLD, rotation, how, cache):
+            hidden = native(x_BLD, rotation, how, cache, at)
+            if cache is not None:
+                cache.advance(rows)
+            return hidden
         wanted = None if at is None else Wanted.among(at, *tokens_BL.shape, can_part=how.can_part and not in_part)
         for index, layer in enumerate(self.layers):
             if cache is not None and in_part:
@@ -224,9 +232,10 @@ class DenseTrunk(nn.Module):
         return make() if angles is None else angles.at(start, rows, make)
 
     def offers(self) -> list[Offer]:
-        """Angles that are kept."""
+        """Angles that are kept; the layers as one call, where they were compiled and are small."""
         weight = self.embed.weight
-        return [Offer(self.angles, (), partial(Angles, weight.dtype))] if can_be_packed([weight]) else []
+        angles = [Offer(self.angles, (), partial(Angles, weight.dtype))] if can_be_packed([weight]) else []
+        return [*angles, *(offer_native(self, self.native) if self.is_native else [])]
 
     def recompute_activations(self, strategy: str | None) -> None:
         """Compute activations again in the backward pass, by one of `recompute.STRATEGIES`; None: keep all."""

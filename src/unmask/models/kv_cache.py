@@ -113,9 +113,8 @@ class KVCache:
             self.moved_B = self._moved(v_BGLK.transpose(1, 2), self.watched_BW)
         if self.columns_BW is not None:
             return self._scatter(layer, k_BGLK, v_BGLK)
+        self.check(k_BGLK.shape[2])
         end = self.start + k_BGLK.shape[2]
-        if end > self.capacity or self.start > self.length:
-            raise ValueError(f"rows {self.start}..{end} do not fit: {self.length} of {self.capacity} columns in use")
         used = self.seen(k_BGLK.shape[2])
         if self.rows is None:
             keys, values, fed = self.keys[layer], self.values[layer], end - self.start
@@ -125,6 +124,16 @@ class KVCache:
         self.keys[layer][self.rows, :, self.start : end] = k_BGLK.to(self.keys.dtype)
         self.values[layer][self.rows, :, self.start : end] = v_BGLK.to(self.values.dtype)
         return self.keys[layer][self.rows, :, :used], self.values[layer][self.rows, :, :used]
+
+    def check(self, fed: int) -> None:
+        """See that so many columns fit where the next forward writes.
+
+        Raises:
+            ValueError: they do not, or would leave a gap.
+        """
+        end = self.start + fed
+        if self.columns_BW is None and (end > self.capacity or self.start > self.length):
+            raise ValueError(f"rows {self.start}..{end} do not fit: {self.length} of {self.capacity} columns in use")
 
     def _moved(self, new_BWGK: Tensor, watched_BW: Tensor) -> Tensor:
         values, width = self.values[-1], new_BWGK.shape[1]

@@ -28,19 +28,29 @@ class Copy(Protocol):
 
 
 class Source(NamedTuple):
-    """A layer's weight as it was when a copy was made."""
+    """A module's parameter as it was when a copy was made."""
 
-    linear: nn.Linear
-    weight: Tensor
+    module: nn.Module
+    name: str
+    parameter: Tensor
     pointer: int
     version: int
+
+    @staticmethod
+    def of(module: nn.Module, name: str) -> Source:
+        """Of a parameter as it is now."""
+        parameter = module._parameters[name]
+        assert parameter is not None
+        return Source(module, name, parameter, parameter.data_ptr(), parameter._version)
 
 
 def are_current(sources: Sequence[Source]) -> bool:
     """Whether nobody wrote to any of the weights since, or put another in its place."""
-    for linear, weight, pointer, version in sources:
+    for module, name, parameter, pointer, version in sources:
         # asked for every layer in every step: past the module's own way to its weight, which takes as long as the rest
-        if linear._parameters.get("weight") is not weight or weight._version != version or weight.data_ptr() != pointer:
+        if module._parameters.get(name) is not parameter:
+            return False
+        if parameter._version != version or parameter.data_ptr() != pointer:
             return False
     return True
 
@@ -49,10 +59,9 @@ class PackedWeight:
     """A copy of the weights `[N, K]` of linear layers, below each other, as they were when this was made."""
 
     def __init__(self, *linears: nn.Linear) -> None:
-        named = [(linear, linear.weight) for linear in linears]
-        weights = [weight.detach() for _, weight in named]
+        weights = [linear.weight.detach() for linear in linears]
         self.linears, self.dtype = linears, weights[0].dtype
-        self.made_of = [Source(linear, weight, weight.data_ptr(), weight._version) for linear, weight in named]
+        self.made_of = [Source.of(linear, "weight") for linear in linears]
         # laid out for some tens of rows; right for any number of them
         self._packed = torch.ops.mkldnn._reorder_linear_weight(
             weights[0] if len(weights) == 1 else torch.cat(weights), 32

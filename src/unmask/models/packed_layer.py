@@ -141,15 +141,15 @@ class PackedLayer:
 
 def offer(layer: Any, shelf: Shelf) -> list[Offer]:
     """The copy of a `dense.Layer`, as far as this is as it was made: no adapter, no hook, not compiled."""
-    if "ask" in layer.__dict__ or not _is_plain(layer):
+    if "ask" in layer.__dict__ or not is_plain(layer):
         return []
     attention, mlp = layer.attention, layer.mlp
     of_ask, of_answer = inward(attention), [attention.o_proj]
-    can_ask = _are_plain(of_ask, [layer.attention_norm])
+    can_ask = are_plain(of_ask, [layer.attention_norm])
     can_answer = False
-    if type(mlp) is GatedMLP and _is_plain(mlp):
+    if type(mlp) is GatedMLP and is_plain(mlp):
         of_answer += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-        can_answer = _are_plain(of_answer, [layer.mlp_norm])
+        can_answer = are_plain(of_answer, [layer.mlp_norm])
     linears = (*(of_ask if can_ask else ()), *(of_answer if can_answer else ()))
     return [Offer(shelf, linears, partial(PackedLayer, layer, (can_ask, can_answer)))] if linears else []
 
@@ -159,14 +159,15 @@ def inward(attention: Any) -> list[Any]:
     return [attention.qkv_proj] if attention.fused else [attention.q_proj, attention.k_proj, attention.v_proj]
 
 
-def _are_plain(linears: list[Any], norms: list[Any]) -> bool:
+def are_plain(linears: list[Any], norms: list[Any]) -> bool:
     """Whether they can be packed, and calling them means computing them and nothing else."""
     return (
-        all(type(linear) is Linear and _is_plain(linear) for linear in linears)
-        and all(type(norm) is RMSNorm and _is_plain(norm) for norm in norms)
+        all(type(linear) is Linear and is_plain(linear) for linear in linears)
+        and all(type(norm) is RMSNorm and is_plain(norm) for norm in norms)
         and can_be_packed([linear.weight for linear in linears])
     )
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
+    """Whether nobody asked to be told when it is called."""
     return not (module._forward_hooks or module._forward_pre_hooks)

@@ -1,0 +1,409 @@
+// A small dense network's forward pass on a processor, from embedded tokens to normed hidden states, in float32.
+//
+// Positions lie side by side, one in each lane: a panel holds LANES of them, feature after feature. A product reads a
+// weight once and uses it for all lanes; norms, rotations and the softmax of a query need nothing of another lane; what
+// is between two products stays in the nearest cache. Rows of a batch know nothing of each other, and each number is
+// summed in the same order whatever stands beside it, so that a row does not depend on its batch.
+//
+// `native/__init__.py` compiles this file and describes the same structures.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+#if defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+
+namespace {
+
+constexpr int VECTORS = 2, LANES = VECTORS * WIDTH, TILE = 8, HALF = TILE / 2;
+
+typedef float Vec __attribute__((vector_size(WIDTH * 4)));
+typedef int32_t Int __attribute__((vector_size(WIDTH * 4)));
+typedef float Loose __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+struct Pair {
+    Vec of[VECTORS];
+};
+
+// numbers that begin where a vector may
+class Array {
+   public:
+    void resize(size_t count) { numbers.reset(new (std::align_val_t(64)) float[count]()); }
+    float* data() { return numbers.get(); }
+    const float* data() const { return numbers.get(); }
+    float& operator[](size_t i) { return numbers[i]; }
+
+   private:
+    struct Free {
+        void operator()(float* at) const { ::operator delete[](at, std::align_val_t(64)); }
+    };
+    std::unique_ptr<float[], Free> numbers;
+};
+
+inline Vec load(const float* at) { return *reinterpret_cast<const Loose*>(at); }
+inline void store(float* at, Vec x) { *reinterpret_cast<Loose*>(at) = x; }
+inline Vec all(float x) { return x - Vec{}; }
+
+// 2^x for x <= 0 and not far below: to the last bit or two
+inline Vec power_of_two(Vec x) {
+    x = x < -126.0f ? all(-126.0f) : x;
+    const Vec magic = all(12582912.0f);
+    const Vec whole = (x + magic) - magic, part = x - whole;
+    Vec y = all(1.535336188319500e-4f);
+    y = y * part + 1.339887440266574e-3f;
+    y = y * part + 9.618437357674640e-3f;
+    y = y * part + 5.550332471162809e-2f;
+    y = y * part + 2.402264791363012e-1f;
+    y = y * part + 6.931472028550421e-1f;
+    y = y * part + 1.0f;
+    const Int shifted = __builtin_convertvector(whole, Int) << 23;
+    return (Vec)((Int)y + shifted);
+}
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+// x / (1 + e^-x), by the power of a number that is not positive
+inline Vec silu(Vec x) {
+    const Vec size = x < 0.0f ? -x : x;
+    const Vec small = power_of_two(size * -LOG2_E);
+    const Vec chance = 1.0f / (1.0f + small);
+    return x * (x < 0.0f ? small * chance : chance);
+}
+
+// M rows of `a` times a panel of `depth` rows: each number of `a` is used for all lanes
+template <int M>
+inline void multiply(const float* a, int64_t of_row, int64_t of_depth, const float* panel, int64_t depth, Pair* sum) {
+    for (int m = 0; m < M; m++)
+        for (int v = 0; v < VECTORS; v++) sum[m].of[v] = Vec{};
+    for (int64_t k = 0; k < depth; k++) {
+        Vec here[VECTORS];
+        for (int v = 0; v < VECTORS; v++) here[v] = load(panel + k * LANES + v * WIDTH);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++) {
+            const float number = a[k * of_depth + m * of_row];
+            for (int v = 0; v < VECTORS; v++) sum[m].of[v] += number * here[v];
+        }
+    }
+}
+
+template <int M, typename Use>
+inline void rows(const float* a, int64_t of_row, int64_t of_depth, const float* panel, int64_t depth, Use use) {
+    Pair sum[M];
+    multiply<M>(a, of_row, of_depth, panel, depth, sum);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) use(m, sum[m]);
+}
+
+// the same for any number of rows; `use` is told each row's number and its product
+template <typename Use>
+inline void every_row(
+    const float* a, int64_t of_row, int64_t of_depth, int64_t count, const float* panel, int64_t depth, Use use) {
+    int64_t i = 0;
+    for (; i + TILE <= count; i += TILE)
+        rows<TILE>(a + i * of_row, of_row, of_depth, panel, depth, [&](int m, const Pair& x) { use(i + m, x); });
+    for (; i < count; i++)
+        rows<1>(a + i * of_row, of_row, of_depth, panel, depth, [&](int m, const Pair& x) { use(i + m, x); });
+}
+
+// weights as they are laid out for `multiply`: eight rows' numbers side by side, `[ceil(rows / 8), depth, 8]`
+template <typename Use>
+inline void product(const float* packed, int64_t count, const float* panel, int64_t depth, Use use) {
+    for (int64_t i = 0; i < count; i += TILE)
+        rows<TILE>(packed + i * depth, 1, TILE, panel, depth, [&](int m, const Pair& x) {
+            if (i + m < count) use(i + m, x);
+        });
+}
+
+}  // namespace
+
+extern "C" {
+
+struct LayerWeights {
+    const float *attention_norm, *queries, *queries_bias, *keys, *keys_bias, *values, *values_bias;
+    const float *query_norm, *key_norm, *seen, *mlp_norm, *gate_up, *down;
+};
+
+struct Network {
+    int64_t layers, width, heads, key_heads, head_width, mlp_width;
+    float eps;
+    const LayerWeights* layer;
+    const float* last_norm;
+};
+
+// One forward. Arrays as in the Python that calls: x [rows, length, width], cos and sin [rows or 1, length, head_width],
+// keys and values [layers, -, key_heads, capacity, head_width], mask [rows or 1, length or 1, seen].
+struct Call {
+    int64_t rows, length, seen, threads;
+    const float *x, *cos, *sin;
+    int64_t angles_of_row;
+    float *keys, *values;
+    int64_t of_layer, of_row, of_head;
+    const int64_t *row, *column;  // where each row is stored; null: as they come, from `start` on
+    int64_t start;
+    const uint8_t* mask;
+    int64_t mask_of_row, mask_of_query;
+    const int64_t* wanted;  // flat places that are asked for, in any order; null: all
+    int64_t wanted_count;
+    float* hidden;  // [wanted_count or rows * length, width]
+};
+
+int64_t tile() { return TILE; }
+int64_t lanes() { return LANES; }
+}
+
+namespace {
+
+// some rows of a batch, and what a thread needs to work on them
+class Rows {
+   public:
+    Rows(const Network& network, const Call& call, int64_t first, int64_t end)
+        : net(network), call(call), width(network.width), head(network.head_width), first(first), end(end),
+          panels((call.length + LANES - 1) / LANES) {
+        const int64_t inner = net.heads * head, angles = call.angles_of_row ? end - first : 1;
+        x.resize((end - first) * panels * width * LANES);
+        cos.resize(angles * panels * head * LANES);
+        sin.resize(angles * panels * head * LANES);
+        asked.resize(width * LANES);
+        asked_cos.resize(head * LANES);
+        asked_sin.resize(head * LANES);
+        normed.resize(width * LANES);
+        queries.resize(inner * LANES);
+        seen.resize(inner * LANES);
+        narrow.resize(net.key_heads * head * LANES);
+        gated.resize((net.mlp_width + TILE) * LANES);
+        scores.resize(call.seen * LANES);
+    }
+
+    // layer after layer, each for all rows: its weights stay near meanwhile
+    void forward() {
+        for (row = first; row < end; row++) {
+            const bool is_new = call.angles_of_row || row == first;
+            for (int64_t p = 0; p < panels; p++) {
+                const int64_t at = p * LANES, count = std::min<int64_t>(LANES, call.length - at);
+                turn(call.x + (row * call.length + at) * width, count, width, stream(p));
+                const int64_t angle = row * call.angles_of_row + at * head;
+                if (is_new) turn(call.cos + angle, count, head, angles(cos, p));
+                if (is_new) turn(call.sin + angle, count, head, angles(sin, p));
+            }
+        }
+        for (int64_t layer = 0; layer < net.layers; layer++) {
+            weights = net.layer + layer;
+            for (row = first; row < end; row++) {
+                const int64_t stored = layer * call.of_layer + (call.row ? call.row[row] : row) * call.of_row;
+                keys = call.keys + stored;
+                values = call.values + stored;
+                for (int64_t p = 0; p < panels; p++) remember(p);
+                if (layer + 1 == net.layers && call.wanted)
+                    answer_wanted();
+                else
+                    for (int64_t p = 0; p < panels; p++) answer_panel(p, layer + 1 == net.layers);
+            }
+        }
+    }
+
+   private:
+    const Network& net;
+    const Call& call;
+    const int64_t width, head, first, end, panels;
+    int64_t row = 0, place[LANES], to[LANES];
+    const LayerWeights* weights = nullptr;
+    float *keys = nullptr, *values = nullptr;
+    std::vector<int64_t> wanted;
+    Array x, asked, normed, queries, seen, narrow, gated, scores, cos, sin, asked_cos, asked_sin;
+
+    float* stream(int64_t p) { return x.data() + ((row - first) * panels + p) * width * LANES; }
+
+    float* angles(Array& of, int64_t p) {
+        return of.data() + ((call.angles_of_row ? row - first : 0) * panels + p) * head * LANES;
+    }
+
+    // `[count, features]` to a panel; lanes behind the last one repeat it, so that nothing there can overflow
+    static void turn(const float* from, int64_t count, int64_t features, float* panel) {
+        for (int lane = 0; lane < LANES; lane++) {
+            const float* own = from + std::min<int64_t>(lane, count - 1) * features;
+            for (int64_t i = 0; i < features; i++) panel[i * LANES + lane] = own[i];
+        }
+    }
+
+    void norm(const float* from, const float* weight, int64_t features, float* to) const {
+        for (int v = 0; v < LANES; v += WIDTH) {
+            Vec square = Vec{};
+            for (int64_t i = 0; i < features; i++) {
+                const Vec here = load(from + i * LANES + v);
+                square += here * here;
+            }
+            Vec scale;
+            for (int i = 0; i < WIDTH; i++) scale[i] = 1.0f / std::sqrt(square[i] / features + net.eps);
+            for (int64_t i = 0; i < features; i++)
+                store(to + i * LANES + v, load(from + i * LANES + v) * scale * weight[i]);
+        }
+    }
+
+    void project(const float* packed, const float* bias, int64_t count, float* to) {
+        product(packed, count, normed.data(), width, [&](int64_t i, const Pair& sum) {
+            const float added = bias ? bias[i] : 0.0f;
+            for (int v = 0; v < VECTORS; v++) store(to + i * LANES + v * WIDTH, sum.of[v] + added);
+        });
+    }
+
+    // per head: the norm of some families, then the rotation
+    void finish(float* panel, int64_t heads, const float* weight, const float* of_cos, const float* of_sin) const {
+        const int64_t half = head / 2 * LANES;
+        for (int64_t h = 0; h < heads; h++) {
+            float* own = panel + h * head * LANES;
+            if (weight) norm(own, weight, head, own);
+            for (int64_t i = 0; i < half; i += WIDTH) {
+                const Vec first = load(own + i), second = load(own + half + i);
+                store(own + i, first * load(of_cos + i) + second * load(of_sin + i));
+                store(own + half + i, second * load(of_cos + half + i) + first * load(of_sin + half + i));
+            }
+        }
+    }
+
+    void keep(float* stored, int64_t from_place, int64_t count) const {
+        for (int64_t h = 0; h < net.key_heads; h++)
+            for (int64_t lane = 0; lane < count; lane++) {
+                const int64_t at = from_place + lane;
+                const int64_t column = call.column ? call.column[row * call.length + at] : call.start + at;
+                float* to = stored + h * call.of_head + column * head;
+                const float* from = narrow.data() + h * head * LANES + lane;
+                for (int64_t i = 0; i < head; i++) to[i] = from[i * LANES];
+            }
+    }
+
+    // the keys and values of a panel, into what is stored
+    void remember(int64_t p) {
+        const int64_t at = p * LANES, count = std::min<int64_t>(LANES, call.length - at);
+        norm(stream(p), weights->attention_norm, width, normed.data());
+        project(weights->keys, weights->keys_bias, net.key_heads * head, narrow.data());
+        finish(narrow.data(), net.key_heads, weights->key_norm, angles(cos, p), angles(sin, p));
+        keep(keys, at, count);
+        project(weights->values, weights->values_bias, net.key_heads * head, narrow.data());
+        keep(values, at, count);
+    }
+
+    void answer_panel(int64_t p, bool is_last) {
+        for (int lane = 0; lane < LANES; lane++) place[lane] = std::min(p * LANES + lane, call.length - 1);
+        answer(stream(p), angles(cos, p), angles(sin, p));
+        if (!is_last) return;
+        for (int lane = 0; lane < LANES; lane++) to[lane] = row * call.length + p * LANES + lane;
+        hand_out(stream(p), std::min<int64_t>(LANES, call.length - p * LANES));
+    }
+
+    // a panel of the stream after the layer, in place
+    void answer(float* panel, const float* of_cos, const float* of_sin) {
+        norm(panel, weights->attention_norm, width, normed.data());
+        project(weights->queries, weights->queries_bias, net.heads * head, queries.data());
+        finish(queries.data(), net.heads, weights->query_norm, of_cos, of_sin);
+        for (int64_t h = 0; h < net.heads; h++) look(h);
+        add(weights->seen, seen.data(), net.heads * head, panel);
+        norm(panel, weights->mlp_norm, width, normed.data());
+        for (int64_t i = 0; i < net.mlp_width; i += HALF) {
+            Pair sum[TILE];
+            multiply<TILE>(weights->gate_up + 2 * i * width, 1, TILE, normed.data(), width, sum);
+            for (int m = 0; m < HALF; m++)
+                for (int v = 0; v < VECTORS; v++)
+                    store(gated.data() + (i + m) * LANES + v * WIDTH, silu(sum[m].of[v]) * sum[HALF + m].of[v]);
+        }
+        add(weights->down, gated.data(), net.mlp_width, panel);
+    }
+
+    void add(const float* packed, const float* from, int64_t depth, float* panel) {
+        product(packed, width, from, depth, [&](int64_t i, const Pair& sum) {
+            for (int v = 0; v < VECTORS; v++) {
+                float* at = panel + i * LANES + v * WIDTH;
+                store(at, load(at) + sum.of[v]);
+            }
+        });
+    }
+
+    // what a head sees of the keys and values that are stored
+    void look(int64_t h) {
+        const int64_t shared = h / (net.heads / net.key_heads) * call.of_head;
+        const float scale = LOG2_E / std::sqrt(float(head));
+        every_row(keys + shared, head, 1, call.seen, queries.data() + h * head * LANES, head,
+            [&](int64_t key, const Pair& sum) {
+                for (int v = 0; v < VECTORS; v++) store(scores.data() + key * LANES + v * WIDTH, sum.of[v] * scale);
+            });
+        if (call.mask) hide();
+        Pair share;
+        for (int v = 0; v < VECTORS; v++) {
+            float* own = scores.data() + v * WIDTH;
+            Vec most = all(-INFINITY), total = Vec{};
+            for (int64_t key = 0; key < call.seen; key++) {
+                const Vec here = load(own + key * LANES);
+                most = here > most ? here : most;
+            }
+            most = most == -INFINITY ? Vec{} : most;
+            for (int64_t key = 0; key < call.seen; key++) {
+                const Vec less = load(own + key * LANES) - most;
+                const Vec weight = less < -126.0f ? Vec{} : power_of_two(less);
+                total += weight;
+                store(own + key * LANES, weight);
+            }
+            share.of[v] = total == 0.0f ? Vec{} : 1.0f / total;
+        }
+        every_row(values + shared, 1, head, head, scores.data(), call.seen, [&](int64_t i, const Pair& sum) {
+            for (int v = 0; v < VECTORS; v++)
+                store(seen.data() + (h * head + i) * LANES + v * WIDTH, sum.of[v] * share.of[v]);
+        });
+    }
+
+    void hide() {
+        const uint8_t* own = call.mask + row * call.mask_of_row;
+        for (int64_t key = 0; key < call.seen; key++)
+            for (int lane = 0; lane < LANES; lane++)
+                if (!own[place[lane] * call.mask_of_query + key]) scores[key * LANES + lane] = -INFINITY;
+    }
+
+    void answer_wanted() {
+        wanted.clear();
+        for (int64_t i = 0; i < call.wanted_count; i++)
+            if (call.wanted[i] / call.length == row) wanted.push_back(i);
+        for (size_t from = 0; from < wanted.size(); from += LANES) {
+            const int64_t count = std::min<int64_t>(LANES, wanted.size() - from);
+            for (int lane = 0; lane < LANES; lane++) {
+                to[lane] = wanted[from + std::min<int64_t>(lane, count - 1)];
+                place[lane] = call.wanted[to[lane]] % call.length;
+                const int64_t p = place[lane] / LANES, at = place[lane] % LANES;
+                const float *of_x = stream(p) + at, *of_cos = angles(cos, p) + at, *of_sin = angles(sin, p) + at;
+                for (int64_t i = 0; i < width; i++) asked[i * LANES + lane] = of_x[i * LANES];
+                for (int64_t i = 0; i < head; i++) {
+                    asked_cos[i * LANES + lane] = of_cos[i * LANES];
+                    asked_sin[i * LANES + lane] = of_sin[i * LANES];
+                }
+            }
+            answer(asked.data(), asked_cos.data(), asked_sin.data());
+            hand_out(asked.data(), count);
+        }
+    }
+
+    void hand_out(const float* panel, int64_t count) {
+        norm(panel, net.last_norm, width, normed.data());
+        for (int64_t lane = 0; lane < count; lane++)
+            for (int64_t i = 0; i < width; i++) call.hidden[to[lane] * width + i] = normed[i * LANES + lane];
+    }
+};
+
+}  // namespace
+
+extern "C" void forward(const Network* network, const Call* call) {
+    const int64_t parts = std::max<int64_t>(1, std::min(call->threads, call->rows));
+    auto work = [&](int64_t part) {
+        Rows(*network, *call, part * call->rows / parts, (part + 1) * call->rows / parts).forward();
+    };
+    std::vector<std::thread> others;
+    for (int64_t part = 1; part < parts; part++) others.emplace_back(work, part);
+    work(0);
+    for (auto& other : others) other.join();
+}
