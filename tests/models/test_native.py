@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from tests.models.tiny import build, tokens
+from unmask.generation.proposal import propose
 from unmask.lm import load
 from unmask.models.adapters import LoraSettings, attach_lora
 from unmask.models.compiling import compile_layers
 from unmask.models.families import ModelFamily
+from unmask.models.linear import Linear
 from unmask.models.native import library as compiled
+from unmask.models.native.judge import NativeJudge
 from unmask.models.native.trunk import NativeTrunk
+from unmask.models.native.weight import NativeWeight
 from unmask.models.shell import DiffusionModel
 from unmask.registry import FAMILIES
 from unmask.types import AttentionSpec
@@ -261,7 +265,9 @@ def test_only_where_it_pays(tmp_path: Path, used: list[tuple[int, ...]]) -> None
     assert not used
 
 
-def test_without_a_compiler_the_layers_compute(tmp_path: Path, used: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_layers_compute(
+    tmp_path: Path, used: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = tmp_path / "compiler"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
@@ -272,6 +278,71 @@ def test_without_a_compiler_the_layers_compute(tmp_path: Path, used: list[Any], 
         close(logits(model, tokens(2, 32)), exact(model, tokens(2, 32)))
     compiled.library.cache_clear()
     assert not used
+
+
+@pytest.mark.parametrize("words", [3, 16, 60, 515, 5000])
+def test_judging_is_what_the_loop_does_by_itself(words: int) -> None:
+    source = torch.Generator().manual_seed(words)
+    logits_nV = 4 * torch.randn(37, words, generator=source)
+    logits_nV[5, 1:] = logits_nV[5, 1]  # several are the highest
+    logits_nV[6] = -torch.inf
+    logits_nV[7, 1] = 80.0
+    logits_nV[8, 2] = -torch.inf
+    logits_nV[9] *= 1000
+    pending_BL, judge = torch.ones(1, 37, dtype=torch.bool), NativeJudge()
+    for never in ((), (0,), (2, 0)):
+        asked: dict[str, Any] = {"never": never, "temperature": 0.0}
+        mine, right = propose(logits_nV, pending_BL, judge=judge, **asked), propose(logits_nV, pending_BL, **asked)
+        exact = propose(logits_nV, pending_BL, precise=True, **asked)
+        assert torch.equal(mine.predicted_BL, right.predicted_BL)
+        there = (exact.log_prob_BL > -1e30).nonzero()[:, 1]
+        torch.testing.assert_close(
+            mine.log_prob_BL[0, there].double(), exact.log_prob_BL[0, there], rtol=1e-5, atol=2e-6
+        )
+        assert torch.equal(mine.log_prob_BL[0, 6:7], right.log_prob_BL[0, 6:7])
+    logits_nV[3, words // 2] = torch.nan
+    mine = propose(logits_nV, pending_BL, never=(0,), judge=judge)
+    assert mine.log_prob_BL.isnan()[0].nonzero().flatten().tolist() == [3]
+
+
+def test_what_is_drawn_or_filtered_is_not_judged() -> None:
+    def nobody(logits_nV: Tensor, never: Any) -> None:
+        raise AssertionError
+
+    logits_nV, pending_BL = torch.randn(4, 9), torch.ones(1, 4, dtype=torch.bool)
+    ways: list[dict[str, Any]] = [
+        {"temperature": 1.0, "uniform_n": torch.rand(4, dtype=torch.float64)},
+        {"among": (3, None)},
+        {"among": (None, 0.5)},
+        {"last": (1,)},
+        {"precise": True},
+    ]
+    for way in ways:
+        propose(logits_nV, pending_BL, never=(0,), judge=nobody, **way)
+    with pytest.raises(AssertionError):
+        propose(logits_nV, pending_BL, never=(0,), judge=nobody)
+    assert NativeJudge()(logits_nV.double(), ()) is None and NativeJudge()(logits_nV.bfloat16(), ()) is None
+
+
+def test_scores_that_are_no_numbers_are_not_hidden(tmp_path: Path) -> None:
+    model = native(tmp_path)
+    with torch.no_grad():
+        model.trunk.layers[1].attention.q_proj.weight[0, 0] = float("nan")
+    assert logits(model, tokens(2, 32)).isnan().all(-1).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 5), (7, 12, 33), (130, 64, 100), (2, 1, 1)])
+def test_a_weight_alone(shape: tuple[int, int, int]) -> None:
+    rows, depth, count = shape
+    made, x = Linear(depth, count, bias=True), torch.randn(2, rows, depth)
+    held = NativeWeight(made)
+    exact = torch.nn.functional.linear(x.double(), made.weight.double(), made.bias.double())
+    torch.testing.assert_close(held.product(x, made.bias.detach()).double(), exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(held.product(x[1:, :1]), held.product(x)[1:, :1])
+    assert held.is_current()
+    with torch.no_grad():
+        made.weight += 1
+    assert not held.is_current()
 
 
 WAYS: list[dict[str, Any]] = [
@@ -294,7 +365,7 @@ def test_the_same_text_is_written(way: int, tmp_path: Path, used: list[tuple[int
     settings = {"max_new_tokens": 64, "block_size": 64, "steps": 32, "seed": 3, **WAYS[way]}
     lm, texts = load(folder, device="cpu"), []
     for is_native in (False, True):
-        lm.model.trunk.is_native = is_native
+        lm.model.trunk.is_native = lm.model.head.is_native = is_native
         texts.append([out.token_ids for out in lm.generate(prompts, **settings)])
         assert bool(used) == is_native
     assert texts[0] == texts[1]

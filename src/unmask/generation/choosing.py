@@ -17,7 +17,7 @@ from unmask.diffusion.posterior import reveal_counts
 from unmask.generation.canvas import Canvas
 from unmask.generation.grammar import Grammar, Look
 from unmask.generation.options import GenerationOptions
-from unmask.generation.proposal import Proposal, propose, verified
+from unmask.generation.proposal import Judge, Proposal, propose, verified
 from unmask.generation.rows import Row
 from unmask.generation.strategy import DecodingStrategy, Step, Transfer
 from unmask.registry import NOISE_SCHEDULES, STRATEGIES
@@ -42,8 +42,10 @@ class Chooser:
         block_size: int,
         counts_given: bool,
         rows: int,
+        judge: Judge | None = None,
     ) -> None:
         """Args: `counts_given`: given text at a block's beginning has its share of the block's steps, as in LLaDA2."""
+        self._judge = judge
         self.options, self.steps, self.block_size, self.counts_given = options, steps, block_size, counts_given
         self.stop_token_ids = stop_token_ids
         self.never = (*(() if mask_token_id is None else (mask_token_id,)), *options.suppress_tokens)
@@ -159,6 +161,7 @@ class Chooser:
             temperature=options.temperature,
             uniform_n=uniform_n,
             precise=options.precise_sampling,
+            judge=self._judge,
         )
         if hidden_mV is None or hidden_BW is None:
             return proposal

@@ -85,6 +85,7 @@ class Decoding:
             block_size=self._block_size,
             counts_given=self._hides_later and not request.whole_rows,
             rows=max(len(entries), request.batch_size),
+            judge=getattr(request.denoiser, "judge", _nobody)(),
         )
         self._policy = self._policy_for(options)
         self._feeder = Feeder(
@@ -373,6 +374,10 @@ class Decoding:
             begun = (*row.token_ids, *(self._filler for _ in more))
             trace = Trace(begun, (*row.masked, *more), tuple(row.commits))
         return Completion(emitted, "stop" if is_stopped else "length", stats, trace)
+
+
+def _nobody() -> None:
+    """Denoisers need not judge."""
 
 
 def check_options(vocab_size: int, options: GenerationOptions) -> None:

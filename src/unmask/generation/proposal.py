@@ -8,6 +8,7 @@ be chosen.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
@@ -26,6 +27,10 @@ _TILE, _LONG = 2**17, 2**15
 _STRIDE = 256
 
 
+# int64 tokens and float32 log-probabilities of rows of logits, some ids left out; None: not of these logits
+Judge = Callable[[Tensor, Sequence[int]], "tuple[Tensor, Tensor] | None"]
+
+
 @dataclass(frozen=True)
 class Rules:
     """What turns a model's logits into those that a token is proposed from; see `propose`."""
@@ -35,6 +40,12 @@ class Rules:
     among: tuple[int | None, float | None]
     temperature: float
     precise: bool
+    judge: Judge | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the most probable token is proposed, and all but `never` count."""
+        return not (self.last or self.temperature or self.precise) and self.among == (None, None)
 
     def allowed(self, logits_nV: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
         """A copy, in the type that is computed in, -inf where nothing may be proposed."""
@@ -95,6 +106,7 @@ def propose(
     temperature: float = 0.0,
     uniform_n: Float[Tensor, " n"] | None = None,
     precise: bool = False,
+    judge: Judge | None = None,
 ) -> Proposal:
     """Propose a token for each pending position.
 
@@ -107,8 +119,9 @@ def propose(
         temperature: 0: the most probable token; above: a sample of softmax(logits / temperature).
         uniform_n: float64 numbers in [0, 1), for temperature > 0.
         precise: compute in float64.
+        judge: finds tokens and their log-probabilities where nothing is drawn or filtered, sooner; None: nobody.
     """
-    rules = Rules(never, last, among, temperature, precise)
+    rules = Rules(never, last, among, temperature, precise, judge)
     rows = _rows_at_once(logits_nV)
     draws = repeat(None) if uniform_n is None or temperature == 0 else torch.split(uniform_n, rows)
     tiles = zip(torch.split(logits_nV, rows), draws, strict=False)
@@ -136,6 +149,9 @@ def _judged(
     logits_nV: Float[Tensor, "n V"], rules: Rules, uniform_n: Float[Tensor, " n"] | None
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """A token for each row and its log-probability."""
+    judged = rules.judge(logits_nV, rules.never) if rules.judge is not None and rules.is_plain else None
+    if judged is not None:
+        return judged
     logits_nV = rules.allowed(logits_nV)
     drawn_n = None if uniform_n is None else inverse_cdf(logits_nV, rules.temperature, uniform_n)
     predicted_n = first_best(logits_nV) if drawn_n is None else drawn_n

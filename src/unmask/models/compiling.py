@@ -17,6 +17,7 @@ from torch import nn
 
 from unmask.errors import ConfigError, ResourceError, did_you_mean
 from unmask.models.dense import DenseTrunk, Layer
+from unmask.models.linear import Linear
 from unmask.models.native.library import compiler
 from unmask.models.quantized import quantization_of
 
@@ -54,6 +55,8 @@ def compile_layers(
         layer.ask, layer.answer = (partial(part, layer) for part in pairs[kind])
     trunk.captures = mode in _CAPTURING and backend == "inductor"
     trunk.is_native = backend == "inductor"
+    if isinstance(model.head, Linear):
+        model.head.is_native = trunk.is_native
 
 
 def check(quantization: str | None, device: str, backend: str = "inductor", mode: str | None = None) -> None:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unmask.models.native.library import MOST
+from unmask.models.native.weight import NativeWeight, fits
 from unmask.models.packed import Copy, Offer, PackedWeight, Shelf, can_be_packed
 
 # shapes of products whose code is kept in a training run; a step has about 40
@@ -32,11 +34,15 @@ def keep_few_shapes() -> None:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`; the same result and the same gradients up to rounding."""
+    """`nn.Linear`; the same result and the same gradients up to rounding.
+
+    Attributes:
+        is_native: where it is small, its copy is for C++ that is compiled here.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.shelf = Shelf()
+        self.shelf, self.is_native = Shelf(), False
 
     def forward(self, input: Tensor) -> Tensor:
         """`input @ weight.T + bias`."""
@@ -45,7 +51,10 @@ class Linear(nn.Linear):
 
     def offers(self) -> list[Offer]:
         """The copy of its weight, if one can be made."""
-        return [Offer(self.shelf, (self,), partial(PackedWeight, self))] if can_be_packed([self.weight]) else []
+        if not can_be_packed([self.weight]):
+            return []
+        kind = NativeWeight if self.is_native and fits(self.weight, MOST) else PackedWeight
+        return [Offer(self.shelf, (self,), partial(kind, self))]
 
 
 def pack(model: nn.Module, most: int = 2**30) -> list[Copy]:

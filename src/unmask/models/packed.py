@@ -28,9 +28,9 @@ class Copy(Protocol):
 
 
 class Source(NamedTuple):
-    """A module's parameter as it was when a copy was made."""
+    """A parameter, by its name among its module's own, as it was when a copy was made."""
 
-    module: nn.Module
+    named: dict[str, nn.Parameter | None]
     name: str
     parameter: Tensor
     pointer: int
@@ -41,16 +41,14 @@ class Source(NamedTuple):
         """Of a parameter as it is now."""
         parameter = module._parameters[name]
         assert parameter is not None
-        return Source(module, name, parameter, parameter.data_ptr(), parameter._version)
+        return Source(module._parameters, name, parameter, parameter.data_ptr(), parameter._version)
 
 
 def are_current(sources: Sequence[Source]) -> bool:
     """Whether nobody wrote to any of the weights since, or put another in its place."""
-    for module, name, parameter, pointer, version in sources:
-        # asked for every layer in every step: past the module's own way to its weight, which takes as long as the rest
-        if module._parameters.get(name) is not parameter:
-            return False
-        if parameter._version != version or parameter.data_ptr() != pointer:
+    # asked for every layer in every step: past the module's own way to its weight, which takes as long as the rest
+    for named, name, parameter, pointer, version in sources:
+        if named[name] is not parameter or parameter._version != version or parameter.data_ptr() != pointer:
             return False
     return True
 

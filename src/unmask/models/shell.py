@@ -6,6 +6,7 @@ writing of files: see `checkpoints.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -22,6 +23,7 @@ from unmask.models.freed import keep_freed
 from unmask.models.fused_nll import Head
 from unmask.models.kv_cache import Fed, KVCache
 from unmask.models.linear import pack
+from unmask.models.native.judge import NativeJudge
 from unmask.models.packed import Copy
 from unmask.models.shift import predicting_columns
 from unmask.types import AttentionSpec, DenoiserOutput
@@ -222,6 +224,10 @@ class DiffusionModel(PreTrainedModel):
         """
         keep_freed()
         return pack(self)
+
+    def judge(self) -> Callable[[Tensor, Sequence[int]], tuple[Tensor, Tensor] | None] | None:
+        """The most probable tokens of rows of logits, as compiled models find them: see `native/judge.py`."""
+        return NativeJudge() if self.trunk.is_native else None
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The embedding."""

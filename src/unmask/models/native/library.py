@@ -17,8 +17,10 @@ from torch import Tensor
 from unmask.errors import ResourceError
 
 _SOURCE = Path(__file__).with_name("trunk.cpp")
-_FLAGS = "-O3 -march=native -ffp-contract=fast -fno-math-errno -std=c++17 -shared -fPIC -pthread".split()
+_FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 _SECONDS = 300
+# bytes of a layer's weights up to which they stay near the processor from one panel to the next
+MOST = 2**20
 
 _FLOATS, _WHOLES, _BYTES, _NUMBER = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
 
@@ -28,10 +30,21 @@ class LayerWeights(ctypes.Structure):
 
     _fields_ = [
         (name, _FLOATS)
-        for name in (
-            "attention_norm queries queries_bias keys keys_bias values values_bias query_norm key_norm seen mlp_norm "
-            "gate_up down"
-        ).split()
+        for name in [
+            "attention_norm",
+            "queries",
+            "queries_bias",
+            "keys",
+            "keys_bias",
+            "values",
+            "values_bias",
+            "query_norm",
+            "key_norm",
+            "seen",
+            "mlp_norm",
+            "gate_up",
+            "down",
+        ]
     ]
 
 
@@ -97,7 +110,9 @@ def library() -> Any | None:
         loaded = ctypes.CDLL(str(made))
     loaded.tile.restype = loaded.lanes.restype = _NUMBER
     loaded.forward.argtypes = [ctypes.POINTER(Network), ctypes.POINTER(Call)]
-    loaded.forward.restype = None
+    loaded.multiply_rows.argtypes = [_FLOATS, _NUMBER, _NUMBER, _FLOATS, _NUMBER, _FLOATS]
+    loaded.judge.argtypes = [_FLOATS, _NUMBER, _NUMBER, _WHOLES, _NUMBER, _WHOLES, _FLOATS]
+    loaded.forward.restype = loaded.multiply_rows.restype = loaded.judge.restype = None
     return loaded
 
 

@@ -8,6 +8,7 @@
 // `native/__init__.py` compiles this file and describes the same structures.
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -54,11 +55,10 @@ inline Vec load(const float* at) { return *reinterpret_cast<const Loose*>(at); }
 inline void store(float* at, Vec x) { *reinterpret_cast<Loose*>(at) = x; }
 inline Vec all(float x) { return x - Vec{}; }
 
-// 2^x for x <= 0 and not far below: to the last bit or two
+// 2^x for x <= 0, to the last bit or two, and 0 for the smallest of them; of what is no number, no number
 inline Vec power_of_two(Vec x) {
-    x = x < -126.0f ? all(-126.0f) : x;
-    const Vec magic = all(12582912.0f);
-    const Vec whole = (x + magic) - magic, part = x - whole;
+    const Vec some = x < -126.0f ? all(-126.0f) : x, magic = all(12582912.0f);
+    const Vec whole = (some + magic) - magic, part = some - whole;
     Vec y = all(1.535336188319500e-4f);
     y = y * part + 1.339887440266574e-3f;
     y = y * part + 9.618437357674640e-3f;
@@ -67,7 +67,19 @@ inline Vec power_of_two(Vec x) {
     y = y * part + 6.931472028550421e-1f;
     y = y * part + 1.0f;
     const Int shifted = __builtin_convertvector(whole, Int) << 23;
-    return (Vec)((Int)y + shifted);
+    y = x < -126.0f ? Vec{} : (Vec)((Int)y + shifted);
+    return x == x ? y : x;
+}
+
+// numbers of two vectors, by their places in both
+inline Vec shuffled(Vec first, Vec second, Int places) {
+#if defined(__clang__)
+    Vec found;
+    for (int i = 0; i < WIDTH; i++) found[i] = places[i] < WIDTH ? first[places[i]] : second[places[i] - WIDTH];
+    return found;
+#else
+    return __builtin_shuffle(first, second, places);
+#endif
 }
 
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -80,48 +92,101 @@ inline Vec silu(Vec x) {
     return x * (x < 0.0f ? small * chance : chance);
 }
 
-// M rows of `a` times a panel of `depth` rows: each number of `a` is used for all lanes
-template <int M>
+// V: how many of a panel's vectors are in use; the last layer is asked for fewer and fewer places
+//
+// M rows of `a` times the first V vectors of a panel of `depth` rows: each number of `a` is used for all lanes
+template <int M, int V>
 inline void multiply(const float* a, int64_t of_row, int64_t of_depth, const float* panel, int64_t depth, Pair* sum) {
     for (int m = 0; m < M; m++)
-        for (int v = 0; v < VECTORS; v++) sum[m].of[v] = Vec{};
+        for (int v = 0; v < V; v++) sum[m].of[v] = Vec{};
     for (int64_t k = 0; k < depth; k++) {
-        Vec here[VECTORS];
-        for (int v = 0; v < VECTORS; v++) here[v] = load(panel + k * LANES + v * WIDTH);
+        Vec here[V];
+        for (int v = 0; v < V; v++) here[v] = load(panel + k * LANES + v * WIDTH);
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++) {
             const float number = a[k * of_depth + m * of_row];
-            for (int v = 0; v < VECTORS; v++) sum[m].of[v] += number * here[v];
+            for (int v = 0; v < V; v++) sum[m].of[v] += number * here[v];
         }
     }
 }
 
-template <int M, typename Use>
+template <int M, int V, typename Use>
 inline void rows(const float* a, int64_t of_row, int64_t of_depth, const float* panel, int64_t depth, Use use) {
     Pair sum[M];
-    multiply<M>(a, of_row, of_depth, panel, depth, sum);
+    multiply<M, V>(a, of_row, of_depth, panel, depth, sum);
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) use(m, sum[m]);
 }
 
 // the same for any number of rows; `use` is told each row's number and its product
-template <typename Use>
+template <int V, typename Use>
 inline void every_row(
     const float* a, int64_t of_row, int64_t of_depth, int64_t count, const float* panel, int64_t depth, Use use) {
     int64_t i = 0;
     for (; i + TILE <= count; i += TILE)
-        rows<TILE>(a + i * of_row, of_row, of_depth, panel, depth, [&](int m, const Pair& x) { use(i + m, x); });
+        rows<TILE, V>(a + i * of_row, of_row, of_depth, panel, depth, [&](int m, const Pair& x) { use(i + m, x); });
+    for (; i + 2 <= count; i += 2)
+        rows<2, V>(a + i * of_row, of_row, of_depth, panel, depth, [&](int m, const Pair& x) { use(i + m, x); });
     for (; i < count; i++)
-        rows<1>(a + i * of_row, of_row, of_depth, panel, depth, [&](int m, const Pair& x) { use(i + m, x); });
+        rows<1, V>(a + i * of_row, of_row, of_depth, panel, depth, [&](int m, const Pair& x) { use(i + m, x); });
 }
 
 // weights as they are laid out for `multiply`: eight rows' numbers side by side, `[ceil(rows / 8), depth, 8]`
-template <typename Use>
+template <int V, typename Use>
 inline void product(const float* packed, int64_t count, const float* panel, int64_t depth, Use use) {
     for (int64_t i = 0; i < count; i += TILE)
-        rows<TILE>(packed + i * depth, 1, TILE, panel, depth, [&](int m, const Pair& x) {
+        rows<TILE, V>(packed + i * depth, 1, TILE, panel, depth, [&](int m, const Pair& x) {
             if (i + m < count) use(i + m, x);
         });
+}
+
+// WIDTH rows of WIDTH numbers, in place: in each round, halves of pairs of rows change places
+template <int STEP = WIDTH / 2>
+inline void transpose(Vec* row) {
+    Int low, high;
+    for (int i = 0; i < WIDTH; i++) {
+        const bool is_second = i & STEP;
+        low[i] = is_second ? WIDTH + i - STEP : i;
+        high[i] = is_second ? WIDTH + i : i + STEP;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < WIDTH; i++) {
+        if (i & STEP) continue;
+        const Vec first = row[i], second = row[i + STEP];
+        row[i] = shuffled(first, second, low);
+        row[i + STEP] = shuffled(first, second, high);
+    }
+    if constexpr (STEP > 1) transpose<STEP / 2>(row);
+}
+
+// `[count, features]`, a row every `of_row`, to a panel; lanes behind the last row repeat it: nothing overflows there
+inline void to_panel(const float* from, int64_t of_row, int64_t count, int64_t features, float* panel) {
+    auto own = [&](int64_t lane) { return from + std::min(lane, count - 1) * of_row; };
+    const int64_t whole = features / WIDTH * WIDTH;
+    for (int first = 0; first < LANES; first += WIDTH)
+        for (int64_t i = 0; i < whole; i += WIDTH) {
+            Vec row[WIDTH];
+            for (int j = 0; j < WIDTH; j++) row[j] = load(own(first + j) + i);
+            transpose(row);
+            for (int j = 0; j < WIDTH; j++) store(panel + (i + j) * LANES + first, row[j]);
+        }
+    for (int lane = 0; lane < LANES; lane++)
+        for (int64_t i = whole; i < features; i++) panel[i * LANES + lane] = own(lane)[i];
+}
+
+// the inverse: each lane of a panel to where `to` says
+template <typename To>
+inline void from_panel(const float* panel, int64_t count, int64_t features, To to) {
+    const int64_t whole = features / WIDTH * WIDTH;
+    for (int64_t first = 0; first < count; first += WIDTH)
+        for (int64_t i = 0; i < whole; i += WIDTH) {
+            Vec row[WIDTH];
+            for (int j = 0; j < WIDTH; j++) row[j] = load(panel + (i + j) * LANES + first);
+            transpose(row);
+            for (int64_t j = 0; j < std::min<int64_t>(WIDTH, count - first); j++) store(to(first + j) + i, row[j]);
+        }
+    for (int64_t lane = 0; lane < count; lane++)
+        for (int64_t i = whole; i < features; i++) to(lane)[i] = panel[i * LANES + lane];
 }
 
 }  // namespace
@@ -190,10 +255,10 @@ class Rows {
             const bool is_new = call.angles_of_row || row == first;
             for (int64_t p = 0; p < panels; p++) {
                 const int64_t at = p * LANES, count = std::min<int64_t>(LANES, call.length - at);
-                turn(call.x + (row * call.length + at) * width, count, width, stream(p));
+                to_panel(call.x + (row * call.length + at) * width, width, count, width, stream(p));
                 const int64_t angle = row * call.angles_of_row + at * head;
-                if (is_new) turn(call.cos + angle, count, head, angles(cos, p));
-                if (is_new) turn(call.sin + angle, count, head, angles(sin, p));
+                if (is_new) to_panel(call.cos + angle, head, count, head, angles(cos, p));
+                if (is_new) to_panel(call.sin + angle, head, count, head, angles(sin, p));
             }
         }
         for (int64_t layer = 0; layer < net.layers; layer++) {
@@ -227,16 +292,9 @@ class Rows {
         return of.data() + ((call.angles_of_row ? row - first : 0) * panels + p) * head * LANES;
     }
 
-    // `[count, features]` to a panel; lanes behind the last one repeat it, so that nothing there can overflow
-    static void turn(const float* from, int64_t count, int64_t features, float* panel) {
-        for (int lane = 0; lane < LANES; lane++) {
-            const float* own = from + std::min<int64_t>(lane, count - 1) * features;
-            for (int64_t i = 0; i < features; i++) panel[i * LANES + lane] = own[i];
-        }
-    }
-
+    template <int V>
     void norm(const float* from, const float* weight, int64_t features, float* to) const {
-        for (int v = 0; v < LANES; v += WIDTH) {
+        for (int v = 0; v < V * WIDTH; v += WIDTH) {
             Vec square = Vec{};
             for (int64_t i = 0; i < features; i++) {
                 const Vec here = load(from + i * LANES + v);
@@ -249,20 +307,22 @@ class Rows {
         }
     }
 
+    template <int V>
     void project(const float* packed, const float* bias, int64_t count, float* to) {
-        product(packed, count, normed.data(), width, [&](int64_t i, const Pair& sum) {
+        product<V>(packed, count, normed.data(), width, [&](int64_t i, const Pair& sum) {
             const float added = bias ? bias[i] : 0.0f;
-            for (int v = 0; v < VECTORS; v++) store(to + i * LANES + v * WIDTH, sum.of[v] + added);
+            for (int v = 0; v < V; v++) store(to + i * LANES + v * WIDTH, sum.of[v] + added);
         });
     }
 
     // per head: the norm of some families, then the rotation
+    template <int V>
     void finish(float* panel, int64_t heads, const float* weight, const float* of_cos, const float* of_sin) const {
         const int64_t half = head / 2 * LANES;
         for (int64_t h = 0; h < heads; h++) {
             float* own = panel + h * head * LANES;
-            if (weight) norm(own, weight, head, own);
-            for (int64_t i = 0; i < half; i += WIDTH) {
+            if (weight) norm<V>(own, weight, head, own);
+            for (int64_t i = 0; i < half; i += i % LANES + WIDTH < V * WIDTH ? WIDTH : LANES - i % LANES) {
                 const Vec first = load(own + i), second = load(own + half + i);
                 store(own + i, first * load(of_cos + i) + second * load(of_sin + i));
                 store(own + half + i, second * load(of_cos + half + i) + first * load(of_sin + half + i));
@@ -272,55 +332,55 @@ class Rows {
 
     void keep(float* stored, int64_t from_place, int64_t count) const {
         for (int64_t h = 0; h < net.key_heads; h++)
-            for (int64_t lane = 0; lane < count; lane++) {
+            from_panel(narrow.data() + h * head * LANES, count, head, [&](int64_t lane) {
                 const int64_t at = from_place + lane;
                 const int64_t column = call.column ? call.column[row * call.length + at] : call.start + at;
-                float* to = stored + h * call.of_head + column * head;
-                const float* from = narrow.data() + h * head * LANES + lane;
-                for (int64_t i = 0; i < head; i++) to[i] = from[i * LANES];
-            }
+                return stored + h * call.of_head + column * head;
+            });
     }
 
     // the keys and values of a panel, into what is stored
     void remember(int64_t p) {
         const int64_t at = p * LANES, count = std::min<int64_t>(LANES, call.length - at);
-        norm(stream(p), weights->attention_norm, width, normed.data());
-        project(weights->keys, weights->keys_bias, net.key_heads * head, narrow.data());
-        finish(narrow.data(), net.key_heads, weights->key_norm, angles(cos, p), angles(sin, p));
+        norm<VECTORS>(stream(p), weights->attention_norm, width, normed.data());
+        project<VECTORS>(weights->keys, weights->keys_bias, net.key_heads * head, narrow.data());
+        finish<VECTORS>(narrow.data(), net.key_heads, weights->key_norm, angles(cos, p), angles(sin, p));
         keep(keys, at, count);
-        project(weights->values, weights->values_bias, net.key_heads * head, narrow.data());
+        project<VECTORS>(weights->values, weights->values_bias, net.key_heads * head, narrow.data());
         keep(values, at, count);
     }
 
     void answer_panel(int64_t p, bool is_last) {
         for (int lane = 0; lane < LANES; lane++) place[lane] = std::min(p * LANES + lane, call.length - 1);
-        answer(stream(p), angles(cos, p), angles(sin, p));
+        answer<VECTORS>(stream(p), angles(cos, p), angles(sin, p));
         if (!is_last) return;
         for (int lane = 0; lane < LANES; lane++) to[lane] = row * call.length + p * LANES + lane;
         hand_out(stream(p), std::min<int64_t>(LANES, call.length - p * LANES));
     }
 
     // a panel of the stream after the layer, in place
+    template <int V>
     void answer(float* panel, const float* of_cos, const float* of_sin) {
-        norm(panel, weights->attention_norm, width, normed.data());
-        project(weights->queries, weights->queries_bias, net.heads * head, queries.data());
-        finish(queries.data(), net.heads, weights->query_norm, of_cos, of_sin);
-        for (int64_t h = 0; h < net.heads; h++) look(h);
-        add(weights->seen, seen.data(), net.heads * head, panel);
-        norm(panel, weights->mlp_norm, width, normed.data());
+        norm<V>(panel, weights->attention_norm, width, normed.data());
+        project<V>(weights->queries, weights->queries_bias, net.heads * head, queries.data());
+        finish<V>(queries.data(), net.heads, weights->query_norm, of_cos, of_sin);
+        for (int64_t h = 0; h < net.heads; h++) look<V>(h);
+        add<V>(weights->seen, seen.data(), net.heads * head, panel);
+        norm<V>(panel, weights->mlp_norm, width, normed.data());
         for (int64_t i = 0; i < net.mlp_width; i += HALF) {
             Pair sum[TILE];
-            multiply<TILE>(weights->gate_up + 2 * i * width, 1, TILE, normed.data(), width, sum);
+            multiply<TILE, V>(weights->gate_up + 2 * i * width, 1, TILE, normed.data(), width, sum);
             for (int m = 0; m < HALF; m++)
-                for (int v = 0; v < VECTORS; v++)
+                for (int v = 0; v < V; v++)
                     store(gated.data() + (i + m) * LANES + v * WIDTH, silu(sum[m].of[v]) * sum[HALF + m].of[v]);
         }
-        add(weights->down, gated.data(), net.mlp_width, panel);
+        add<V>(weights->down, gated.data(), net.mlp_width, panel);
     }
 
+    template <int V>
     void add(const float* packed, const float* from, int64_t depth, float* panel) {
-        product(packed, width, from, depth, [&](int64_t i, const Pair& sum) {
-            for (int v = 0; v < VECTORS; v++) {
+        product<V>(packed, width, from, depth, [&](int64_t i, const Pair& sum) {
+            for (int v = 0; v < V; v++) {
                 float* at = panel + i * LANES + v * WIDTH;
                 store(at, load(at) + sum.of[v]);
             }
@@ -328,16 +388,17 @@ class Rows {
     }
 
     // what a head sees of the keys and values that are stored
+    template <int V>
     void look(int64_t h) {
         const int64_t shared = h / (net.heads / net.key_heads) * call.of_head;
         const float scale = LOG2_E / std::sqrt(float(head));
-        every_row(keys + shared, head, 1, call.seen, queries.data() + h * head * LANES, head,
+        every_row<V>(keys + shared, head, 1, call.seen, queries.data() + h * head * LANES, head,
             [&](int64_t key, const Pair& sum) {
-                for (int v = 0; v < VECTORS; v++) store(scores.data() + key * LANES + v * WIDTH, sum.of[v] * scale);
+                for (int v = 0; v < V; v++) store(scores.data() + key * LANES + v * WIDTH, sum.of[v] * scale);
             });
         if (call.mask) hide();
         Pair share;
-        for (int v = 0; v < VECTORS; v++) {
+        for (int v = 0; v < V; v++) {
             float* own = scores.data() + v * WIDTH;
             Vec most = all(-INFINITY), total = Vec{};
             for (int64_t key = 0; key < call.seen; key++) {
@@ -346,15 +407,14 @@ class Rows {
             }
             most = most == -INFINITY ? Vec{} : most;
             for (int64_t key = 0; key < call.seen; key++) {
-                const Vec less = load(own + key * LANES) - most;
-                const Vec weight = less < -126.0f ? Vec{} : power_of_two(less);
+                const Vec weight = power_of_two(load(own + key * LANES) - most);
                 total += weight;
                 store(own + key * LANES, weight);
             }
             share.of[v] = total == 0.0f ? Vec{} : 1.0f / total;
         }
-        every_row(values + shared, 1, head, head, scores.data(), call.seen, [&](int64_t i, const Pair& sum) {
-            for (int v = 0; v < VECTORS; v++)
+        every_row<V>(values + shared, 1, head, head, scores.data(), call.seen, [&](int64_t i, const Pair& sum) {
+            for (int v = 0; v < V; v++)
                 store(seen.data() + (h * head + i) * LANES + v * WIDTH, sum.of[v] * share.of[v]);
         });
     }
@@ -383,15 +443,17 @@ class Rows {
                     asked_sin[i * LANES + lane] = of_sin[i * LANES];
                 }
             }
-            answer(asked.data(), asked_cos.data(), asked_sin.data());
+            if (count <= WIDTH)
+                answer<1>(asked.data(), asked_cos.data(), asked_sin.data());
+            else
+                answer<VECTORS>(asked.data(), asked_cos.data(), asked_sin.data());
             hand_out(asked.data(), count);
         }
     }
 
     void hand_out(const float* panel, int64_t count) {
-        norm(panel, net.last_norm, width, normed.data());
-        for (int64_t lane = 0; lane < count; lane++)
-            for (int64_t i = 0; i < width; i++) call.hidden[to[lane] * width + i] = normed[i * LANES + lane];
+        norm<VECTORS>(panel, net.last_norm, width, normed.data());
+        from_panel(normed.data(), count, width, [&](int64_t lane) { return call.hidden + to[lane] * width; });
     }
 };
 
@@ -406,4 +468,45 @@ extern "C" void forward(const Network* network, const Call* call) {
     for (int64_t part = 1; part < parts; part++) others.emplace_back(work, part);
     work(0);
     for (auto& other : others) other.join();
+}
+
+// x [rows, depth] times a weight whose rows lie side by side, `[ceil(count / LANES), depth, LANES]`: out [rows, count]
+extern "C" void multiply_rows(
+    const float* x, int64_t count_x, int64_t depth, const float* panels, int64_t count, float* out) {
+    for (int64_t first = 0; first < count; first += LANES)
+        every_row<VECTORS>(x, depth, 1, count_x, panels + first * depth, depth, [&](int64_t i, const Pair& sum) {
+            float* to = out + i * count + first;
+            const int64_t some = std::min<int64_t>(LANES, count - first);
+            for (int v = 0; v < VECTORS; v++)
+                if ((v + 1) * WIDTH <= some)
+                    store(to + v * WIDTH, sum.of[v]);
+                else
+                    for (int64_t j = v * WIDTH; j < some; j++) to[j] = sum.of[v][j % WIDTH];
+        });
+}
+
+// the first of each row's highest numbers and its log-probability, some ids left out; see `native/judge.py`
+extern "C" void judge(
+    const float* logits, int64_t rows, int64_t words, const int64_t* never, int64_t never_count, int64_t* token,
+    float* log_prob) {
+    std::vector<float> row((words + WIDTH - 1) / WIDTH * WIDTH, -INFINITY);
+    for (int64_t i = 0; i < rows; i++) {
+        std::copy(logits + i * words, logits + (i + 1) * words, row.begin());
+        for (int64_t j = 0; j < never_count; j++) row[never[j]] = -INFINITY;
+        Vec most = all(-INFINITY), total = Vec{};
+        for (size_t k = 0; k < row.size(); k += WIDTH) {
+            const Vec here = load(&row[k]);
+            most = here > most ? here : most;
+        }
+        float best = -INFINITY, sum = 0;
+        for (int v = 0; v < WIDTH; v++) best = std::max(best, most[v]);
+        if (best == -INFINITY) best = 0;
+        for (size_t k = 0; k < row.size(); k += WIDTH) total += power_of_two((load(&row[k]) - best) * LOG2_E);
+        for (int v = 0; v < WIDTH; v++) sum += total[v];
+        token[i] = std::find_if(row.begin(), row.begin() + words, [&](float x) { return x >= best; }) - row.begin();
+        if (token[i] == words) token[i] = 0;
+        log_prob[i] = row[token[i]] - best - std::max(0.0f, std::log(sum));
+        log_prob[i] = log_prob[i] < -FLT_MAX ? -FLT_MAX : log_prob[i];
+        if (sum != sum) log_prob[i] = sum;
+    }
 }

@@ -16,13 +16,10 @@ from torch import Tensor, nn
 from unmask.models.attention import PreparedAttention
 from unmask.models.kv_cache import KVCache
 from unmask.models.layers import GatedMLP, RMSNorm
-from unmask.models.native.library import Call, Network, layers_of, library, pointer
+from unmask.models.native.library import MOST, Call, Network, layers_of, library, pointer
 from unmask.models.packed import Offer, Shelf, Source, are_current
 from unmask.models.packed_layer import are_plain, inward, is_plain
 from unmask.models.rotary import Rotation
-
-# bytes of a layer's weights up to which they stay near the processor from one panel to the next
-MOST = 2**20
 
 
 class NativeTrunk:
@@ -163,7 +160,10 @@ def _is_small(layer: Any) -> bool:
     mlp, attention = layer.mlp, layer.attention
     if not (type(mlp) is GatedMLP and is_plain(mlp) and is_plain(layer) and is_plain(attention)):
         return False
-    linears, of_heads = _linears(layer), [norm for norm in (attention.q_norm, attention.k_norm) if isinstance(norm, RMSNorm)]
+    linears, of_heads = (
+        _linears(layer),
+        [norm for norm in (attention.q_norm, attention.k_norm) if isinstance(norm, RMSNorm)],
+    )
     return (
         are_plain(linears, [layer.attention_norm, layer.mlp_norm, *of_heads])
         and linears[0].weight.dtype == torch.float32
