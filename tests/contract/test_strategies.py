@@ -14,7 +14,7 @@ from tests.generation.toys import Contextual
 from unmask.generation.canvas import Canvas
 from unmask.generation.loop import stream
 from unmask.generation.options import GenerationOptions, Score
-from unmask.generation.proposal import Proposal, propose, verified
+from unmask.generation.proposal import Proposal, Rules, propose, verified
 from unmask.generation.strategy import DecodingStrategy, Step, Transfer
 from unmask.registry import STRATEGIES
 
@@ -83,7 +83,7 @@ def proposed(strategy: DecodingStrategy, canvas: Canvas, logits: Tensor, step: S
         wanted_logits[:, MASK] = -torch.inf
         with NoWaiting():
             wanted_logits = adjusted(wanted_logits, wanted, canvas, step, state)
-    proposal = propose(wanted_logits, wanted, never=(MASK,))
+    proposal = propose(wanted_logits, wanted, Rules((MASK,)))
     if getattr(strategy, "verifies", False):
         proposal = verified(proposal, logits[filled].roll(1, -1), filled, canvas.tokens_BL, never=(MASK,))
     return proposal

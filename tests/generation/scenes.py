@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unmask.generation.canvas import Canvas
 from unmask.generation.options import GenerationOptions
-from unmask.generation.proposal import Proposal, propose
+from unmask.generation.proposal import Proposal, Rules, propose
 from unmask.generation.strategy import DecodingStrategy, Step, Transfer
 from unmask.registry import STRATEGIES
 
@@ -45,7 +45,7 @@ class Scene:
     @property
     def proposal(self) -> Proposal:
         mask = self.logits_BLV.shape[2] - 1
-        return propose(self.logits_BLV[self.is_masked_BL], self.is_masked_BL, never=(mask,))
+        return propose(self.logits_BLV[self.is_masked_BL], self.is_masked_BL, Rules((mask,)))
 
 
 def scene(logits_BLV: Tensor, is_masked_BL: Tensor | None = None, **more: Any) -> Scene:
@@ -113,7 +113,7 @@ def drive(
         )
         proposal = shown.proposal
         if getattr(strategy, "reads_filled", False):
-            proposal = propose(shown.logits_BLV.flatten(0, 1), torch.ones_like(shown.is_masked_BL), never=(mask,))
+            proposal = propose(shown.logits_BLV.flatten(0, 1), torch.ones_like(shown.is_masked_BL), Rules((mask,)))
         if check is not None:
             proposal = replace(proposal, verify_log_prob_BL=check(within)[active])
         transfer = strategy.select(proposal, shown.canvas, shown.step, state)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.generation.proposal import Proposal, first_best, inverse_cdf, propose
+from unmask.generation.proposal import Proposal, Rules, first_best, inverse_cdf, propose
 
 MASK = 5
 
 
 def proposed(logits: torch.Tensor, **settings: object) -> Proposal:
     pending = torch.ones(1, len(logits), dtype=torch.bool)
-    return propose(logits, pending, **{"never": (MASK,), **settings})  # type: ignore[arg-type]
+    uniform_n = settings.pop("uniform_n", None)
+    return propose(logits, pending, Rules(**{"never": (MASK,), **settings}), uniform_n=uniform_n)  # type: ignore[arg-type]
 
 
 def test_the_mask_is_never_proposed_even_if_it_is_all_the_model_wants() -> None:
@@ -31,8 +32,7 @@ def test_the_mask_is_never_sampled_whatever_the_number_drawn() -> None:
         drawn = propose(
             logits.roll(mask + 1, 1),
             torch.ones(1, 4, dtype=torch.bool),
-            never=(mask,),
-            temperature=1.0,
+            Rules((mask,), temperature=1.0),
             uniform_n=numbers,
         )
         assert (drawn.predicted_BL != mask).all()
@@ -73,7 +73,7 @@ def test_tokens_that_go_last_are_still_proposed_but_have_the_lowest_finite_confi
 
 def test_positions_that_are_not_pending_have_no_confidence() -> None:
     pending = torch.tensor([[False, True, False], [True, False, False]])
-    got = propose(torch.zeros(2, 6), pending, never=(MASK,))
+    got = propose(torch.zeros(2, 6), pending, Rules((MASK,)))
     assert torch.equal(got.log_prob_BL == -torch.inf, ~pending)
 
 
@@ -135,10 +135,10 @@ def test_the_first_of_equal_highest_logits_is_found_wherever_it_stands(words: in
 @pytest.mark.parametrize("words", [512, 2**15 - 1, 2**15, 50_257])
 def test_a_position_s_probability_does_not_depend_on_those_beside_it(words: int) -> None:
     row = torch.randn(1, words, generator=torch.Generator().manual_seed(words)) * 3
-    alone = propose(row, torch.ones(1, 1, dtype=torch.bool), never=(MASK,)).log_prob_BL
+    alone = propose(row, torch.ones(1, 1, dtype=torch.bool), Rules((MASK,))).log_prob_BL
     weights = np.exp(row.double().numpy())
     weights[:, MASK] = 0
     np.testing.assert_allclose(alone.item(), np.log(weights.max() / weights.sum()), rtol=1e-6)
     many = 2**17 // words + 2
-    beside = propose(row.expand(many, -1), torch.ones(1, many, dtype=torch.bool), never=(MASK,))
+    beside = propose(row.expand(many, -1), torch.ones(1, many, dtype=torch.bool), Rules((MASK,)))
     assert (beside.log_prob_BL == alone).all()

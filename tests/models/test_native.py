@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.models.tiny import build, tokens
-from unmask.generation.proposal import propose
+from unmask.generation.proposal import Rules, propose
 from unmask.lm import load
 from unmask.models.adapters import LoraSettings, attach_lora
 from unmask.models.compiling import compile_layers
@@ -291,9 +291,9 @@ def test_judging_is_what_the_loop_does_by_itself(words: int) -> None:
     logits_nV[9] *= 1000
     pending_BL, judge = torch.ones(1, 37, dtype=torch.bool), NativeJudge()
     for never in ((), (0,), (2, 0)):
-        asked: dict[str, Any] = {"never": never, "temperature": 0.0}
-        mine, right = propose(logits_nV, pending_BL, judge=judge, **asked), propose(logits_nV, pending_BL, **asked)
-        exact = propose(logits_nV, pending_BL, precise=True, **asked)
+        mine, right, exact = (
+            propose(logits_nV, pending_BL, Rules(never, **way)) for way in ({"judge": judge}, {}, {"precise": True})
+        )
         assert torch.equal(mine.predicted_BL, right.predicted_BL)
         there = (exact.log_prob_BL > -1e30).nonzero()[:, 1]
         torch.testing.assert_close(
@@ -301,7 +301,7 @@ def test_judging_is_what_the_loop_does_by_itself(words: int) -> None:
         )
         assert torch.equal(mine.log_prob_BL[0, 6:7], right.log_prob_BL[0, 6:7])
     logits_nV[3, words // 2] = torch.nan
-    mine = propose(logits_nV, pending_BL, never=(0,), judge=judge)
+    mine = propose(logits_nV, pending_BL, Rules((0,), judge=judge))
     assert mine.log_prob_BL.isnan()[0].nonzero().flatten().tolist() == [3]
 
 
@@ -311,16 +311,16 @@ def test_what_is_drawn_or_filtered_is_not_judged() -> None:
 
     logits_nV, pending_BL = torch.randn(4, 9), torch.ones(1, 4, dtype=torch.bool)
     ways: list[dict[str, Any]] = [
-        {"temperature": 1.0, "uniform_n": torch.rand(4, dtype=torch.float64)},
+        {"temperature": 1.0},
         {"among": (3, None)},
         {"among": (None, 0.5)},
         {"last": (1,)},
         {"precise": True},
     ]
     for way in ways:
-        propose(logits_nV, pending_BL, never=(0,), judge=nobody, **way)
+        propose(logits_nV, pending_BL, Rules((0,), judge=nobody, **way), uniform_n=torch.rand(4, dtype=torch.float64))
     with pytest.raises(AssertionError):
-        propose(logits_nV, pending_BL, never=(0,), judge=nobody)
+        propose(logits_nV, pending_BL, Rules((0,), judge=nobody))
     assert NativeJudge()(logits_nV.double(), ()) is None and NativeJudge()(logits_nV.bfloat16(), ()) is None
 
 

@@ -17,7 +17,7 @@ from unmask.diffusion.posterior import reveal_counts
 from unmask.generation.canvas import Canvas
 from unmask.generation.grammar import Grammar, Look
 from unmask.generation.options import GenerationOptions
-from unmask.generation.proposal import Judge, Proposal, propose, verified
+from unmask.generation.proposal import Judge, Proposal, Rules, propose, verified
 from unmask.generation.rows import Row
 from unmask.generation.strategy import DecodingStrategy, Step, Transfer
 from unmask.registry import NOISE_SCHEDULES, STRATEGIES
@@ -45,10 +45,17 @@ class Chooser:
         judge: Judge | None = None,
     ) -> None:
         """Args: `counts_given`: given text at a block's beginning has its share of the block's steps, as in LLaDA2."""
-        self._judge = judge
         self.options, self.steps, self.block_size, self.counts_given = options, steps, block_size, counts_given
         self.stop_token_ids = stop_token_ids
         self.never = (*(() if mask_token_id is None else (mask_token_id,)), *options.suppress_tokens)
+        self._rules = Rules(
+            never=self.never,
+            last=tuple(options.begin_suppress_tokens),
+            among=(options.top_k, options.top_p),
+            temperature=options.temperature,
+            precise=options.precise_sampling,
+            judge=judge,
+        )
         self._strategy: DecodingStrategy = STRATEGIES.get(options.strategy)(options)
         self._state: Any = self._strategy.init(rows)
         self._schedule = NOISE_SCHEDULES.get(options.noise_schedule)()
@@ -152,17 +159,7 @@ class Chooser:
         uniform_n = None
         if options.temperature > 0:
             uniform_n = step.uniforms_BL(Purpose.SAMPLE, wanted_BW.shape[1])[wanted_BW]
-        proposal = propose(
-            logits_nV,
-            wanted_BW,
-            never=self.never,
-            last=tuple(options.begin_suppress_tokens),
-            among=(options.top_k, options.top_p),
-            temperature=options.temperature,
-            uniform_n=uniform_n,
-            precise=options.precise_sampling,
-            judge=self._judge,
-        )
+        proposal = propose(logits_nV, wanted_BW, self._rules, uniform_n=uniform_n)
         if hidden_mV is None or hidden_BW is None:
             return proposal
         return verified(proposal, hidden_mV, hidden_BW, window.tokens_BL, never=self.never)

@@ -33,13 +33,22 @@ Judge = Callable[[Tensor, Sequence[int]], "tuple[Tensor, Tensor] | None"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What turns a model's logits into those that a token is proposed from; see `propose`."""
+    """What turns a model's logits into those that a token is proposed from.
+
+    Attributes:
+        never: ids that are not proposed; the mask token is among them.
+        last: ids that lose their probability after the token is chosen, so that they are committed last.
+        among: `top_k` and `top_p` of `filter_logits`; what they leave out has no probability.
+        temperature: 0: the most probable token; above: a sample of softmax(logits / temperature).
+        precise: compute in float64.
+        judge: finds tokens and their log-probabilities where nothing is drawn or filtered, sooner; None: nobody.
+    """
 
     never: tuple[int, ...]
-    last: tuple[int, ...]
-    among: tuple[int | None, float | None]
-    temperature: float
-    precise: bool
+    last: tuple[int, ...] = ()
+    among: tuple[int | None, float | None] = (None, None)
+    temperature: float = 0.0
+    precise: bool = False
     judge: Judge | None = None
 
     @property
@@ -99,33 +108,19 @@ class Proposal:
 def propose(
     logits_nV: Float[Tensor, "n V"],
     pending_BL: Bool[Tensor, "B L"],
+    rules: Rules,
     *,
-    never: tuple[int, ...],
-    last: tuple[int, ...] = (),
-    among: tuple[int | None, float | None] = (None, None),
-    temperature: float = 0.0,
     uniform_n: Float[Tensor, " n"] | None = None,
-    precise: bool = False,
-    judge: Judge | None = None,
 ) -> Proposal:
     """Propose a token for each pending position.
 
     Args:
         logits_nV: any float dtype, at the pending positions in row-major order.
         pending_BL: bool with n true.
-        never: ids that are not proposed; the mask token is among them.
-        last: ids that lose their probability after the token is chosen, so that they are committed last.
-        among: `top_k` and `top_p` of `filter_logits`; what they leave out has no probability.
-        temperature: 0: the most probable token; above: a sample of softmax(logits / temperature).
-        uniform_n: float64 numbers in [0, 1), for temperature > 0.
-        precise: compute in float64.
-        judge: finds tokens and their log-probabilities where nothing is drawn or filtered, sooner; None: nobody.
+        uniform_n: float64 numbers in [0, 1), for a temperature above 0.
     """
-    rules = Rules(never, last, among, temperature, precise, judge)
-    rows = _rows_at_once(logits_nV)
-    draws = repeat(None) if uniform_n is None or temperature == 0 else torch.split(uniform_n, rows)
-    tiles = zip(torch.split(logits_nV, rows), draws, strict=False)
-    found = [_judged(some_nV, rules, draw_n) for some_nV, draw_n in tiles]
+    judged = rules.judge(logits_nV, rules.never) if rules.judge is not None and rules.is_plain else None
+    found = [judged] if judged is not None else _judged_in_tiles(logits_nV, rules, uniform_n)
     predicted_n, log_prob_n = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found, strict=True))
     nothing_BL = torch.zeros(pending_BL.shape, dtype=torch.int64, device=pending_BL.device)
     lowest_BL = torch.full(pending_BL.shape, -torch.inf, dtype=log_prob_n.dtype, device=pending_BL.device)
@@ -136,6 +131,16 @@ def propose(
         model_nV=logits_nV,
         rules=rules,
     )
+
+
+def _judged_in_tiles(
+    logits_nV: Float[Tensor, "n V"], rules: Rules, uniform_n: Float[Tensor, " n"] | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Tokens and their log-probabilities, some rows after the others."""
+    rows = _rows_at_once(logits_nV)
+    draws = repeat(None) if uniform_n is None or rules.temperature == 0 else torch.split(uniform_n, rows)
+    tiles = zip(torch.split(logits_nV, rows), draws, strict=False)
+    return [_judged(some_nV, rules, draw_n) for some_nV, draw_n in tiles]
 
 
 def _rows_at_once(logits_nV: Float[Tensor, "n V"]) -> int:
@@ -149,9 +154,6 @@ def _judged(
     logits_nV: Float[Tensor, "n V"], rules: Rules, uniform_n: Float[Tensor, " n"] | None
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """A token for each row and its log-probability."""
-    judged = rules.judge(logits_nV, rules.never) if rules.judge is not None and rules.is_plain else None
-    if judged is not None:
-        return judged
     logits_nV = rules.allowed(logits_nV)
     drawn_n = None if uniform_n is None else inverse_cdf(logits_nV, rules.temperature, uniform_n)
     predicted_n = first_best(logits_nV) if drawn_n is None else drawn_n

@@ -29,22 +29,9 @@ class LayerWeights(ctypes.Structure):
     """See `trunk.cpp`."""
 
     _fields_ = [
-        (name, _FLOATS)
-        for name in [
-            "attention_norm",
-            "queries",
-            "queries_bias",
-            "keys",
-            "keys_bias",
-            "values",
-            "values_bias",
-            "query_norm",
-            "key_norm",
-            "seen",
-            "mlp_norm",
-            "gate_up",
-            "down",
-        ]
+        *((name, _FLOATS) for name in ("attention_norm", "queries", "queries_bias", "keys", "keys_bias")),
+        *((name, _FLOATS) for name in ("values", "values_bias", "query_norm", "key_norm", "seen", "mlp_norm")),
+        *((name, _FLOATS) for name in ("gate_up", "down")),
     ]
 
 
