@@ -30,7 +30,8 @@ def compile_layers(
 ) -> None:
     """Compile a `DiffusionModel`, in place; what it computes is the same up to rounding.
 
-    To be called when all adapters are on. The first forwards take longer, up to a minute.
+    To be called when all adapters are on. The first forwards take longer, up to a minute; but on a processor a small
+    network decodes in float32 by code of our own, which takes two seconds to compile (`native/`).
 
     Args:
         backend: of torch.compile; None: inductor.
@@ -41,8 +42,8 @@ def compile_layers(
         ConfigError: the model is quantised, or there is no such backend or mode.
         ResourceError: there is no compiler of C++, which inductor needs on a CPU.
     """
-    backend = "inductor" if backend is None else backend
-    check(quantization_of(model), model.device.type if device is None else device, backend, mode)
+    backend, device = "inductor" if backend is None else backend, model.device.type if device is None else device
+    check(quantization_of(model), device, backend, mode)
     compiled = partial(torch.compile, dynamic=True, backend=backend, mode=mode)
     trunk: DenseTrunk = model.trunk
     # a kind of MLP has a pair of its own: one pair for all would be told apart by its guards, in every call
@@ -54,7 +55,7 @@ def compile_layers(
             pairs[kind] = tuple(compiled(_own(part)) for part in (Layer.ask, Layer.answer))
         layer.ask, layer.answer = (partial(part, layer) for part in pairs[kind])
     trunk.captures = mode in _CAPTURING and backend == "inductor"
-    trunk.is_native = backend == "inductor"
+    trunk.is_native = backend == "inductor" and device == "cpu"
     if isinstance(model.head, Linear):
         model.head.is_native = trunk.is_native
 

@@ -155,7 +155,11 @@ class Layer(nn.Module):
 
 
 class DenseTrunk(nn.Module):
-    """Embedding, layers, final norm. The head is the shell's."""
+    """Embedding, layers, final norm. The head is the shell's.
+
+    Attributes:
+        is_native: where the layers are small, their copy is one call of C++ that is compiled here.
+    """
 
     def __init__(self, shape: DenseShape) -> None:
         super().__init__()
