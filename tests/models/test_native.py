@@ -306,6 +306,16 @@ def test_judging_is_what_the_loop_does_by_itself(words: int) -> None:
     assert mine.log_prob_BL.isnan()[0].nonzero().flatten().tolist() == [3]
 
 
+def test_judging_on_several_threads_makes_no_difference() -> None:
+    logits_nV = torch.randn(41, 30_000, generator=torch.Generator().manual_seed(0))
+    judge, found = NativeJudge(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.append(judge(logits_nV, (5, 6)))
+    assert found[0] is not None and found[1] is not None
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_what_is_drawn_or_filtered_is_not_judged() -> None:
     def nobody(logits_nV: Tensor, never: Any) -> None:
         raise AssertionError

@@ -42,8 +42,9 @@ def compile_layers(
         ConfigError: the model is quantised, or there is no such backend or mode.
         ResourceError: there is no compiler of C++, which inductor needs on a CPU.
     """
-    backend, device = "inductor" if backend is None else backend, model.device.type if device is None else device
-    check(quantization_of(model), device, backend, mode)
+    backend = "inductor" if backend is None else backend
+    kind_of_device: str = model.device.type if device is None else device
+    check(quantization_of(model), kind_of_device, backend, mode)
     compiled = partial(torch.compile, dynamic=True, backend=backend, mode=mode)
     trunk: DenseTrunk = model.trunk
     # a kind of MLP has a pair of its own: one pair for all would be told apart by its guards, in every call
@@ -55,7 +56,7 @@ def compile_layers(
             pairs[kind] = tuple(compiled(_own(part)) for part in (Layer.ask, Layer.answer))
         layer.ask, layer.answer = (partial(part, layer) for part in pairs[kind])
     trunk.captures = mode in _CAPTURING and backend == "inductor"
-    trunk.is_native = backend == "inductor" and device == "cpu"
+    trunk.is_native = backend == "inductor" and kind_of_device == "cpu"
     if isinstance(model.head, Linear):
         model.head.is_native = trunk.is_native
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from unmask.models.native.library import library, pointer
 
+_A_THREADS = 2**18
+
 
 class NativeJudge:
     """What to propose where nothing is drawn and nothing filtered."""
@@ -28,6 +30,8 @@ class NativeJudge:
         logits_nV, left_out = logits_nV.contiguous(), self._never[1]
         rows, words = logits_nV.shape
         token_n, log_prob_n = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
-        found = pointer(token_n), pointer(log_prob_n)
-        self._library.judge(pointer(logits_nV), rows, words, pointer(left_out), len(left_out), *found)
+        # to start a thread takes as long as some ten thousand numbers
+        threads = min(torch.get_num_threads(), max(1, logits_nV.numel() // _A_THREADS))
+        where = pointer(logits_nV), rows, words, pointer(left_out), len(left_out)
+        self._library.judge(*where, threads, pointer(token_n), pointer(log_prob_n))
         return token_n, log_prob_n

@@ -98,7 +98,7 @@ def library() -> Any | None:
     loaded.tile.restype = loaded.lanes.restype = _NUMBER
     loaded.forward.argtypes = [ctypes.POINTER(Network), ctypes.POINTER(Call)]
     loaded.multiply_rows.argtypes = [_FLOATS, _NUMBER, _NUMBER, _FLOATS, _NUMBER, _FLOATS]
-    loaded.judge.argtypes = [_FLOATS, _NUMBER, _NUMBER, _WHOLES, _NUMBER, _WHOLES, _FLOATS]
+    loaded.judge.argtypes = [_FLOATS, _NUMBER, _NUMBER, _WHOLES, _NUMBER, _NUMBER, _WHOLES, _FLOATS]
     loaded.forward.restype = loaded.multiply_rows.restype = loaded.judge.restype = None
     return loaded
 

@@ -459,15 +459,43 @@ class Rows {
 
 }  // namespace
 
-extern "C" void forward(const Network* network, const Call* call) {
-    const int64_t parts = std::max<int64_t>(1, std::min(call->threads, call->rows));
-    auto work = [&](int64_t part) {
-        Rows(*network, *call, part * call->rows / parts, (part + 1) * call->rows / parts).forward();
-    };
+namespace {
+
+// some of `count` rows on each thread; which ones makes no difference to any of them
+template <typename Work>
+void in_parts(int64_t threads, int64_t count, Work work) {
+    const int64_t parts = std::max<int64_t>(1, std::min(threads, count));
     std::vector<std::thread> others;
-    for (int64_t part = 1; part < parts; part++) others.emplace_back(work, part);
-    work(0);
+    for (int64_t part = 1; part < parts; part++)
+        others.emplace_back(work, part * count / parts, (part + 1) * count / parts);
+    work(0, count / parts);
     for (auto& other : others) other.join();
+}
+
+// the first of a row's highest numbers and its log-probability; `row` has room for whole vectors, of numbers that no
+// other exceeds
+inline void judge_row(std::vector<float>& row, int64_t words, int64_t* token, float* log_prob) {
+    Vec most = all(-INFINITY), total = Vec{};
+    for (size_t k = 0; k < row.size(); k += WIDTH) {
+        const Vec here = load(&row[k]);
+        most = here > most ? here : most;
+    }
+    float best = -INFINITY, sum = 0;
+    for (int v = 0; v < WIDTH; v++) best = std::max(best, most[v]);
+    best = best == -INFINITY ? 0 : best;
+    for (size_t k = 0; k < row.size(); k += WIDTH) total += power_of_two((load(&row[k]) - best) * LOG2_E);
+    for (int v = 0; v < WIDTH; v++) sum += total[v];
+    *token = std::find_if(row.begin(), row.begin() + words, [&](float x) { return x >= best; }) - row.begin();
+    *token = *token == words ? 0 : *token;
+    const float found = row[*token] - best - std::max(0.0f, std::log(sum));
+    *log_prob = sum != sum ? sum : std::max(found, -FLT_MAX);
+}
+
+}  // namespace
+
+extern "C" void forward(const Network* network, const Call* call) {
+    in_parts(call->threads, call->rows,
+        [=](int64_t first, int64_t end) { Rows(*network, *call, first, end).forward(); });
 }
 
 // x [rows, depth] times a weight whose rows lie side by side, `[ceil(count / LANES), depth, LANES]`: out [rows, count]
@@ -485,28 +513,17 @@ extern "C" void multiply_rows(
         });
 }
 
-// the first of each row's highest numbers and its log-probability, some ids left out; see `native/judge.py`
+// what `judge_row` says of each row, some ids left out; see `native/judge.py`
 extern "C" void judge(
-    const float* logits, int64_t rows, int64_t words, const int64_t* never, int64_t never_count, int64_t* token,
-    float* log_prob) {
-    std::vector<float> row((words + WIDTH - 1) / WIDTH * WIDTH, -INFINITY);
-    for (int64_t i = 0; i < rows; i++) {
-        std::copy(logits + i * words, logits + (i + 1) * words, row.begin());
-        for (int64_t j = 0; j < never_count; j++) row[never[j]] = -INFINITY;
-        Vec most = all(-INFINITY), total = Vec{};
-        for (size_t k = 0; k < row.size(); k += WIDTH) {
-            const Vec here = load(&row[k]);
-            most = here > most ? here : most;
+    const float* logits, int64_t rows, int64_t words, const int64_t* never, int64_t never_count, int64_t threads,
+    int64_t* token, float* log_prob) {
+    in_parts(threads, rows, [=](int64_t first, int64_t end) {
+        std::vector<float> row((words + WIDTH - 1) / WIDTH * WIDTH, -INFINITY);
+        for (int64_t i = first; i < end; i++) {
+            std::copy(logits + i * words, logits + (i + 1) * words, row.begin());
+            for (int64_t j = 0; j < never_count; j++)
+                if (never[j] < words) row[never[j]] = -INFINITY;
+            judge_row(row, words, token + i, log_prob + i);
         }
-        float best = -INFINITY, sum = 0;
-        for (int v = 0; v < WIDTH; v++) best = std::max(best, most[v]);
-        if (best == -INFINITY) best = 0;
-        for (size_t k = 0; k < row.size(); k += WIDTH) total += power_of_two((load(&row[k]) - best) * LOG2_E);
-        for (int v = 0; v < WIDTH; v++) sum += total[v];
-        token[i] = std::find_if(row.begin(), row.begin() + words, [&](float x) { return x >= best; }) - row.begin();
-        if (token[i] == words) token[i] = 0;
-        log_prob[i] = row[token[i]] - best - std::max(0.0f, std::log(sum));
-        log_prob[i] = log_prob[i] < -FLT_MAX ? -FLT_MAX : log_prob[i];
-        if (sum != sum) log_prob[i] = sum;
-    }
+    });
 }

@@ -88,7 +88,7 @@ class NativeTrunk:
             cache.check(length)
         call.keys, call.values = pointer(keys), pointer(values)
         call.of_row, call.of_head = keys.stride(-4), keys.stride(-3)
-        row = None if cache is None else cache.rows
+        row = None if cache is None or cache.rows is None else cache.rows.contiguous()
         column = None if cache is None or cache.columns_BW is None else cache.columns_BW.contiguous()
         call.row, call.column = pointer(row), pointer(column)
         return [keys, values, row, column]
