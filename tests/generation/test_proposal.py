@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from unmask.generation.proposal import Proposal, Rules, first_best, inverse_cdf,
 MASK = 5
 
 
-def proposed(logits: torch.Tensor, **settings: object) -> Proposal:
+def proposed(logits: torch.Tensor, **settings: Any) -> Proposal:
     pending = torch.ones(1, len(logits), dtype=torch.bool)
     uniform_n = settings.pop("uniform_n", None)
-    return propose(logits, pending, Rules(**{"never": (MASK,), **settings}), uniform_n=uniform_n)  # type: ignore[arg-type]
+    return propose(logits, pending, Rules(**{"never": (MASK,), **settings}), uniform_n=uniform_n)
 
 
 def test_the_mask_is_never_proposed_even_if_it_is_all_the_model_wants() -> None:

@@ -243,6 +243,18 @@ def test_changed_weights_are_read(part: str, tmp_path: Path, used: list[tuple[in
     assert held
 
 
+def test_a_weight_that_is_gone_is_not_read(tmp_path: Path, used: list[tuple[int, ...]]) -> None:
+    model, ids_BL = native(tmp_path), tokens(2, 32)
+    held, linear = model.packed(), model.trunk.layers[0].mlp.up_proj
+    # as parametrisations leave it
+    weight = linear.weight.detach()
+    del linear.weight
+    linear.weight = weight
+    with torch.inference_mode():
+        assert model(ids_BL).logits.isfinite().all()
+    assert held and not used
+
+
 def test_not_where_something_listens_or_is_added(tmp_path: Path, used: list[tuple[int, ...]]) -> None:
     model = native(tmp_path / "heard")
     heard: list[int] = []

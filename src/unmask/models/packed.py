@@ -48,7 +48,7 @@ def are_current(sources: Sequence[Source]) -> bool:
     """Whether nobody wrote to any of the weights since, or put another in its place."""
     # asked for every layer in every step: past the module's own way to its weight, which takes as long as the rest
     for named, name, parameter, pointer, version in sources:
-        if named[name] is not parameter or parameter._version != version or parameter.data_ptr() != pointer:
+        if named.get(name) is not parameter or parameter._version != version or parameter.data_ptr() != pointer:
             return False
     return True
 
