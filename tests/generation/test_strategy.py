@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from unmask.diffusion.keys import Purpose
@@ -41,3 +42,16 @@ def test_the_best_positions_are_those_of_the_highest_score() -> None:
     assert [row.nonzero()[:, 0].tolist() for row in chosen] == [[2, 3], [0, 1, 2]]
     # Asked for more than there is, it gives what there is.
     assert torch.equal(best(score, pending, torch.tensor([9, 9])), pending)
+
+
+@pytest.mark.parametrize("quotas", [(1, 1, 1), (0, 1, 1), (0, 0, 0), (2, 1, 3), (1, 1, 12)])
+def test_of_equal_scores_the_earlier_one_is_the_better(quotas: tuple[int, ...]) -> None:
+    source = torch.Generator().manual_seed(sum(quotas))
+    for _ in range(50):
+        score_BL = torch.randint(-3, 3, (3, 11), generator=source).float()
+        pending_BL = torch.rand(3, 11, generator=source) < 0.5
+        chosen = best(score_BL, pending_BL, torch.tensor(quotas))
+        for row, quota in enumerate(quotas):
+            places = [place for place in range(11) if pending_BL[row, place]]
+            places.sort(key=lambda place: (-score_BL[row, place].item(), place))
+            assert chosen[row].nonzero()[:, 0].tolist() == sorted(places[:quota]), (score_BL[row], pending_BL[row])

@@ -35,9 +35,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     seen: list[tuple[int, ...]] = []
     call = NativeTrunk.__call__
 
-    def counted(self: NativeTrunk, x_BLD: Tensor, *others: Any) -> Tensor:
-        seen.append(tuple(x_BLD.shape[:2]))
-        return call(self, x_BLD, *others)
+    def counted(self: NativeTrunk, tokens_BL: Tensor, *others: Any) -> Tensor:
+        seen.append(tuple(tokens_BL.shape))
+        return call(self, tokens_BL, *others)
 
     monkeypatch.setattr(NativeTrunk, "__call__", counted)
     return seen
@@ -106,6 +106,7 @@ def test_every_family_of_this_kind(name: str, length: int, tmp_path: Path, used:
         pytest.param({"n_heads": 4, "n_kv_heads": 2, "d_model": 48, "mlp_hidden_size": 130}, id="shared keys"),
         pytest.param({"n_heads": 1, "n_kv_heads": 1, "d_model": 6, "mlp_hidden_size": 3}, id="one small head"),
         pytest.param({"n_layers": 1}, id="one layer"),
+        pytest.param({"input_emb_norm": True}, id="scaled embeddings"),
     ],
 )
 def test_any_size(changes: dict[str, Any], tmp_path: Path, used: list[tuple[int, ...]]) -> None:
@@ -228,14 +229,18 @@ def test_large_numbers_and_none_that_is_not_one(tmp_path: Path) -> None:
     assert logits(model, ids_BL).isnan().any()
 
 
-@pytest.mark.parametrize("part", ["attention_norm", "attention.k_proj", "mlp_norm", "mlp.up_proj", "attention.o_proj"])
+@pytest.mark.parametrize(
+    "part",
+    ["embed", "norm", *(f"layers.0.{part}" for part in ("attention_norm", "attention.k_proj", "mlp_norm"))]
+    + ["layers.0.mlp.up_proj", "layers.0.attention.o_proj"],
+)
 def test_changed_weights_are_read(part: str, tmp_path: Path, used: list[tuple[int, ...]]) -> None:
     model, ids_BL = native(tmp_path), tokens(2, 32)
     held = model.packed()
     with torch.inference_mode():
         model(ids_BL)
     with torch.no_grad():
-        model.trunk.layers[0].get_submodule(part).weight.mul_(1.5)
+        model.trunk.get_submodule(part).weight.mul_(1.5)
     with torch.inference_mode():
         after = model(ids_BL).logits
     assert len(used) == 1
@@ -263,7 +268,25 @@ def test_not_where_something_listens_or_is_added(tmp_path: Path, used: list[tupl
     adapted = native(tmp_path / "adapted")
     attach_lora(adapted, LoraSettings(r=2))
     logits(adapted, tokens(2, 32))
-    assert heard and not used
+    listening = native(tmp_path / "listening")
+    listening.get_input_embeddings().register_forward_hook(lambda *_: heard.append(2))
+    logits(listening, tokens(2, 32))
+    assert {*heard} == {1, 2} and not used
+
+
+def test_ids_that_the_model_has_no_row_for_are_refused(tmp_path: Path, used: list[tuple[int, ...]]) -> None:
+    model, ids_BL = native(tmp_path), tokens(2, 32)
+    for wrong in (-1, model.facts.shape.vocab_size, 2**40):
+        ids_BL[1, 31] = wrong
+        with pytest.raises(IndexError, match=f"0 to {model.facts.shape.vocab_size - 1}"):
+            logits(model, ids_BL)
+    assert len(used) == 3
+
+
+def test_ids_may_be_a_part_of_something(tmp_path: Path, used: list[tuple[int, ...]]) -> None:
+    model, ids_BL = native(tmp_path), tokens(3, 90)
+    part = ids_BL[::2, 7:87:2]
+    assert torch.equal(logits(model, part), logits(model, part.clone())) and len(used) == 2
 
 
 def test_only_where_it_pays(tmp_path: Path, used: list[tuple[int, ...]]) -> None:
@@ -323,13 +346,26 @@ def test_judging_on_several_threads_makes_no_difference() -> None:
     judge, found = NativeJudge(), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        found.append(judge(logits_nV, (5, 6)))
+        found.append(judge(logits_nV, torch.ones(1, 41, dtype=torch.bool), (5, 6)))
     assert found[0] is not None and found[1] is not None
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
+def test_only_places_that_are_pending_are_judged() -> None:
+    source = torch.Generator().manual_seed(0)
+    is_pending_BL = torch.rand(4, 33, generator=source).repeat(1, 2)[:, ::2] < 0.4
+    logits_nV = torch.randn(int(is_pending_BL.sum()), 50, generator=source)
+    mine, right = (propose(logits_nV, is_pending_BL, Rules((7,), judge=judge)) for judge in (NativeJudge(), None))
+    assert torch.equal(mine.predicted_BL, right.predicted_BL)
+    torch.testing.assert_close(mine.log_prob_BL, right.log_prob_BL)
+    assert NativeJudge()(logits_nV[:0], torch.zeros(2, 3, dtype=torch.bool), ()) is not None
+    for rows in (len(logits_nV) - 1, 0):
+        with pytest.raises(ValueError, match=f"{rows} rows of logits for {len(logits_nV)} places"):
+            propose(logits_nV[:rows], is_pending_BL, Rules((7,), judge=NativeJudge()))
+
+
 def test_what_is_drawn_or_filtered_is_not_judged() -> None:
-    def nobody(logits_nV: Tensor, never: Any) -> None:
+    def nobody(*_: Any) -> None:
         raise AssertionError
 
     logits_nV, pending_BL = torch.randn(4, 9), torch.ones(1, 4, dtype=torch.bool)
@@ -344,7 +380,7 @@ def test_what_is_drawn_or_filtered_is_not_judged() -> None:
         propose(logits_nV, pending_BL, Rules((0,), judge=nobody, **way), uniform_n=torch.rand(4, dtype=torch.float64))
     with pytest.raises(AssertionError):
         propose(logits_nV, pending_BL, Rules((0,), judge=nobody))
-    assert NativeJudge()(logits_nV.double(), ()) is None and NativeJudge()(logits_nV.bfloat16(), ()) is None
+    assert all(NativeJudge()(logits_nV.to(dtype), pending_BL, ()) is None for dtype in (torch.float64, torch.bfloat16))
 
 
 def test_scores_that_are_no_numbers_are_not_hidden(tmp_path: Path) -> None:

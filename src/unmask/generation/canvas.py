@@ -92,6 +92,10 @@ class Canvas:
             rows=tuple(self.rows[row] for row in rows),
         )
 
+    def tokens(self, rows: Sequence[int], firsts: Sequence[int], width: int) -> Int[Tensor, "b W"]:
+        """The tokens of a window, alone."""
+        return self.tokens_BL[self._where(rows, firsts, width)]
+
     def gathered(self, rows: Sequence[int], column_BW: Int[Tensor, "B W"]) -> Canvas:
         """Any columns of some rows, as a canvas of its own."""
         where, width = (self.column(rows)[:, None], column_BW), column_BW.shape[1]

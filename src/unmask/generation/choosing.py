@@ -60,6 +60,8 @@ class Chooser:
         self._state: Any = self._strategy.init(rows)
         self._schedule = NOISE_SCHEDULES.get(options.noise_schedule)()
         self._quotas: dict[int, Sequence[Tensor]] = {}
+        self._together: tuple[list[int], Sequence[Tensor]] = [], ()
+        self._zeros_B = torch.empty(0, dtype=torch.int64)
         self.reads_filled = bool(getattr(self._strategy, "reads_filled", False))
         self._adjusted = getattr(self._strategy, "adjusted", None)
         self.verifies = bool(getattr(self._strategy, "verifies", False))
@@ -117,19 +119,28 @@ class Chooser:
             for row, within, counts_S in zip(rows, withins, counts_BS, strict=True):
                 if within == 0:
                     self._quotas[row.slot] = counts_S.unbind()
-        quotas = [
-            self._quotas[row.slot][min(within, self.steps - 1)] for row, within in zip(rows, withins, strict=True)
-        ]
+            is_joint = not any(withins)
+            self._together = ([row.slot for row in rows], counts_BS.unbind(1)) if is_joint else ([], ())
+        if len(self._zeros_B) != len(rows):
+            self._zeros_B = torch.zeros(len(rows), dtype=torch.int64, device=window.tokens_BL.device)
         return Step(
             number=number,
             blocks=tuple(row.block for row in rows),
             withins=withins,
             block_size=self.block_size,
-            first_B=torch.zeros(len(rows), dtype=torch.int64, device=window.tokens_BL.device),
-            quota_B=torch.stack(quotas),
+            first_B=self._zeros_B,
+            quota_B=self._quota_B([row.slot for row in rows], withins),
             seeds=tuple(row.seed for row in rows),
             growths=tuple(row.growths for row in rows),
         )
+
+    def _quota_B(self, slots: list[int], withins: Sequence[int]) -> Tensor:
+        """Int64 `[B]`: how many tokens each row is asked for."""
+        places = [min(within, self.steps - 1) for within in withins]
+        # rows that began their blocks together, as most do, have them side by side
+        if slots == self._together[0] and len(set(places)) == 1:
+            return self._together[1][places[0]]
+        return torch.stack([self._quotas[slot][place] for slot, place in zip(slots, places, strict=True)])
 
     def _proposal(
         self,

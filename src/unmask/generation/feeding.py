@@ -104,31 +104,28 @@ class Feeder:
         if question.drafts and plan.stores:
             return self._branched(question)
         columns = _columns(plan, live)
-        if columns.index is None:
-            fed = live.window(plan.rows, columns.firsts, columns.width)
-        else:
-            fed = live.gathered(plan.rows, columns.index)
         keys = max(columns.keys, live.length if plan.stores and not self.hides_later else 0)
         at_n = self._at(question, columns)
         if question.tails:
             tail = [row * columns.width + place for row, places in enumerate(question.tails) for place in places]
             at_n = torch.cat([at_n, live.column(tail)])
-        call = Call(fed.tokens_BL, self._attention(question, keys), at_n)
-        if plan.stores:
-            call = replace(call, cache=self._placed(question, columns, keys))
-            if plan.share is not None:
-                is_asked_BL = torch.zeros_like(fed.given_BL).flatten().index_fill(0, at_n, True).view_as(fed.given_BL)
-                call.cache.asked_BL = is_asked_BL.repeat(2, 1) if self.is_guided else is_asked_BL
-            if self.options.cache_drift is not None:
-                call.cache.watched_BW = self._unchanged(question, columns, fed.tokens_BL)
-        elif columns.index is not None:
-            call = replace(call, positions_BL=columns.index)
+        tokens_BL = columns.of(live, plan.rows)
+        cache = self._placed(question, columns, keys) if plan.stores else None
+        positions_BL = None if plan.stores else columns.index
+        call = Call(tokens_BL, self._attention(question, keys), at_n, cache, positions_BL)
+        if plan.share is not None:
+            is_asked_BL = torch.zeros_like(tokens_BL, dtype=torch.bool)
+            is_asked_BL.view(-1)[at_n] = True
+            call.cache.asked_BL = is_asked_BL.repeat(2, 1) if self.is_guided else is_asked_BL
+        if plan.stores and self.options.cache_drift is not None:
+            call.cache.watched_BW = self._unchanged(question, columns, tokens_BL)
         if question.drafts:
             at = [self._at(replace(question, wanted_BW=draft.is_masked_BL), columns) for draft in question.drafts]
             call = copied(call, question.firsts, question.drafts, at)
         if question.hidden_BW is not None:
             call = shadowed(call, live.column(question.firsts), question.hidden_BW, self.mask_token_id)
         if self.is_guided:
+            fed = columns.canvas(live, plan.rows)
             call = guided(call, hidden_BL(fed, tuple(self.options.guidance_keep)), self.mask_token_id)
         return call
 
@@ -189,9 +186,10 @@ class Feeder:
     def _attention(self, question: Question, keys: int) -> AttentionSpec | None:
         """Who sees whom among the first `keys` columns; None where all that is there may be seen."""
         plan, live = question.plan, question.live
-        position_L = torch.arange(keys, device=live.tokens_BL.device)
         ends = [live.ends[row] for row in plan.rows]
-        document_BL = None
+        if not self.hides_later and not plan.unseen and min(ends) >= keys:
+            return None
+        position_L, document_BL = torch.arange(keys, device=live.tokens_BL.device), None
         if any(end < keys for end in ends) or plan.unseen:
             is_unseen_BL = position_L >= live.column(ends)[:, None]
             if plan.unseen:
@@ -261,6 +259,18 @@ class _Columns:
     width: int
     keys: int
     index: Int[Tensor, "B W"] | None = None
+
+    def of(self, live: Canvas, rows: Sequence[int]) -> Int[Tensor, "B W"]:
+        """The tokens there."""
+        if self.index is None:
+            return live.tokens(rows, self.firsts, self.width)
+        return live.gathered(rows, self.index).tokens_BL
+
+    def canvas(self, live: Canvas, rows: Sequence[int]) -> Canvas:
+        """All that is there."""
+        if self.index is None:
+            return live.window(rows, self.firsts, self.width)
+        return live.gathered(rows, self.index)
 
 
 def _columns(plan: CachePlan, live: Canvas) -> _Columns:

@@ -27,8 +27,8 @@ _TILE, _LONG = 2**17, 2**15
 _STRIDE = 256
 
 
-# int64 tokens and float32 log-probabilities of rows of logits, some ids left out; None: not of these logits
-Judge = Callable[[Tensor, Sequence[int]], "tuple[Tensor, Tensor] | None"]
+# of logits, where they are pending, and ids left out: `predicted_BL` and `log_prob_BL`; None: not of these logits
+Judge = Callable[[Tensor, Tensor, Sequence[int]], "tuple[Tensor, Tensor] | None"]
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,10 @@ def propose(
         pending_BL: bool with n true.
         uniform_n: float64 numbers in [0, 1), for a temperature above 0.
     """
-    judged = rules.judge(logits_nV, rules.never) if rules.judge is not None and rules.is_plain else None
-    found = [judged] if judged is not None else _judged_in_tiles(logits_nV, rules, uniform_n)
+    judged = rules.judge(logits_nV, pending_BL, rules.never) if rules.judge is not None and rules.is_plain else None
+    if judged is not None:
+        return Proposal(*judged, pending_BL, logits_nV, rules)
+    found = _judged_in_tiles(logits_nV, rules, uniform_n)
     predicted_n, log_prob_n = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found, strict=True))
     nothing_BL = torch.zeros(pending_BL.shape, dtype=torch.int64, device=pending_BL.device)
     lowest_BL = torch.full(pending_BL.shape, -torch.inf, dtype=log_prob_n.dtype, device=pending_BL.device)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.diffusion.keys import Purpose, uniforms
-from unmask.generation.canvas import Canvas
+from unmask.generation.canvas import Canvas, on_host
 from unmask.generation.options import GenerationOptions
 from unmask.generation.proposal import Proposal
 
@@ -112,7 +112,11 @@ def best(
     score_BL: Float[Tensor, "B L"], pending_BL: Bool[Tensor, "B L"], quota_B: Int[Tensor, " B"]
 ) -> Bool[Tensor, "B L"]:
     """The `quota_B` pending positions of highest score in each row, the earlier one where scores are equal."""
-    order_BL = score_BL.masked_fill(~pending_BL, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    score_BL = score_BL.masked_fill(~pending_BL, -torch.inf)
+    # one of each, the usual case, takes no sorting; a processor need not be waited for
+    if score_BL.device.type == "cpu" and max(quotas := on_host(quota_B), default=0) == 1 == min(quotas):
+        return torch.zeros_like(pending_BL).scatter_(1, score_BL.argmax(1, keepdim=True), True) & pending_BL
+    order_BL = score_BL.argsort(dim=1, descending=True, stable=True)
     rank_L = torch.arange(score_BL.shape[1], device=score_BL.device)
     is_chosen_BL = (rank_L < quota_B[:, None]).expand_as(order_BL)
     return torch.zeros_like(pending_BL).scatter(1, order_BL, is_chosen_BL) & pending_BL

@@ -199,18 +199,19 @@ class DenseTrunk(nn.Module):
         device = tokens_BL.device
         keys = cache.seen(rows) if cache else rows
         how = prepare_attention(attention, start=start, queries=rows, keys=keys, device=device, columns=columns_BW)
+        native = None if self.eager_attention else self.native.fitting(self.embed.weight)
+        if native is not None and native.fits(tokens_BL, how, cache):
+            rotation = self._rotation(columns_BW if positions is None else positions, start, rows, self.embed.weight)
+            hidden = native(tokens_BL, rotation, how, cache, at)
+            if cache is not None:
+                cache.advance(rows)
+            return hidden
         x_BLD = self.embed(tokens_BL)
         give_back_before(self.embed.weight, x_BLD)
         if self.shape.embedding_scale != 1.0:
             x_BLD = x_BLD * self.shape.embedding_scale
-        rotation = self._rotation(columns_BW if positions is None else positions, start, x_BLD)
+        rotation = self._rotation(columns_BW if positions is None else positions, start, rows, x_BLD)
         in_part = cache is not None and cache.share is not None
-        native = self.native.fitting(x_BLD)
-        if native is not None and not self.eager_attention and native.fits(x_BLD, rotation, how, cache):
-            hidden = native(x_BLD, rotation, how, cache, at)
-            if cache is not None:
-                cache.advance(rows)
-            return hidden
         wanted = None if at is None else Wanted.among(at, *tokens_BL.shape, can_part=how.can_part and not in_part)
         for index, layer in enumerate(self.layers):
             if cache is not None and in_part:
@@ -224,15 +225,15 @@ class DenseTrunk(nn.Module):
             cache.advance(rows)
         return self.norm(x_BLD if at is None else x_BLD.flatten(0, 1))
 
-    def _rotation(self, positions: Tensor | None, start: int, x_BLD: Tensor) -> Rotation:
-        """The angles of the positions; None: those from `start` on."""
-        shape, rows = self.shape, x_BLD.shape[1]
+    def _rotation(self, positions: Tensor | None, start: int, rows: int, like: Tensor) -> Rotation:
+        """The angles of the positions; None: of so many from `start` on. They are for what is computed `like` this."""
+        shape = self.shape
 
         def make() -> Rotation:
-            at = torch.arange(start, start + rows, device=x_BLD.device) if positions is None else positions
+            at = torch.arange(start, start + rows, device=like.device) if positions is None else positions
             return Rotation.at(at, width=shape.rotary_width, theta=shape.rope_theta, scaling=shape.rope_scaling)
 
-        angles = self.angles.fitting(x_BLD) if positions is None else None
+        angles = self.angles.fitting(like) if positions is None else None
         return make() if angles is None else angles.at(start, rows, make)
 
     def offers(self) -> list[Offer]:

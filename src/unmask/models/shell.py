@@ -225,8 +225,8 @@ class DiffusionModel(PreTrainedModel):
         keep_freed()
         return pack(self)
 
-    def judge(self) -> Callable[[Tensor, Sequence[int]], tuple[Tensor, Tensor] | None] | None:
-        """The most probable tokens of rows of logits, as compiled models find them: see `native/judge.py`."""
+    def judge(self) -> Callable[[Tensor, Tensor, Sequence[int]], tuple[Tensor, Tensor] | None] | None:
+        """The most probable tokens at places that are pending, as compiled models find them: see `native/judge.py`."""
         return NativeJudge() if self.trunk.is_native else None
 
     def get_input_embeddings(self) -> nn.Embedding:

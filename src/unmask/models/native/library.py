@@ -42,7 +42,9 @@ class Network(ctypes.Structure):
         *((name, _NUMBER) for name in ("layers", "width", "heads", "key_heads", "head_width", "mlp_width")),
         ("eps", ctypes.c_float),
         ("layer", ctypes.POINTER(LayerWeights)),
-        ("last_norm", _FLOATS),
+        *((name, _FLOATS) for name in ("last_norm", "embedding")),
+        ("words", _NUMBER),
+        ("embedding_scale", ctypes.c_float),
     ]
 
 
@@ -51,7 +53,8 @@ class Call(ctypes.Structure):
 
     _fields_ = [
         *((name, _NUMBER) for name in ("rows", "length", "seen", "threads")),
-        *((name, _FLOATS) for name in ("x", "cos", "sin")),
+        ("tokens", _WHOLES),
+        *((name, _FLOATS) for name in ("cos", "sin")),
         ("angles_of_row", _NUMBER),
         *((name, _FLOATS) for name in ("keys", "values")),
         *((name, _NUMBER) for name in ("of_layer", "of_row", "of_head")),
@@ -98,8 +101,10 @@ def library() -> Any | None:
     loaded.tile.restype = loaded.lanes.restype = _NUMBER
     loaded.forward.argtypes = [ctypes.POINTER(Network), ctypes.POINTER(Call)]
     loaded.multiply_rows.argtypes = [_FLOATS, _NUMBER, _NUMBER, _FLOATS, _NUMBER, _FLOATS]
-    loaded.judge.argtypes = [_FLOATS, _NUMBER, _NUMBER, _WHOLES, _NUMBER, _NUMBER, _WHOLES, _FLOATS]
-    loaded.forward.restype = loaded.multiply_rows.restype = loaded.judge.restype = None
+    of_logits = [_FLOATS, _NUMBER, _NUMBER, _WHOLES, _NUMBER]
+    loaded.judge.argtypes = [*of_logits, _NUMBER, _BYTES, _NUMBER, _WHOLES, _FLOATS]
+    loaded.multiply_rows.restype = None
+    loaded.forward.restype = loaded.judge.restype = ctypes.c_bool
     return loaded
 
 

@@ -1,4 +1,4 @@
-// A small dense network's forward pass on a processor, from embedded tokens to normed hidden states, in float32.
+// A small dense network's forward pass on a processor, from tokens to normed hidden states, in float32.
 //
 // Positions lie side by side, one in each lane: a panel holds LANES of them, feature after feature. A product reads a
 // weight once and uses it for all lanes; norms, rotations and the softmax of a query need nothing of another lane; what
@@ -39,7 +39,7 @@ struct Pair {
 // numbers that begin where a vector may
 class Array {
    public:
-    void resize(size_t count) { numbers.reset(new (std::align_val_t(64)) float[count]()); }
+    void resize(size_t count) { numbers.reset(new (std::align_val_t(64)) float[count]); }
     float* data() { return numbers.get(); }
     const float* data() const { return numbers.get(); }
     float& operator[](size_t i) { return numbers[i]; }
@@ -67,8 +67,7 @@ inline Vec power_of_two(Vec x) {
     y = y * part + 6.931472028550421e-1f;
     y = y * part + 1.0f;
     const Int shifted = __builtin_convertvector(whole, Int) << 23;
-    y = x < -126.0f ? Vec{} : (Vec)((Int)y + shifted);
-    return x == x ? y : x;
+    return x < -126.0f ? Vec{} : (Vec)((Int)y + shifted);
 }
 
 // numbers of two vectors, by their places in both
@@ -159,9 +158,10 @@ inline void transpose(Vec* row) {
     if constexpr (STEP > 1) transpose<STEP / 2>(row);
 }
 
-// `[count, features]`, a row every `of_row`, to a panel; lanes behind the last row repeat it: nothing overflows there
-inline void to_panel(const float* from, int64_t of_row, int64_t count, int64_t features, float* panel) {
-    auto own = [&](int64_t lane) { return from + std::min(lane, count - 1) * of_row; };
+// rows of features, which `from` knows, to a panel; lanes behind the last row repeat it: nothing overflows there
+template <typename From>
+inline void to_panel(int64_t count, int64_t features, float* panel, From from) {
+    auto own = [&](int64_t lane) { return from(std::min(lane, count - 1)); };
     const int64_t whole = features / WIDTH * WIDTH;
     for (int first = 0; first < LANES; first += WIDTH)
         for (int64_t i = 0; i < whole; i += WIDTH) {
@@ -202,14 +202,17 @@ struct Network {
     int64_t layers, width, heads, key_heads, head_width, mlp_width;
     float eps;
     const LayerWeights* layer;
-    const float* last_norm;
+    const float *last_norm, *embedding;
+    int64_t words;
+    float embedding_scale;
 };
 
-// One forward. Arrays as in the Python that calls: x [rows, length, width], cos and sin [rows or 1, length, head_width],
+// One forward. Arrays as in the Python that calls: tokens [rows, length], cos and sin [rows or 1, length, head_width],
 // keys and values [layers, -, key_heads, capacity, head_width], mask [rows or 1, length or 1, seen].
 struct Call {
     int64_t rows, length, seen, threads;
-    const float *x, *cos, *sin;
+    const int64_t* tokens;
+    const float *cos, *sin;
     int64_t angles_of_row;
     float *keys, *values;
     int64_t of_layer, of_row, of_head;
@@ -255,10 +258,12 @@ class Rows {
             const bool is_new = call.angles_of_row || row == first;
             for (int64_t p = 0; p < panels; p++) {
                 const int64_t at = p * LANES, count = std::min<int64_t>(LANES, call.length - at);
-                to_panel(call.x + (row * call.length + at) * width, width, count, width, stream(p));
+                embed(call.tokens + row * call.length + at, count, stream(p));
                 const int64_t angle = row * call.angles_of_row + at * head;
-                if (is_new) to_panel(call.cos + angle, head, count, head, angles(cos, p));
-                if (is_new) to_panel(call.sin + angle, head, count, head, angles(sin, p));
+                auto turn = [&](const float* by, Array& of) {
+                    to_panel(count, head, angles(of, p), [&](int64_t lane) { return by + angle + lane * head; });
+                };
+                if (is_new) turn(call.cos, cos), turn(call.sin, sin);
             }
         }
         for (int64_t layer = 0; layer < net.layers; layer++) {
@@ -290,6 +295,12 @@ class Rows {
 
     float* angles(Array& of, int64_t p) {
         return of.data() + ((call.angles_of_row ? row - first : 0) * panels + p) * head * LANES;
+    }
+
+    void embed(const int64_t* tokens, int64_t count, float* panel) const {
+        to_panel(count, width, panel, [&](int64_t lane) { return net.embedding + tokens[lane] * width; });
+        if (net.embedding_scale != 1.0f)
+            for (int64_t i = 0; i < width * LANES; i += WIDTH) store(panel + i, load(panel + i) * net.embedding_scale);
     }
 
     template <int V>
@@ -394,6 +405,8 @@ class Rows {
         const float scale = LOG2_E / std::sqrt(float(head));
         every_row<V>(keys + shared, head, 1, call.seen, queries.data() + h * head * LANES, head,
             [&](int64_t key, const Pair& sum) {
+                // not read since the last step: on their way while the scores are computed
+                for (int64_t i = 0; i < head; i += 16) __builtin_prefetch(values + shared + key * head + i, 0, 2);
                 for (int v = 0; v < V; v++) store(scores.data() + key * LANES + v * WIDTH, sum.of[v] * scale);
             });
         if (call.mask) hide();
@@ -493,9 +506,14 @@ inline void judge_row(std::vector<float>& row, int64_t words, int64_t* token, fl
 
 }  // namespace
 
-extern "C" void forward(const Network* network, const Call* call) {
+// false: a token has no row in the embedding, and nothing was computed
+extern "C" bool forward(const Network* network, const Call* call) {
+    const int64_t words = network->words, count = call->rows * call->length;
+    auto is_unknown = [=](int64_t token) { return token < 0 || token >= words; };
+    if (std::any_of(call->tokens, call->tokens + count, is_unknown)) return false;
     in_parts(call->threads, call->rows,
         [=](int64_t first, int64_t end) { Rows(*network, *call, first, end).forward(); });
+    return true;
 }
 
 // x [rows, depth] times a weight whose rows lie side by side, `[ceil(count / LANES), depth, LANES]`: out [rows, count]
@@ -513,17 +531,26 @@ extern "C" void multiply_rows(
         });
 }
 
-// what `judge_row` says of each row, some ids left out; see `native/judge.py`
-extern "C" void judge(
+// what `judge_row` says of each row of logits, some ids left out, where `pending` has it, and nothing elsewhere; false:
+// these are not as many. See `native/judge.py`.
+extern "C" bool judge(
     const float* logits, int64_t rows, int64_t words, const int64_t* never, int64_t never_count, int64_t threads,
-    int64_t* token, float* log_prob) {
-    in_parts(threads, rows, [=](int64_t first, int64_t end) {
+    const bool* pending, int64_t places, int64_t* token, float* log_prob) {
+    std::vector<int64_t> place;
+    for (int64_t i = 0; i < places; i++) {
+        token[i] = 0;
+        log_prob[i] = -INFINITY;
+        if (pending[i]) place.push_back(i);
+    }
+    if (int64_t(place.size()) != rows) return false;
+    in_parts(threads, rows, [&](int64_t first, int64_t end) {
         std::vector<float> row((words + WIDTH - 1) / WIDTH * WIDTH, -INFINITY);
         for (int64_t i = first; i < end; i++) {
             std::copy(logits + i * words, logits + (i + 1) * words, row.begin());
             for (int64_t j = 0; j < never_count; j++)
                 if (never[j] < words) row[never[j]] = -INFINITY;
-            judge_row(row, words, token + i, log_prob + i);
+            judge_row(row, words, token + place[i], log_prob + place[i]);
         }
     });
+    return true;
 }

@@ -17,7 +17,7 @@ from unmask.models.attention import PreparedAttention
 from unmask.models.kv_cache import KVCache
 from unmask.models.layers import GatedMLP, RMSNorm
 from unmask.models.native.library import MOST, Call, Network, layers_of, library, pointer
-from unmask.models.packed import Offer, Shelf, Source, are_current
+from unmask.models.packed import Offer, Shelf, Source, are_current, can_be_packed
 from unmask.models.packed_layer import are_plain, inward, is_plain
 from unmask.models.rotary import Rotation
 
@@ -32,6 +32,7 @@ class NativeTrunk:
         self.dtype, self.made_of = torch.float32, list[Source]()
         self._weights = [self._layer(layer) for layer in trunk.layers]
         self._layers, self._last = layers_of(self._weights), self._noted(trunk.norm, "weight")
+        self._embedding = self._noted(trunk.embed, "weight")
         shape = trunk.shape
         self._width, self._heads, self._head = shape.width, (shape.kv_heads, shape.head_width), shape.head_width
         self._network = Network(
@@ -44,40 +45,48 @@ class NativeTrunk:
             eps=shape.norm_eps,
             layer=ctypes.cast(self._layers, type(Network().layer)),
             last_norm=pointer(self._last),
+            embedding=pointer(self._embedding),
+            words=len(self._embedding),
+            embedding_scale=shape.embedding_scale,
         )
 
     def is_current(self) -> bool:
         """See `packed.Copy`."""
         return are_current(self.made_of)
 
-    def fits(self, x_BLD: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None) -> bool:
+    def fits(self, tokens_BL: Tensor, how: PreparedAttention, cache: KVCache | None) -> bool:
         """Whether it computes this: enough positions to fill its lanes, of a pattern that it knows."""
         # what it leaves out: a causal pattern without mask, tiles, packed documents; a share of the columns; drift
         plain = how.can_part and (cache is None or (cache.share is None and cache.watched_BW is None))
-        return plain and 2 * x_BLD.shape[1] >= self._lanes and rotation.cos.shape[-1] == self._head
+        is_here = tokens_BL.device.type == "cpu" and tokens_BL.numel() > 0
+        return plain and is_here and 2 * tokens_BL.shape[1] >= self._lanes
 
     def __call__(
-        self, x_BLD: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, at_n: Tensor | None
+        self, tokens_BL: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, at_n: Tensor | None
     ) -> Tensor:
-        """Normed hidden states `[B, L, D]`, or `[n, D]` of flat places; keys and values are stored."""
-        rows, length, width = x_BLD.shape
-        used: list[Tensor | None] = [x_BLD.contiguous(), rotation.cos.contiguous(), rotation.sin.contiguous()]
+        """Normed hidden states `[B, L, D]`, or `[n, D]` of flat places; keys and values are stored.
+
+        Raises:
+            IndexError: an id has no row in the embedding.
+        """
+        rows, length = tokens_BL.shape
+        used: list[Tensor | None] = [tokens_BL.contiguous(), rotation.cos.contiguous(), rotation.sin.contiguous()]
         call = Call(rows=rows, length=length, threads=torch.get_num_threads())
-        call.x, call.cos, call.sin = map(pointer, used)
+        call.tokens, call.cos, call.sin = map(pointer, used)
         call.angles_of_row = 0 if len(rotation.cos) == 1 else length * self._head
-        used += self._stored(call, x_BLD, cache)
+        used += self._stored(call, rows, length, cache)
         used += self._masked(call, how.mask, rows)
-        hidden = torch.empty((rows, length, width) if at_n is None else (len(at_n), width))
+        hidden = torch.empty((rows, length, self._width) if at_n is None else (len(at_n), self._width))
         if at_n is not None:
             used.append(at_n := at_n.contiguous())
             call.wanted, call.wanted_count = pointer(at_n), len(at_n)
         call.hidden = pointer(hidden)
-        self._forward(self._network, call)
+        if not self._forward(self._network, call):
+            raise IndexError(f"a token id is not among 0 to {len(self._embedding) - 1}, those that the model knows")
         return hidden
 
-    def _stored(self, call: Call, x_BLD: Tensor, cache: KVCache | None) -> list[Tensor | None]:
+    def _stored(self, call: Call, rows: int, length: int, cache: KVCache | None) -> list[Tensor | None]:
         """Tell where keys and values are; returns what must stay alive."""
-        rows, length, _ = x_BLD.shape
         if cache is None:
             # each layer's in the place of the one's before
             both = torch.empty(2, rows, self._heads[0], length, self._heads[1])
@@ -143,11 +152,23 @@ class NativeTrunk:
 
 def offer(trunk: Any, shelf: Shelf) -> list[Offer]:
     """The copy of a `dense.DenseTrunk`, as far as this is small and as it was made: no adapter, no hook."""
-    is_known = type(trunk.norm) is RMSNorm and is_plain(trunk.norm) and all(_is_small(layer) for layer in trunk.layers)
-    if not is_known or library() is None:
+    if not (_is_known(trunk) and all(_is_small(layer) for layer in trunk.layers)) or library() is None:
         return []
     linears = tuple(linear for layer in trunk.layers for linear in _linears(layer))
     return [Offer(shelf, linears, partial(NativeTrunk, trunk))]
+
+
+def _is_known(trunk: Any) -> bool:
+    """Whether what is before and behind the layers is as `trunk.cpp` has it."""
+    embed, norm, shape = trunk.embed, trunk.norm, trunk.shape
+    is_table = type(embed) is nn.Embedding and is_plain(embed) and embed.max_norm is None
+    return (
+        is_table
+        and can_be_packed([embed.weight])
+        and type(norm) is RMSNorm
+        and is_plain(norm)
+        and shape.rotary_width == shape.head_width
+    )
 
 
 def _linears(layer: Any) -> list[Any]:
