@@ -302,10 +302,10 @@ def test_only_where_it_pays(tmp_path: Path, used: list[tuple[int, ...]]) -> None
 
 
 def test_without_a_compiler_the_layers_compute(
-    tmp_path: Path, used: list[Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, used: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = tmp_path / "compiler"
-    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.write_text("#!/bin/sh\necho no such vectors >&2\nexit 1\n")
     broken.chmod(0o755)
     for named in (str(broken), str(tmp_path / "none"), shutil.which("true")):
         compiled.library.cache_clear()
@@ -314,6 +314,8 @@ def test_without_a_compiler_the_layers_compute(
         close(logits(model, tokens(2, 32)), exact(model, tokens(2, 32)))
     compiled.library.cache_clear()
     assert not used
+    said = [message.partition(": ")[2].rpartition(": ")[2] for message in caplog.messages]
+    assert said == ["no such vectors", "nothing"] and str(broken) in caplog.messages[0]
 
 
 @pytest.mark.parametrize("words", [3, 16, 60, 515, 5000])

@@ -112,7 +112,7 @@ def best(
     score_BL: Float[Tensor, "B L"], pending_BL: Bool[Tensor, "B L"], quota_B: Int[Tensor, " B"]
 ) -> Bool[Tensor, "B L"]:
     """The `quota_B` pending positions of highest score in each row, the earlier one where scores are equal."""
-    score_BL = score_BL.masked_fill(~pending_BL, -torch.inf)
+    score_BL = torch.where(pending_BL, score_BL, -torch.inf)
     # one of each, the usual case, takes no sorting; a processor need not be waited for
     if score_BL.device.type == "cpu" and max(quotas := on_host(quota_B), default=0) == 1 == min(quotas):
         return torch.zeros_like(pending_BL).scatter_(1, score_BL.argmax(1, keepdim=True), True) & pending_BL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from unmask.errors import ResourceError
 
+_LOG = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("trunk.cpp")
 _FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 _SECONDS = 300
@@ -79,7 +81,7 @@ _USUAL = ("g++", "clang++", "c++", "cl")
 
 @cache
 def library() -> Any | None:
-    """What `trunk.cpp` offers, compiled now, in some two seconds; None: this compiler has no such vectors.
+    """What `trunk.cpp` offers, compiled now, in some two seconds; None: this compiler cannot, which is said in the log.
 
     Raises:
         ResourceError: the compiler does not end.
@@ -96,6 +98,8 @@ def library() -> Any | None:
         except subprocess.TimeoutExpired as error:
             raise ResourceError(f"{named} did not compile within {_SECONDS} s. Leave out compiling.") from error
         if done.returncode != 0 or not made.exists():
+            said = next(iter(done.stderr.decode(errors="replace").splitlines()), "nothing")
+            _LOG.warning("%s did not compile %s: PyTorch computes in its place. It said: %s", named, _SOURCE.name, said)
             return None
         loaded = ctypes.CDLL(str(made))
     loaded.tile.restype = loaded.lanes.restype = _NUMBER
