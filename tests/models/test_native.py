@@ -107,6 +107,8 @@ def test_every_family_of_this_kind(name: str, length: int, tmp_path: Path, used:
         pytest.param({"n_heads": 1, "n_kv_heads": 1, "d_model": 6, "mlp_hidden_size": 3}, id="one small head"),
         pytest.param({"n_layers": 1}, id="one layer"),
         pytest.param({"input_emb_norm": True}, id="scaled embeddings"),
+        pytest.param({"vocab_size": 9000, "embedding_size": 9000}, id="many words"),
+        pytest.param({"vocab_size": 9000, "embedding_size": 9000, "input_emb_norm": True}, id="many scaled words"),
     ],
 )
 def test_any_size(changes: dict[str, Any], tmp_path: Path, used: list[tuple[int, ...]]) -> None:

@@ -63,13 +63,15 @@ class WindowedCache:
         """See `CachePolicy`. One forward for the rows fed whole, one for each width of window."""
         del hides_later
         whole = [index for index, place in enumerate(places) if self._refreshes(place)]
+        spans = {index: self._spans(place) for index, place in enumerate(places) if index not in whole}
         groups: dict[int, list[int]] = {}
-        for index, place in enumerate(places):
-            if index not in whole:
-                width = sum(len(span) for span in self._spans(place))
-                groups.setdefault(width, []).append(index)
+        for index, own in spans.items():
+            groups.setdefault(sum(map(len, own)), []).append(index)
         plans = [self._whole(places, whole)] if whole else []
-        return plans + [self._part(places, rows) for rows in groups.values()]
+        for rows in groups.values():
+            fed, unseen = tuple(spans[row] for row in rows), self._unseen(places, rows)
+            plans.append(CachePlan(tuple(rows), fed, stores=True, unseen=unseen))
+        return plans
 
     def _refreshes(self, place: Place) -> bool:
         settings = self.settings
@@ -86,10 +88,6 @@ class WindowedCache:
             return CachePlan(tuple(rows), ((everything,),) * len(rows), kind="refresh", stores=True)
         spans = tuple(self._ahead(places[row], 0) for row in rows)
         return CachePlan(tuple(rows), spans, "refresh", stores=True, unseen=self._unseen(places, rows))
-
-    def _part(self, places: Sequence[Place], rows: Sequence[int]) -> CachePlan:
-        spans = tuple(self._spans(places[row]) for row in rows)
-        return CachePlan(tuple(rows), spans, stores=True, unseen=self._unseen(places, rows))
 
     def _spans(self, place: Place) -> tuple[range, ...]:
         settings = self.settings

@@ -47,6 +47,7 @@ class Network(ctypes.Structure):
         *((name, _FLOATS) for name in ("last_norm", "embedding")),
         ("words", _NUMBER),
         ("embedding_scale", ctypes.c_float),
+        ("first", _FLOATS),
     ]
 
 

@@ -205,6 +205,7 @@ struct Network {
     const float *last_norm, *embedding;
     int64_t words;
     float embedding_scale;
+    const float* first;  // [words, queries, keys and values side by side] of the first layer; null: computed
 };
 
 // One forward. Arrays as in the Python that calls: tokens [rows, length], cos and sin [rows or 1, length, head_width],
@@ -272,6 +273,7 @@ class Rows {
                 const int64_t stored = layer * call.of_layer + (call.row ? call.row[row] : row) * call.of_row;
                 keys = call.keys + stored;
                 values = call.values + stored;
+                listed = layer == 0 ? net.first : nullptr;
                 for (int64_t p = 0; p < panels; p++) remember(p);
                 if (layer + 1 == net.layers && call.wanted)
                     answer_wanted();
@@ -288,6 +290,7 @@ class Rows {
     int64_t row = 0, place[LANES], to[LANES];
     const LayerWeights* weights = nullptr;
     float *keys = nullptr, *values = nullptr;
+    const float* listed = nullptr;  // see `Network.first`, in the first layer
     std::vector<int64_t> wanted;
     Array x, asked, normed, queries, seen, narrow, gated, scores, cos, sin, asked_cos, asked_sin;
 
@@ -318,8 +321,15 @@ class Rows {
         }
     }
 
+    // a product with what is normed; or, where each token's is listed, those of the tokens at `place`
     template <int V>
-    void project(const float* packed, const float* bias, int64_t count, float* to) {
+    void project(const float* packed, const float* bias, int64_t count, float* to, int64_t from) {
+        if (listed) {
+            const int64_t of_word = (net.heads + 2 * net.key_heads) * head;
+            const int64_t* token = call.tokens + row * call.length;
+            to_panel(LANES, count, to, [&](int64_t lane) { return listed + token[place[lane]] * of_word + from; });
+            return;
+        }
         product<V>(packed, count, normed.data(), width, [&](int64_t i, const Pair& sum) {
             const float added = bias ? bias[i] : 0.0f;
             for (int v = 0; v < V; v++) store(to + i * LANES + v * WIDTH, sum.of[v] + added);
@@ -353,16 +363,22 @@ class Rows {
     // the keys and values of a panel, into what is stored
     void remember(int64_t p) {
         const int64_t at = p * LANES, count = std::min<int64_t>(LANES, call.length - at);
-        norm<VECTORS>(stream(p), weights->attention_norm, width, normed.data());
-        project<VECTORS>(weights->keys, weights->keys_bias, net.key_heads * head, narrow.data());
+        const int64_t inner = net.heads * head, of_keys = net.key_heads * head;
+        stand_at(p);
+        if (!listed) norm<VECTORS>(stream(p), weights->attention_norm, width, normed.data());
+        project<VECTORS>(weights->keys, weights->keys_bias, of_keys, narrow.data(), inner);
         finish<VECTORS>(narrow.data(), net.key_heads, weights->key_norm, angles(cos, p), angles(sin, p));
         keep(keys, at, count);
-        project<VECTORS>(weights->values, weights->values_bias, net.key_heads * head, narrow.data());
+        project<VECTORS>(weights->values, weights->values_bias, of_keys, narrow.data(), inner + of_keys);
         keep(values, at, count);
     }
 
-    void answer_panel(int64_t p, bool is_last) {
+    void stand_at(int64_t p) {
         for (int lane = 0; lane < LANES; lane++) place[lane] = std::min(p * LANES + lane, call.length - 1);
+    }
+
+    void answer_panel(int64_t p, bool is_last) {
+        stand_at(p);
         answer<VECTORS>(stream(p), angles(cos, p), angles(sin, p));
         if (!is_last) return;
         for (int lane = 0; lane < LANES; lane++) to[lane] = row * call.length + p * LANES + lane;
@@ -372,8 +388,8 @@ class Rows {
     // a panel of the stream after the layer, in place
     template <int V>
     void answer(float* panel, const float* of_cos, const float* of_sin) {
-        norm<V>(panel, weights->attention_norm, width, normed.data());
-        project<V>(weights->queries, weights->queries_bias, net.heads * head, queries.data());
+        if (!listed) norm<V>(panel, weights->attention_norm, width, normed.data());
+        project<V>(weights->queries, weights->queries_bias, net.heads * head, queries.data(), 0);
         finish<V>(queries.data(), net.heads, weights->query_norm, of_cos, of_sin);
         for (int64_t h = 0; h < net.heads; h++) look<V>(h);
         add<V>(weights->seen, seen.data(), net.heads * head, panel);

@@ -33,6 +33,7 @@ class NativeTrunk:
         self._weights = [self._layer(layer) for layer in trunk.layers]
         self._layers, self._last = layers_of(self._weights), self._noted(trunk.norm, "weight")
         self._embedding = self._noted(trunk.embed, "weight")
+        self._first = _first_asked(trunk)
         shape = trunk.shape
         self._width, self._heads, self._head = shape.width, (shape.kv_heads, shape.head_width), shape.head_width
         self._network = Network(
@@ -48,6 +49,7 @@ class NativeTrunk:
             embedding=pointer(self._embedding),
             words=len(self._embedding),
             embedding_scale=shape.embedding_scale,
+            first=pointer(self._first),
         )
 
     def is_current(self) -> bool:
@@ -73,13 +75,14 @@ class NativeTrunk:
         used: list[Tensor | None] = [tokens_BL.contiguous(), rotation.cos.contiguous(), rotation.sin.contiguous()]
         call = Call(rows=rows, length=length, threads=torch.get_num_threads())
         call.tokens, call.cos, call.sin = map(pointer, used)
-        call.angles_of_row = 0 if len(rotation.cos) == 1 else length * self._head
+        call.angles_of_row = 0 if rotation.cos.shape[0] == 1 else length * self._head
         used += self._stored(call, rows, length, cache)
         used += self._masked(call, how.mask, rows)
-        hidden = torch.empty((rows, length, self._width) if at_n is None else (len(at_n), self._width))
+        shape = (rows, length, self._width) if at_n is None else (at_n.shape[0], self._width)
+        hidden = torch.empty(shape)
         if at_n is not None:
             used.append(at_n := at_n.contiguous())
-            call.wanted, call.wanted_count = pointer(at_n), len(at_n)
+            call.wanted, call.wanted_count = pointer(at_n), shape[0]
         call.hidden = pointer(hidden)
         if not self._forward(self._network, call):
             raise IndexError(f"a token id is not among 0 to {len(self._embedding) - 1}, those that the model knows")
@@ -148,6 +151,24 @@ class NativeTrunk:
         each = self._tile // len(weights)
         padded = [nn.functional.pad(weight, (0, 0, 0, -len(weight) % each)) for weight in weights]
         return torch.cat([weight.unflatten(0, (-1, each)) for weight in padded], 1).transpose(1, 2).contiguous()
+
+
+def _first_asked(trunk: Any) -> Tensor | None:
+    """Queries, keys and values of each token in the first layer, which does not yet know places or neighbours: side by
+    side, float32 `[V, heads * K]`. None: there are many tokens, and to fetch theirs takes as long as to compute them.
+    """
+    layer, (words, width) = trunk.layers[0], trunk.embed.weight.shape
+    linears = inward(layer.attention)
+    if words * sum(linear.out_features for linear in linears) * 4 > MOST:
+        return None
+    norm, x_VD = layer.attention_norm, _exact(trunk.embed.weight) * trunk.shape.embedding_scale
+    x_VD = nn.functional.rms_norm(x_VD, (width,), _exact(norm.weight), norm.eps)
+    parts = [nn.functional.linear(x_VD, _exact(linear.weight), _exact(linear.bias)) for linear in linears]
+    return torch.cat(parts, -1).float().contiguous()
+
+
+def _exact(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.detach().double()
 
 
 def offer(trunk: Any, shelf: Shelf) -> list[Offer]:
