@@ -19,6 +19,7 @@ from unmask.models.compiling import compile_layers
 from unmask.models.families import ModelFamily
 from unmask.models.linear import Linear
 from unmask.models.native import library as compiled
+from unmask.models.native import trunk as trunk_module
 from unmask.models.native.judge import NativeJudge
 from unmask.models.native.trunk import NativeTrunk
 from unmask.models.native.weight import NativeWeight
@@ -291,7 +292,8 @@ def test_ids_may_be_a_part_of_something(tmp_path: Path, used: list[tuple[int, ..
     assert torch.equal(logits(model, part), logits(model, part.clone())) and len(used) == 2
 
 
-def test_only_where_it_pays(tmp_path: Path, used: list[tuple[int, ...]]) -> None:
+def test_only_where_it_pays(tmp_path: Path, used: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trunk_module, "MOST", 2**20)
     model = native(tmp_path / "small")
     lanes = compiled.library().lanes()
     logits(model, tokens(2, lanes // 2 - 1))
@@ -301,6 +303,16 @@ def test_only_where_it_pays(tmp_path: Path, used: list[tuple[int, ...]]) -> None
     logits(wide, tokens(2, 32))
     logits(native(tmp_path / "half").to(torch.bfloat16), tokens(2, 32))
     assert not used
+
+
+def test_larger_layers_of_few_rows_are_left_to_products_on_many_threads(
+    tmp_path: Path, used: list[tuple[int, ...]]
+) -> None:
+    model = native(tmp_path, d_model=256, n_heads=4, n_kv_heads=4, mlp_hidden_size=512)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        close(logits(model, tokens(2, 32)), exact(model, tokens(2, 32)))
+    assert len(used) == 2
 
 
 def test_without_a_compiler_the_layers_compute(

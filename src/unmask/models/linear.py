@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmask.models.native.library import MOST
+from unmask.models.native.library import MOST_OF_HEAD
 from unmask.models.native.weight import NativeWeight, fits
 from unmask.models.packed import Copy, Offer, PackedWeight, Shelf, can_be_packed
 
@@ -53,7 +53,7 @@ class Linear(nn.Linear):
         """The copy of its weight, if one can be made."""
         if not can_be_packed([self.weight]):
             return []
-        kind = NativeWeight if self.is_native and fits(self.weight, MOST) else PackedWeight
+        kind = NativeWeight if self.is_native and fits(self.weight, MOST_OF_HEAD) else PackedWeight
         return [Offer(self.shelf, (self,), partial(kind, self))]
 
 

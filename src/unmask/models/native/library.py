@@ -21,8 +21,8 @@ _LOG = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("trunk.cpp")
 _FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 _SECONDS = 300
-# bytes of a layer's weights up to which they stay near the processor from one panel to the next
-MOST = 2**20
+# bytes of a layer's weights, and of a head's, up to which this was at least as fast as oneDNN
+MOST, MOST_OF_HEAD = 2**25, 2**22
 
 _FLOATS, _WHOLES, _BYTES, _NUMBER = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
 

@@ -101,6 +101,8 @@ inline void multiply(const float* a, int64_t of_row, int64_t of_depth, const flo
     for (int64_t k = 0; k < depth; k++) {
         Vec here[V];
         for (int v = 0; v < V; v++) here[v] = load(panel + k * LANES + v * WIDTH);
+        // of weights, which may come from far, those of the next rows
+        if (of_depth == TILE) __builtin_prefetch(a + (k + depth) * TILE, 0, 2);
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++) {
             const float number = a[k * of_depth + m * of_row];
@@ -251,6 +253,7 @@ class Rows {
         narrow.resize(net.key_heads * head * LANES);
         gated.resize((net.mlp_width + TILE) * LANES);
         scores.resize(call.seen * LANES);
+        if (call.mask) veil.resize(call.seen * LANES);
     }
 
     // layer after layer, each for all rows: its weights stay near meanwhile
@@ -292,7 +295,7 @@ class Rows {
     float *keys = nullptr, *values = nullptr;
     const float* listed = nullptr;  // see `Network.first`, in the first layer
     std::vector<int64_t> wanted;
-    Array x, asked, normed, queries, seen, narrow, gated, scores, cos, sin, asked_cos, asked_sin;
+    Array x, asked, normed, queries, seen, narrow, gated, scores, veil, cos, sin, asked_cos, asked_sin;
 
     float* stream(int64_t p) { return x.data() + ((row - first) * panels + p) * width * LANES; }
 
@@ -391,6 +394,7 @@ class Rows {
         if (!listed) norm<V>(panel, weights->attention_norm, width, normed.data());
         project<V>(weights->queries, weights->queries_bias, net.heads * head, queries.data(), 0);
         finish<V>(queries.data(), net.heads, weights->query_norm, of_cos, of_sin);
+        if (call.mask) draw_veil();
         for (int64_t h = 0; h < net.heads; h++) look<V>(h);
         add<V>(weights->seen, seen.data(), net.heads * head, panel);
         norm<V>(panel, weights->mlp_norm, width, normed.data());
@@ -425,7 +429,9 @@ class Rows {
                 for (int64_t i = 0; i < head; i += 16) __builtin_prefetch(values + shared + key * head + i, 0, 2);
                 for (int v = 0; v < V; v++) store(scores.data() + key * LANES + v * WIDTH, sum.of[v] * scale);
             });
-        if (call.mask) hide();
+        if (call.mask)
+            for (int64_t key = 0; key < call.seen; key++)
+                for (int v = 0; v < V; v++) hide(key * LANES + v * WIDTH);
         Pair share;
         for (int v = 0; v < V; v++) {
             float* own = scores.data() + v * WIDTH;
@@ -448,11 +454,16 @@ class Rows {
         });
     }
 
-    void hide() {
+    void hide(int64_t at) {
+        store(scores.data() + at, load(veil.data() + at) != 0.0f ? all(-INFINITY) : load(scores.data() + at));
+    }
+
+    // 1 where a lane does not see a key
+    void draw_veil() {
         const uint8_t* own = call.mask + row * call.mask_of_row;
-        for (int64_t key = 0; key < call.seen; key++)
-            for (int lane = 0; lane < LANES; lane++)
-                if (!own[place[lane] * call.mask_of_query + key]) scores[key * LANES + lane] = -INFINITY;
+        for (int lane = 0; lane < LANES; lane++)
+            for (int64_t key = 0; key < call.seen; key++)
+                veil[key * LANES + lane] = own[place[lane] * call.mask_of_query + key] ? 0.0f : 1.0f;
     }
 
     void answer_wanted() {

@@ -21,6 +21,9 @@ from unmask.models.packed import Offer, Shelf, Source, are_current, can_be_packe
 from unmask.models.packed_layer import are_plain, inward, is_plain
 from unmask.models.rotary import Rotation
 
+# bytes that stay near the processor from one step to the next
+_NEAR = 2**20
+
 
 class NativeTrunk:
     """Weights as `trunk.cpp` reads them."""
@@ -31,6 +34,7 @@ class NativeTrunk:
         self._forward, self._tile, self._lanes = native.forward, native.tile(), native.lanes()
         self.dtype, self.made_of = torch.float32, list[Source]()
         self._weights = [self._layer(layer) for layer in trunk.layers]
+        self._is_near = all(_size(layer) <= _NEAR for layer in trunk.layers)
         self._layers, self._last = layers_of(self._weights), self._noted(trunk.norm, "weight")
         self._embedding = self._noted(trunk.embed, "weight")
         self._first = _first_asked(trunk)
@@ -61,7 +65,9 @@ class NativeTrunk:
         # what it leaves out: a causal pattern without mask, tiles, packed documents; a share of the columns; drift
         plain = how.can_part and (cache is None or (cache.share is None and cache.watched_BW is None))
         is_here = tokens_BL.device.type == "cpu" and tokens_BL.numel() > 0
-        return plain and is_here and 2 * tokens_BL.shape[1] >= self._lanes
+        # a row is for one thread; PyTorch divides products, which pays where they are larger
+        is_shared = self._is_near or tokens_BL.shape[0] >= torch.get_num_threads()
+        return plain and is_here and is_shared and 2 * tokens_BL.shape[1] >= self._lanes
 
     def __call__(
         self, tokens_BL: Tensor, rotation: Rotation, how: PreparedAttention, cache: KVCache | None, at_n: Tensor | None
@@ -159,7 +165,7 @@ def _first_asked(trunk: Any) -> Tensor | None:
     """
     layer, (words, width) = trunk.layers[0], trunk.embed.weight.shape
     linears = inward(layer.attention)
-    if words * sum(linear.out_features for linear in linears) * 4 > MOST:
+    if words * sum(linear.out_features for linear in linears) * 4 > _NEAR:
         return None
     norm, x_VD = layer.attention_norm, _exact(trunk.embed.weight) * trunk.shape.embedding_scale
     x_VD = nn.functional.rms_norm(x_VD, (width,), _exact(norm.weight), norm.eps)
@@ -210,5 +216,10 @@ def _is_small(layer: Any) -> bool:
         are_plain(linears, [layer.attention_norm, layer.mlp_norm, *of_heads])
         and linears[0].weight.dtype == torch.float32
         and attention.head_width % 2 == 0
-        and sum(linear.weight.numel() * linear.weight.element_size() for linear in linears) <= MOST
+        and _size(layer) <= MOST
     )
+
+
+def _size(layer: Any) -> int:
+    """Bytes of its products' weights."""
+    return sum(linear.weight.numel() * linear.weight.element_size() for linear in _linears(layer))
