@@ -251,6 +251,24 @@ def test_changed_weights_are_read(part: str, tmp_path: Path, used: list[tuple[in
     assert held
 
 
+def test_it_is_made_once_and_in_use_while_it_is_held(
+    tmp_path: Path, used: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    make = NativeTrunk.__init__
+    monkeypatch.setattr(NativeTrunk, "__init__", lambda self, trunk: (made.append(self), make(self, trunk))[1])
+    model, ids_BL = native(tmp_path), tokens(2, 32)
+    first = logits(model, ids_BL)
+    with torch.inference_mode():
+        model(ids_BL)  # nobody holds it
+    assert len(used) == len(made) == 1
+    assert torch.equal(logits(model, ids_BL), first) and (len(used), len(made)) == (2, 1)
+    with torch.no_grad():
+        model.trunk.layers[1].mlp.down_proj.weight.mul_(2)
+    close(logits(model, ids_BL), exact(model, ids_BL))
+    assert (len(used), len(made)) == (3, 2)
+
+
 def test_a_weight_that_is_gone_is_not_read(tmp_path: Path, used: list[tuple[int, ...]]) -> None:
     model, ids_BL = native(tmp_path), tokens(2, 32)
     held, linear = model.packed(), model.trunk.layers[0].mlp.up_proj

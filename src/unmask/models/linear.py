@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from unmask.models.native.library import MOST_OF_HEAD
 from unmask.models.native.weight import NativeWeight, fits
-from unmask.models.packed import Copy, Offer, PackedWeight, Shelf, can_be_packed
+from unmask.models.packed import Loan, Offer, PackedWeight, Shelf, can_be_packed
 
 # shapes of products whose code is kept in a training run; a step has about 40
 KEPT_SHAPES = 128
@@ -57,7 +57,7 @@ class Linear(nn.Linear):
         return [Offer(self.shelf, (self,), partial(kind, self))]
 
 
-def pack(model: nn.Module, most: int = 2**30) -> list[Copy]:
+def pack(model: nn.Module, most: int = 2**30) -> list[Loan]:
     """Copies of a model's weights that make its products faster on a processor, in use while the list is kept, in
     inference mode.
 
@@ -68,10 +68,10 @@ def pack(model: nn.Module, most: int = 2**30) -> list[Copy]:
     together = {id(linear) for offer in offers if len(offer.linears) > 1 for linear in offer.linears}
     alone = [offer for offer in offers if len(offer.linears) == 1 and id(offer.linears[0]) not in together]
     alone.sort(key=lambda offer: -offer.linears[0].weight.shape[0])
-    held: list[Copy] = []
+    held: list[Loan] = []
     for offer in (*alone, *(offer for offer in offers if len(offer.linears) != 1)):
         most -= offer.size
-        held += [offer.shelf.lend(offer.make)] if most >= 0 else []
+        held += [offer.lend()] if most >= 0 else []
     return held
 
 

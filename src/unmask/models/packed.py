@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 _TYPES = (torch.float32, torch.bfloat16)
+# bytes of a copy that may stay
+_STAYS = 2**26
 
 
 class Copy(Protocol):
@@ -75,22 +77,32 @@ class PackedWeight:
         return self._product(x, self._packed, bias, "none", [], None)
 
 
+class Loan:
+    """A copy that is in use while anybody holds this."""
+
+    def __init__(self, copy: Copy) -> None:
+        self.copy = copy
+
+
 class Shelf:
-    """Where a copy lies while anybody holds it."""
+    """Where a copy lies while anybody holds its loan; it may stay for the next one."""
 
     def __init__(self) -> None:
-        self._lent: weakref.ref[Any] | None = None
+        self._lent: weakref.ref[Loan] | None = None
+        self._kept: Copy | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Shelf, ()  # a copy of the layer has weights of its own
 
-    def lend(self, make: Callable[[], Copy]) -> Copy:
-        """The copy, shared with whoever holds it."""
-        held = None if self._lent is None else self._lent()
-        if held is None or not held.is_current():
-            held = make()
-            self._lent = weakref.ref(held)
-        return held
+    def lend(self, make: Callable[[], Copy], *, stays: bool = False) -> Loan:
+        """The copy, shared with whoever holds its loan; `stays`: it is kept after that, out of use."""
+        loan = None if self._lent is None else self._lent()
+        if loan is None or not loan.copy.is_current():
+            copy = self._kept if self._kept is not None and self._kept.is_current() else make()
+            self._kept = copy if stays else None
+            loan = Loan(copy)
+            self._lent = weakref.ref(loan)
+        return loan
 
     def fitting(self, x: Tensor) -> Any:
         """The copy that is held, where `x` may be multiplied with it; None: there is none, or it does not fit."""
@@ -99,7 +111,8 @@ class Shelf:
         # asked for by name: else what is scored while a text is still being written would differ in its last digits
         if not torch.is_inference_mode_enabled():
             return None
-        held = self._lent()
+        loan = self._lent()
+        held = None if loan is None else loan.copy
         if held is None or x.dtype != held.dtype or x.device.type != "cpu" or x.numel() == 0:
             return None
         return held if held.is_current() and not torch.is_autocast_enabled("cpu") else None
@@ -107,11 +120,20 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Offer:
-    """A copy that could be made: where it would lie, of the weights of which layers, and how."""
+    """A copy that could be made: where it would lie, of the weights of which layers, and how.
+
+    Attributes:
+        is_slow: to make it takes as long as some steps of decoding; so a small one stays.
+    """
 
     shelf: Shelf
     linears: tuple[nn.Linear, ...]
     make: Callable[[], Copy]
+    is_slow: bool = False
+
+    def lend(self) -> Loan:
+        """The copy."""
+        return self.shelf.lend(self.make, stays=self.is_slow and self.size <= _STAYS)
 
     @property
     def size(self) -> int:

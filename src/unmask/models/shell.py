@@ -24,7 +24,7 @@ from unmask.models.fused_nll import Head
 from unmask.models.kv_cache import Fed, KVCache
 from unmask.models.linear import pack
 from unmask.models.native.judge import NativeJudge
-from unmask.models.packed import Copy
+from unmask.models.packed import Loan
 from unmask.models.shift import predicting_columns
 from unmask.types import AttentionSpec, DenoiserOutput
 
@@ -217,7 +217,7 @@ class DiffusionModel(PreTrainedModel):
         """Empty storage for keys and values of so many batch rows and columns."""
         return self.trunk.new_cache(rows, capacity)
 
-    def packed(self) -> list[Copy]:
+    def packed(self) -> list[Loan]:
         """Copies of weights that make products of few positions faster on a processor.
 
         They are in use while they are kept, in `torch.inference_mode` alone: numbers differ in their last digits.

@@ -5,7 +5,7 @@
 // is between two products stays in the nearest cache. Rows of a batch know nothing of each other, and each number is
 // summed in the same order whatever stands beside it, so that a row does not depend on its batch.
 //
-// `native/__init__.py` compiles this file and describes the same structures.
+// `library.py` compiles this file and describes the same structures.
 
 #include <algorithm>
 #include <cfloat>

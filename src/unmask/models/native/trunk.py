@@ -182,7 +182,7 @@ def offer(trunk: Any, shelf: Shelf) -> list[Offer]:
     if not (_is_known(trunk) and all(_is_small(layer) for layer in trunk.layers)) or library() is None:
         return []
     linears = tuple(linear for layer in trunk.layers for linear in _linears(layer))
-    return [Offer(shelf, linears, partial(NativeTrunk, trunk))]
+    return [Offer(shelf, linears, partial(NativeTrunk, trunk), is_slow=True)]
 
 
 def _is_known(trunk: Any) -> bool:
