@@ -89,7 +89,7 @@ def test_a_changed_weight_is_not_read_from_its_copy(used: list[int]) -> None:
     made.to(torch.bfloat16)
     product_of(made, x.bfloat16())
     assert used == [4]
-    assert not held[0].is_current()
+    assert not held[0].copy.is_current()
 
 
 def test_training_and_other_types_do_without(used: list[int]) -> None:
@@ -127,9 +127,9 @@ def test_the_head_first_then_what_there_is_room_for(tmp_path: Path) -> None:
     whole = pack(model)
     assert sum(size.values()) == sum(offer.size for offer in offered(model))
     assert len(whole) == len(offered(model))
-    only = [copy for copy in pack(model, most=size["head"]) if isinstance(copy, packed.PackedWeight)]
+    only = [loan.copy for loan in pack(model, most=size["head"]) if isinstance(loan.copy, packed.PackedWeight)]
     assert [copy.linears for copy in only] == [(model.head,)]
-    assert not any(isinstance(copy, packed.PackedWeight) for copy in pack(model, most=min(size.values()) - 1))
+    assert not any(isinstance(loan.copy, packed.PackedWeight) for loan in pack(model, most=min(size.values()) - 1))
 
 
 def offered(model: torch.nn.Module) -> list[packed.Offer]:
