@@ -30,6 +30,10 @@ class ResourceError(UnmaskError):
     """The machine lacks what was asked for: a device, memory, disk space, an optional package."""
 
 
+class OutOfMemoryError(ResourceError):
+    """Memory did not suffice for what was asked for."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The allowed name that `name` most resembles, or None when nothing is near."""
     names = {candidate.lower(): candidate for candidate in allowed}

@@ -28,7 +28,8 @@ from unmask.lm.infilling import (
     with_cost,
 )
 from unmask.lm.many import BATCH_SIZE
-from unmask.lm.streaming import Generation, Part, TextStream, evaluating
+from unmask.lm.streaming import Generation, Part, TextStream
+from unmask.lm.working import at_work
 from unmask.models.shell import DiffusionModel
 from unmask.models.tokenizers import mask_token_id
 
@@ -108,7 +109,7 @@ class Filler:
         scores: list[float] = []
         for start in range(0, len(tried), BATCH_SIZE):
             rows = [text_row(read, lengths, self.tokenizer) for lengths in tried[start : start + BATCH_SIZE]]
-            with evaluating(self.model):
+            with at_work(self.model):
                 done = self._decoding(rows, replace(self.options, trace=True), [seed] * len(rows)).run()
             spent.extend(completion.stats for completion in done)
             scores += [mean_log_prob(completion) for completion in done]

@@ -27,7 +27,8 @@ from unmask.lm.infilling import BlankRow, between, ids_row, read_text
 from unmask.lm.many import BATCH_SIZE, Asked, asked_rows, finished_rows
 from unmask.lm.prompts import Prompt, encode, several
 from unmask.lm.scoring import Scoring, estimates, pair_ids
-from unmask.lm.streaming import Generation, Part, TextStream, evaluating
+from unmask.lm.streaming import Generation, Part, TextStream
+from unmask.lm.working import at_work
 from unmask.models.adapters import has_adapter, save_adapter
 from unmask.models.card import saved_card, write_card
 from unmask.models.checkpoints import save_model
@@ -337,7 +338,7 @@ class DiffusionLM:
     ) -> Iterator[tuple[int, Generation]]:
         ends, finish = partial(ends_at_stop, options, self.tokenizer), partial(continued, options, self.tokenizer)
         automaton = self._constraints.automaton(options)
-        with evaluating(self.model):
+        with at_work(self.model):
             # rows of one length come together, and with max_length only these have room for the same number of tokens
             for length, group in groupby(rows, lambda asked: len(asked.row.ids) if options.max_length else 0):
                 own = with_room(options, length)

@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unmask.data.prompt_rows import PromptRow, read_prompts
 from unmask.data.result_file import ResultFile, Share, check_origin, move_aside
-from unmask.errors import ConfigError, DataError, ResourceError
+from unmask.errors import ConfigError, DataError, OutOfMemoryError, ResourceError
 from unmask.generation.options import GenerationOptions
 from unmask.lm.attention import own_blocks
 from unmask.lm.continuing import room
@@ -176,11 +174,11 @@ def _results(lm: DiffusionLM, rows: Sequence[PromptRow], work: PromptFile) -> It
     try:
         for index, result in lm.generate_many(prompts, work.options, batch_size=work.batch_size, seeds=seeds):
             yield rows[index].number, result
-    except torch.OutOfMemoryError:
+    except OutOfMemoryError as error:
         raise ResourceError(
             f"out of memory with batch_size {work.batch_size}. What was generated is kept: run the same command with "
             "a smaller --batch_size, which changes no result."
-        ) from None
+        ) from error
 
 
 def _written(lm: DiffusionLM, row: PromptRow, result: Generation, seed: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unmask.errors import ConfigError
 from unmask.lm.prompts import Prompt, encode
-from unmask.lm.streaming import evaluating
+from unmask.lm.working import at_work
 from unmask.models.shell import DiffusionModel
 from unmask.models.tokenizers import mask_token_id
 from unmask.objectives.asking import Pair
@@ -67,7 +67,7 @@ def estimates(
     is_causal = model.facts.attention == "causal"
     pairs = _begun(tokenizer, pairs) if is_causal else pairs
     _check_lengths(model, pairs)
-    with evaluating(model):
+    with at_work(model):
         if is_causal:
             if scoring.guidance_scale:
                 raise ConfigError("guidance_scale is for diffusion models; this one is autoregressive, with no masks.")
@@ -108,7 +108,7 @@ def settled(
     """
     refuse_settling(model)
     _check_lengths(model, [pair for contest in contests for pair in contest.pairs])
-    with evaluating(model):
+    with at_work(model):
         how = LikelihoodEstimator(
             mask_token_id(tokenizer, model),
             scoring.samples,
@@ -136,7 +136,7 @@ def greedy_verdicts(
 
     For models that see a whole row, and autoregressive ones.
     """
-    with evaluating(model):
+    with at_work(model):
         if model.facts.attention == "causal":
             whole = _begun(tokenizer, pairs)
             settings = {"mask_token_id": model.mask_token_id, "batch_size": scoring.batch_size}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from torch import nn
-
 from unmask.generation.loop import Decoding
 from unmask.generation.trace import Commit, Completion, Stats, Trace
+from unmask.lm.working import at_work
+from unmask.models.shell import DiffusionModel
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ class TextStream:
     """
 
     def __init__(
-        self, model: nn.Module, parts: Sequence[Part], finish: Callable[[int, Completion], Generation]
+        self, model: DiffusionModel, parts: Sequence[Part], finish: Callable[[int, Completion], Generation]
     ) -> None:
         self._model, self._parts, self._finish = model, parts, finish
 
     def __iter__(self) -> Iterator[Commit]:
-        with evaluating(self._model):
+        with at_work(self._model):
             begun = 0
             for part in self._parts:
                 last = -1
@@ -67,7 +66,7 @@ class TextStream:
 
     def run(self) -> list[Generation]:
         """Go on to the end; one result per prompt."""
-        with evaluating(self._model):
+        with at_work(self._model):
             for part in self._parts:
                 part.decoding.run()
         return self.generations()
@@ -87,14 +86,3 @@ class TextStream:
             for row, completion in zip(part.rows, part.decoding.completions(), strict=True)
         }
         return [done[row] for row in sorted(done)]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off, and on again where it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -12,6 +12,7 @@ import torch
 
 from unmask.errors import ResourceError
 from unmask.models.facts import Facts
+from unmask.models.shortage import is_shortage
 from unmask.training.arguments import Settings
 from unmask.training.memory import Estimate, readable
 from unmask.training.memory_question import estimate_of
@@ -32,8 +33,8 @@ def explained(settings: Settings, verb: str, facts: Facts, device: torch.device)
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_shortage(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
             raise
         raise ResourceError(explanation(settings, verb, facts, size_of(device))) from error
 
@@ -61,12 +62,6 @@ def size_of(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return psutil.virtual_memory().total
-
-
-def _is_shortage(error: BaseException) -> bool:
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    # PyTorch's words for it on a CPU
-    return known or "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def _tried(settings: Settings, verb: str, facts: Facts) -> Iterator[tuple[Changes, Estimate]]:

@@ -24,6 +24,8 @@ _SECONDS = 300
 # bytes of a layer's weights, and of a head's, up to which this was at least as fast as oneDNN
 MOST, MOST_OF_HEAD = 2**25, 2**22
 
+# see `trunk.cpp`
+_DONE, _NO_MEMORY = 0, 2
 _FLOATS, _WHOLES, _BYTES, _NUMBER = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
 
 
@@ -109,8 +111,19 @@ def library() -> Any | None:
     of_logits = [_FLOATS, _NUMBER, _NUMBER, _WHOLES, _NUMBER]
     loaded.judge.argtypes = [*of_logits, _NUMBER, _BYTES, _NUMBER, _WHOLES, _FLOATS]
     loaded.multiply_rows.restype = None
-    loaded.forward.restype = loaded.judge.restype = ctypes.c_bool
+    loaded.forward.restype = loaded.judge.restype = _told
     return loaded
+
+
+def _told(outcome: int) -> bool:
+    """What `trunk.cpp` says of a call: whether it did it, or the arguments do not belong together.
+
+    Raises:
+        MemoryError: there is too little.
+    """
+    if outcome == _NO_MEMORY:
+        raise MemoryError("compiled decoding")
+    return outcome == _DONE
 
 
 def pointer(tensor: Tensor | None) -> int | None:

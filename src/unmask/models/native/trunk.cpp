@@ -8,9 +8,11 @@
 // `library.py` compiles this file and describes the same structures.
 
 #include <algorithm>
+#include <atomic>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <new>
 #include <thread>
@@ -501,15 +503,29 @@ class Rows {
 
 namespace {
 
-// some of `count` rows on each thread; which ones makes no difference to any of them
+// some of `count` rows on each thread; which ones makes no difference to any of them. False: memory did not suffice
 template <typename Work>
-void in_parts(int64_t threads, int64_t count, Work work) {
+bool in_parts(int64_t threads, int64_t count, Work work) {
     const int64_t parts = std::max<int64_t>(1, std::min(threads, count));
+    std::atomic<bool> is_done{true};
+    auto some = [&](int64_t part) {
+        try {
+            work(part * count / parts, (part + 1) * count / parts);
+        } catch (const std::bad_alloc&) {
+            is_done = false;
+        }
+    };
     std::vector<std::thread> others;
-    for (int64_t part = 1; part < parts; part++)
-        others.emplace_back(work, part * count / parts, (part + 1) * count / parts);
-    work(0, count / parts);
+    int64_t own = 1;
+    try {
+        others.reserve(parts);
+        for (; own < parts; own++) others.emplace_back(some, parts - own);
+    } catch (const std::exception&) {
+        // no more threads are to be had: the rest is for this one
+    }
+    for (int64_t part = 0; part <= parts - own; part++) some(part);
     for (auto& other : others) other.join();
+    return is_done;
 }
 
 // the first of a row's highest numbers and its log-probability; `row` has room for whole vectors, of numbers that no
@@ -533,14 +549,16 @@ inline void judge_row(std::vector<float>& row, int64_t words, int64_t* token, fl
 
 }  // namespace
 
-// false: a token has no row in the embedding, and nothing was computed
-extern "C" bool forward(const Network* network, const Call* call) {
+// what becomes of a call
+enum Outcome { DONE, UNLIKE, NO_MEMORY };
+
+// UNLIKE: a token has no row in the embedding, and nothing was computed
+extern "C" Outcome forward(const Network* network, const Call* call) {
     const int64_t words = network->words, count = call->rows * call->length;
     auto is_unknown = [=](int64_t token) { return token < 0 || token >= words; };
-    if (std::any_of(call->tokens, call->tokens + count, is_unknown)) return false;
-    in_parts(call->threads, call->rows,
-        [=](int64_t first, int64_t end) { Rows(*network, *call, first, end).forward(); });
-    return true;
+    if (std::any_of(call->tokens, call->tokens + count, is_unknown)) return UNLIKE;
+    auto some = [=](int64_t first, int64_t end) { Rows(*network, *call, first, end).forward(); };
+    return in_parts(call->threads, call->rows, some) ? DONE : NO_MEMORY;
 }
 
 // x [rows, depth] times a weight whose rows lie side by side, `[ceil(count / LANES), depth, LANES]`: out [rows, count]
@@ -558,26 +576,26 @@ extern "C" void multiply_rows(
         });
 }
 
-// what `judge_row` says of each row of logits, some ids left out, where `pending` has it, and nothing elsewhere; false:
+// what `judge_row` says of each row of logits, some ids left out, where `pending` has it, and nothing elsewhere; UNLIKE:
 // these are not as many. See `native/judge.py`.
-extern "C" bool judge(
+extern "C" Outcome judge(
     const float* logits, int64_t rows, int64_t words, const int64_t* never, int64_t never_count, int64_t threads,
     const bool* pending, int64_t places, int64_t* token, float* log_prob) {
-    std::vector<int64_t> place;
-    for (int64_t i = 0; i < places; i++) {
-        token[i] = 0;
-        log_prob[i] = -INFINITY;
-        if (pending[i]) place.push_back(i);
-    }
-    if (int64_t(place.size()) != rows) return false;
-    in_parts(threads, rows, [&](int64_t first, int64_t end) {
+    std::fill_n(token, places, 0);
+    std::fill_n(log_prob, places, -INFINITY);
+    if (std::count(pending, pending + places, true) != rows) return UNLIKE;
+    auto some = [=](int64_t first, int64_t end) {
         std::vector<float> row((words + WIDTH - 1) / WIDTH * WIDTH, -INFINITY);
-        for (int64_t i = first; i < end; i++) {
+        int64_t place = -1;
+        for (int64_t i = 0; i < end; i++) {
+            do place++;
+            while (!pending[place]);
+            if (i < first) continue;
             std::copy(logits + i * words, logits + (i + 1) * words, row.begin());
             for (int64_t j = 0; j < never_count; j++)
                 if (never[j] < words) row[never[j]] = -INFINITY;
-            judge_row(row, words, token + place[i], log_prob + place[i]);
+            judge_row(row, words, token + place, log_prob + place);
         }
-    });
-    return true;
+    };
+    return in_parts(threads, rows, some) ? DONE : NO_MEMORY;
 }

@@ -1,0 +1,32 @@
+"""A model at work for somebody: in evaluation mode, its errors about memory explained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from unmask.errors import OutOfMemoryError
+from unmask.models.shell import DiffusionModel
+from unmask.models.shortage import is_shortage
+
+
+@contextmanager
+def at_work(model: DiffusionModel) -> Iterator[None]:
+    """Dropout off, and on again where it was.
+
+    Raises:
+        OutOfMemoryError: memory did not suffice inside the context.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        raise OutOfMemoryError(
+            f"{model.device} ran out of memory. Read fewer rows at a time (batch_size), write shorter texts "
+            "(max_new_tokens), or load the model in a smaller dtype or quantised."
+        ) from error
+    finally:
+        model.train(was_training)
