@@ -54,6 +54,15 @@ def test_it_is_told(
     lm.model.eval()
 
 
+@pytest.mark.parametrize("ask", [ASKED[0], ASKED[3]])
+def test_it_is_told_before_anything_is_written(
+    ask: Callable[[DiffusionLM], Any], lm: DiffusionLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmask.generation.canvas.Canvas.widened", too_large)
+    with pytest.raises(OutOfMemoryError, match="cpu ran out of memory"):
+        ask(lm)
+
+
 def test_other_errors_are_let_through(lm: DiffusionLM, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*_: Any, **__: Any) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -29,7 +29,7 @@ from unmask.lm.infilling import (
 )
 from unmask.lm.many import BATCH_SIZE
 from unmask.lm.streaming import Generation, Part, TextStream
-from unmask.lm.working import at_work
+from unmask.lm.working import at_work, shortage_told
 from unmask.models.shell import DiffusionModel
 from unmask.models.tokenizers import mask_token_id
 
@@ -59,7 +59,8 @@ class Filler:
         check_blanks(read)
         chosen = row_seeds(self.options, seeds, len(read))
         found = [self._row(text, seed) for text, seed in zip(read, chosen, strict=True)]
-        part = Part(self._decoding([row for row, _ in found], self.options, chosen), tuple(range(len(found))))
+        with shortage_told(self.model):
+            part = Part(self._decoding([row for row, _ in found], self.options, chosen), tuple(range(len(found))))
 
         def finish(number: int, done: Completion) -> Generation:
             row, cost = found[number]

@@ -28,7 +28,7 @@ from unmask.lm.many import BATCH_SIZE, Asked, asked_rows, finished_rows
 from unmask.lm.prompts import Prompt, encode, several
 from unmask.lm.scoring import Scoring, estimates, pair_ids
 from unmask.lm.streaming import Generation, Part, TextStream
-from unmask.lm.working import at_work
+from unmask.lm.working import at_work, shortage_told
 from unmask.models.adapters import has_adapter, save_adapter
 from unmask.models.card import saved_card, write_card
 from unmask.models.checkpoints import save_model
@@ -351,7 +351,8 @@ class DiffusionLM:
             Waiting(row.ids, seed, ends_at_stop(options, self.tokenizer, row), automaton)
             for row, seed in zip(rows, seeds, strict=True)
         ]
-        return stream_rows(self._denoiser, waiting, options=options, **self._world(options))
+        with shortage_told(self.model):
+            return stream_rows(self._denoiser, waiting, options=options, **self._world(options))
 
     def _world(self, options: GenerationOptions) -> dict[str, Any]:
         """What the loop is told about the model."""

@@ -15,10 +15,24 @@ def at_work(model: DiffusionModel) -> Iterator[None]:
     """Dropout off, and on again where it was.
 
     Raises:
-        OutOfMemoryError: memory did not suffice inside the context.
+        OutOfMemoryError: see `shortage_told`.
     """
     was_training = model.training
     model.eval()
+    try:
+        with shortage_told(model):
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def shortage_told(model: DiffusionModel) -> Iterator[None]:
+    """What is done for a model, a shortage of memory explained.
+
+    Raises:
+        OutOfMemoryError: memory did not suffice inside the context.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -28,5 +42,3 @@ def at_work(model: DiffusionModel) -> Iterator[None]:
             f"{model.device} ran out of memory. Read fewer rows at a time (batch_size), write shorter texts "
             "(max_new_tokens), or load the model in a smaller dtype or quantised."
         ) from error
-    finally:
-        model.train(was_training)
