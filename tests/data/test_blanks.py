@@ -67,6 +67,58 @@ def test_blanks_are_found(text: str, pieces: tuple[str, ...], blanks: tuple[Blan
     assert found.is_open == any(blank.least != blank.most for blank in blanks)
 
 
+@pytest.mark.parametrize("near", ["[MASK:x]", "[MASK: 2]", "[MASK:1-]", "[MASK:-1]", "[MASK:1 - 8]", "[MASK:1-2-3]"])
+@pytest.mark.parametrize("fields", [True, False])
+def test_what_is_nearly_a_blank_is_named(near: str, fields: bool) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_blanks(f"A {near} b [MASK]", "<mask>", fields=fields)
+    assert f'"{near}" in the text is no blank' in str(caught.value) and "[MASK:1-8]" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("near", "right"),
+    [
+        ("{b}", "{b:4}"),
+        ("{b:x}", "{b:1-8}"),
+        ("{b:}", "{b:4}"),
+        ("{b: 4}", "{b:4}"),
+        ("{b :4}", "{b:4}"),
+        ("{b:1-}", "{b:4}"),
+        ("{b:99999999999}", "{b:4}"),
+        ("{first name:4}", "{first_name:4}"),
+        ("{first-name:1-8}", "{first_name:1-8}"),
+    ],
+)
+def test_what_is_nearly_a_field_is_named(near: str, right: str) -> None:
+    text = f'{{"a": "{{a:2}}", "b": "{near}"}}'
+    with pytest.raises(ConfigError) as caught:
+        read_blanks(text, "<mask>", fields=True)
+    assert f'"{near}" in the template is no field' in str(caught.value) and right in str(caught.value)
+    # without fields it is text
+    assert read_blanks(text, "<mask>").pieces == (text,)
+
+
+def test_a_long_near_blank_is_told_in_short() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_blanks(f"[MASK:{'x' * 9_999}] [MASK]", "<mask>")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": {"b": 1, "c": [{}]}, "d": {"e": "f"}}',
+        '{"a":{"b":2}}',
+        '{\n  "a": 1\n}',
+        "{} { } {1} {[MASK]} {...}",
+        "{a: 1, b: {b:4}}",
+    ],
+)
+def test_other_braces_of_a_template_are_text(text: str) -> None:
+    found = read_blanks(f"{text} {{x:2}}", "<mask>", fields=True)
+    assert "".join(found.pieces) == f"{text} ".replace("[MASK]", "").replace("{b:4}", "")
+
+
 def test_a_template_is_json_with_fields() -> None:
     found = read_blanks('{"name": "{name:2}", "age": {age:1-3}, "x": {}}', "<mask>", fields=True)
     assert found.pieces == ('{"name": "', '", "age": ', ', "x": {}}')

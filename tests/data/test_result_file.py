@@ -1,12 +1,25 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from unmask.data.result_file import ResultFile, Share, check_origin, move_aside
+from unmask.data.result_file import (
+    ResultFile,
+    Share,
+    check_origin,
+    kept,
+    made_of,
+    move_aside,
+    put_remark,
+    release,
+    remark,
+)
 from unmask.errors import ConfigError, ResourceError
 
 
@@ -102,6 +115,8 @@ def test_an_output_of_something_else_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     assert not check_origin(output, {"steps": 4, "stop": ("a",), "weights": "x"}, whole=True)
     assert not check_origin(output, {"steps": 4, "stop": ("a",)})
+    with ResultFile(output, range(2)) as results:
+        results.add(0, {})
     with pytest.raises(ConfigError, match=r"made of something else: steps 4 -> 5; weights 'x' -> 'y'. .*--fresh"):
         check_origin(output, {"steps": 5, "stop": ("a",), "weights": "y"}, whole=True)
     output.write_text("")
@@ -132,3 +147,89 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match=r"cannot write .*file/o: .*Choose another|cannot write .*file/o: .*choose"):
         check_origin(tmp_path / "file" / "o", {"a": 1}, whole=True)
+
+
+def leave(output: Path, steps: int) -> None:
+    """What a run that was killed before its first row leaves."""
+    check_origin(output, {"steps": steps}, whole=True)
+    with ResultFile(output, range(3)) as results:
+        results.part.write_bytes(b'{"row": 0, "resu')
+
+
+def test_an_output_without_a_row_gives_way(tmp_path: Path) -> None:
+    output = tmp_path / "o.jsonl"
+    leave(output, 4)
+    # what is asked before a model is loaded changes nothing
+    assert not check_origin(output, {"steps": 5}) and made_of(output) == {"steps": 4}
+    assert not check_origin(output, {"steps": 5}, whole=True) and made_of(output) == {"steps": 5}
+    with ResultFile(output, range(3), Share(1, 2)) as results:
+        assert results.left() == [1]
+        results.add(1, {"n": 1})
+    for whole in (False, True):
+        with pytest.raises(ConfigError, match="made of something else: steps 5 -> 6"):
+            check_origin(output, {"steps": 6}, whole=whole)
+
+
+def test_an_output_that_a_process_is_at_work_on_does_not_give_way(tmp_path: Path) -> None:
+    output = tmp_path / "o.jsonl"
+    leave(output, 4)
+    with ResultFile(output, range(3), Share(1, 2)):
+        for whole in (False, True):
+            with pytest.raises(ConfigError, match="made of something else: steps 4 -> 5"):
+                check_origin(output, {"steps": 5}, whole=whole)
+        release(output)
+        assert made_of(output) == {"steps": 4}
+    release(output)
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_are_counted_and_kept(tmp_path: Path) -> None:
+    output = tmp_path / "o.jsonl"
+    assert kept(output) == 0
+    check_origin(output, {"steps": 4}, whole=True)
+    for rank in range(2):
+        with ResultFile(output, range(5), Share(rank, 2)) as results:
+            results.add(rank, {"text": ""})
+    release(output)
+    assert kept(output) == 2 and made_of(output) == {"steps": 4}
+
+
+def test_a_remark_is_kept_with_what_is_complete(tmp_path: Path) -> None:
+    output = tmp_path / "o.jsonl"
+    put_remark(output, {"a": 1})
+    assert remark(output) is None and not list(tmp_path.iterdir())
+    check_origin(output, {"steps": 4}, whole=True)
+    with ResultFile(output, range(1)) as results:
+        results.add(0, {})
+        results.merge()
+    put_remark(output, {"a": 1})
+    assert remark(output) == {"a": 1} and check_origin(output, {"steps": 4}, whole=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.jsonl", "o.jsonl.run.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "Free space, or choose another place; the same command goes on"),
+        (errno.EACCES, "You may not write there. Choose another --output."),
+        (errno.EIO, "Mend that, or choose another place; the same command goes on"),
+    ],
+)
+def test_advice_fits_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(ResourceError) as caught:
+        check_origin(tmp_path / "o", {"a": 1}, whole=True)
+    assert advice in str(caught.value) and os.strerror(number) in str(caught.value)
+    assert ("Free space" in str(caught.value)) == (number == errno.ENOSPC)
+
+
+def test_a_lock_that_cannot_be_made_is_not_waited_for(tmp_path: Path) -> None:
+    if not Path("/proc/self").exists():
+        pytest.skip("has no /proc")
+    with pytest.raises(ResourceError, match="cannot write /proc/o"):
+        check_origin(Path("/proc/o"), {"a": 1}, whole=True)
+    with pytest.raises(ResourceError, match="cannot write /proc/o"), ResultFile(Path("/proc/o"), range(2)):
+        pass

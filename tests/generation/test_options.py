@@ -54,6 +54,17 @@ def unchecked() -> Iterator[None]:
         ({"noise_schedule": "cosin"}, 'Did you mean "cosine"?'),
         ({"suppress_tokens": [1, -1]}, "suppress_tokens has -1; it is a list of token ids"),
         ({"guidance_keep": ["a"]}, "guidance_keep has 'a'"),
+        ({"suppress_tokens": None}, "suppress_tokens has None; it is a list of token ids"),
+        ({"stop": 5}, "stop has 5; it is a text, or a list of texts"),
+        ({"stop": None}, "stop has None"),
+        ({"seed": "3"}, "seed is '3'; it must be a whole number"),
+        ({"seed": None}, "seed is None"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": True}, "seed is True"),
+        ({"early_stop": "no"}, "early_stop is 'no'; it must be true or false"),
+        ({"trace": 1}, "trace is 1; it must be true or false"),
+        ({"strategy": None}, 'strategy "None" is not one of'),
+        ({"cache": None}, 'cache "None" is not one of auto, '),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(setting: dict, phrase: str) -> None:

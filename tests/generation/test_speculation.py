@@ -117,3 +117,13 @@ def test_forwards_are_saved_with_the_exact_cache_in_every_family(
     (plain,), (ahead,) = (decode(models[name], [[5, 6, 7]], speculate=guesses, **settings) for guesses in (0, 4))
     assert ahead.token_ids == plain.token_ids
     assert ahead.stats.forwards.total < plain.stats.forwards.total
+
+
+def test_no_more_is_guessed_than_there_is_to_write(model: DiffusionModel) -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 8, "block_size": 8, "steps": 8, "early_stop": False}
+    (plain,), (all_of_it,), (more,) = (
+        decode(model, [[5, 6]], speculate=guesses, **settings) for guesses in (0, 7, 999)
+    )
+    assert more == all_of_it and more.token_ids == plain.token_ids
+    # beside the true state one for each mask but the last, from the second step on
+    assert more.stats.positions <= 10 + 10 * sum(range(1, 8))

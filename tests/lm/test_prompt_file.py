@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.tiny import write_checkpoint
-from unmask.data.result_file import Share
+from unmask.data.result_file import ResultFile, Share, check_origin, kept, made_of
 from unmask.errors import ConfigError, DataError, ResourceError
 from unmask.generation.options import GenerationOptions
-from unmask.lm import DiffusionLM, load
+from unmask.lm import DiffusionLM, load, prompt_file
 from unmask.lm.prompt_file import Progress, PromptFile, generate_file
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 8, "steps": 4, "block_size": 8, "temperature": 1.0, "seed": 5}
@@ -56,7 +56,7 @@ def without_stats(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "stats"} for row in rows]
 
 
-@pytest.mark.parametrize(("rows", "kills"), [(60, 3), pytest.param(1000, 40, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("rows", "kills"), [(40, 2), pytest.param(1000, 40, marks=pytest.mark.long)])
 def test_killed_runs_leave_every_row_once_and_as_if_alone(
     folder: Path, lm: DiffusionLM, tmp_path: Path, rows: int, kills: int
 ) -> None:
@@ -172,7 +172,49 @@ def test_prompts_without_room_are_told_or_left_out(lm: DiffusionLM, tmp_path: Pa
     done = generate_file(dataclasses.replace(work, skip_bad_rows=True), lambda: lm)
     # the seed of a row is that of its place in the file
     assert [row["stats"]["seed"] for row in results(tmp_path / "out.jsonl")] == [5, 8]
-    assert "2 of 4 rows are too long" in done.notes[0]
+    assert "2 of 4 rows cannot be used" in done.notes[0]
+
+
+def test_prompts_that_the_chat_template_refuses_are_told_or_left_out(
+    lm: DiffusionLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}x{% endfor %}"
+    )
+    monkeypatch.setattr(lm.tokenizer, "chat_template", template)
+    talk = [{"role": "user", "content": "hi"}]
+    rows = [{"messages": talk}, {"messages": [{"role": "system", "content": "s"}, *talk]}, {"prompt": "ab"}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    work = PromptFile(tmp_path / "in.jsonl", tmp_path / "out.jsonl", OPTIONS)
+    with pytest.raises(DataError, match=r"in.jsonl:2: .*no system.* --skip_bad_rows true"):
+        generate_file(work, lambda: lm)
+    skipping = dataclasses.replace(work, skip_bad_rows=True)
+    done = generate_file(skipping, lambda: lm)
+    assert [row["stats"]["seed"] for row in results(tmp_path / "out.jsonl")] == [5, 7]
+    assert "1 of 3 rows cannot be used and are skipped" in done.notes[0] and "in.jsonl:2: " in done.notes[0]
+    (tmp_path / "in.jsonl").write_text(json.dumps(rows[1]) + "\n")
+    with pytest.raises(DataError, match=r"in.jsonl:1: .*no system"):
+        generate_file(dataclasses.replace(skipping, output=tmp_path / "none.jsonl"), lambda: lm)
+
+
+def test_a_run_that_begins_here_meanwhile_is_not_written_into(lm: DiffusionLM, tmp_path: Path) -> None:
+    """Between saying what an output is made of and holding its part, another run may say something else."""
+    write_prompts(tmp_path / "in.jsonl", 2)
+    work = PromptFile(tmp_path / "in.jsonl", tmp_path / "out.jsonl", OPTIONS)
+    enter = ResultFile.__enter__
+
+    def late(self: ResultFile) -> ResultFile:
+        check_origin(work.output, {"steps": 2}, whole=True)
+        with ResultFile(work.output, range(2), Share(1, 2)) as others:
+            others.add(1, {"text": "another run's"})
+        return enter(self)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ConfigError, match="made of something else"):
+        patch.setattr(
+            prompt_file.ResultFile, "__enter__", lambda self: late(self) if self.share.ranks == 1 else enter(self)
+        )
+        generate_file(work, lambda: lm)
+    assert made_of(work.output) == {"steps": 2} and kept(work.output) == 1
 
 
 def test_a_full_disk_is_told_and_gone_on_after(

@@ -269,6 +269,26 @@ def test_it_is_made_once_and_in_use_while_it_is_held(
     assert (len(used), len(made)) == (3, 2)
 
 
+def test_what_is_written_behind_the_back_of_autograd_is_read_by_the_next_text(
+    tmp_path: Path, used: list[tuple[int, ...]]
+) -> None:
+    model, ids_BL = native(tmp_path), tokens(2, 32)
+    logits(model, ids_BL)
+    for part in ("layers.1.mlp.down_proj.weight", "layers.0.attention_norm.weight", "embed.weight"):
+        model.trunk.get_parameter(part).data.mul_(1.5)
+        close(logits(model, ids_BL), exact(model, ids_BL))
+    assert len(used) == 4
+
+
+def test_nothing_may_be_asked_for_but_that_keys_are_stored(tmp_path: Path, used: list[tuple[int, ...]]) -> None:
+    model, ids_BL = native(tmp_path), tokens(2, 32)
+    caches = [model.new_cache(2, 32) for _ in range(2)]
+    none = logits(model, ids_BL, cache=caches[0], logits_at=torch.empty(0, dtype=torch.int64))
+    logits(model, ids_BL, cache=caches[1])
+    assert none.shape == (0, model.facts.shape.vocab_size) and len(used) == 2
+    assert torch.equal(caches[0].values, caches[1].values) and torch.equal(caches[0].keys, caches[1].keys)
+
+
 def test_a_weight_that_is_gone_is_not_read(tmp_path: Path, used: list[tuple[int, ...]]) -> None:
     model, ids_BL = native(tmp_path), tokens(2, 32)
     held, linear = model.packed(), model.trunk.layers[0].mlp.up_proj

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,11 @@ def run(argv: list[str]) -> int:
     asked = _asked(parsed)
     lm = sampling.load_model(sampling.with_model(parsed))
     tell_idle(parsed, options)
+    # the lengths of open blanks are found while the stream is made
+    began = time.perf_counter()
     stream = _stream(lm, parsed, asked, options)
-    results, seconds = sampling.drain(stream, lm, len(asked), sampling.shown(parsed))
+    results, _ = sampling.drain(stream, lm, len(asked), sampling.shown(parsed))
+    seconds = time.perf_counter() - began
     trace_files.write(parsed["trace"], asked, results, trace_files.About(lm, options, seconds))
     if parsed["json"]:
         print(sampling.as_json(asked, results, seconds))

@@ -14,8 +14,14 @@ from unmask.errors import ConfigError
 
 BLANK = "[MASK]"
 MOST = 128  # tokens of one blank that is written with a number
-_NUMBERED = r"\[MASK:(?P<least>\d+)(?:-(?P<most>\d+))?\]"
-_FIELD = r"\{(?P<name>[^\W\d]\w*):(?P<low>\d+)(?:-(?P<high>\d+))?\}"
+_NUMBERED = r"\[MASK:(?P<least>\d{1,9})(?:-(?P<most>\d{1,9}))?\]"
+_FIELD = r"\{(?P<name>[^\W\d]\w*):(?P<low>\d{1,9})(?:-(?P<high>\d{1,9}))?\}"
+# what is surely meant as one of these, and is none
+_NO_BLANK = r"(?P<no_blank>\[MASK:[^\[\]\n]+\])"
+_NO_FIELD = (
+    r"(?P<no_field>\{[^\W\d]\w*\}|\{[^\W\d]\w*\s*:[^{}\n]*\}"
+    r"|\{[^\W\d][\w .-]*:\s*\d+\s*(?:-\s*\d+)?\s*\})"
+)
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,12 @@ class Blanked:
     Attributes:
         pieces: the text around the blanks, one more than these.
         blanks: in order.
+        is_template: whether braces were read as fields.
     """
 
     pieces: tuple[str, ...]
     blanks: tuple[Blank, ...]
+    is_template: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -63,12 +71,13 @@ def read_blanks(text: str, mask_token: str, *, fields: bool = False) -> Blanked:
     Args:
         text: `[MASK]` or the mask token is one token, `[MASK:4]` four of them, `[MASK:1-8]` one to eight.
         mask_token: the tokenizer's.
-        fields: `{name:4}` and `{name:1-8}` are blanks with a name; every other brace is text.
+        fields: `{name:4}` and `{name:1-8}` are blanks with a name; braces that hold no bare name are text, as in JSON.
 
     Raises:
-        ConfigError: a blank has no length that can be written, or two have one name.
+        ConfigError: a blank has no length that can be written, two have one name, or something is nearly a blank, as
+            `[MASK:x]` and the field `{name}` are.
     """
-    forms = [re.escape(BLANK), re.escape(mask_token), _NUMBERED, *([_FIELD] if fields else [])]
+    forms = [re.escape(BLANK), re.escape(mask_token), _NUMBERED, _NO_BLANK, *([_FIELD, _NO_FIELD] if fields else [])]
     pieces, blanks, start = [""], list[Blank](), 0
     for match in re.finditer("|".join(forms), text):
         between, blank = text[start : match.start()], _blank(match)
@@ -83,14 +92,30 @@ def read_blanks(text: str, mask_token: str, *, fields: bool = False) -> Blanked:
     names = [blank.name for blank in blanks if blank.name]
     if len(set(names)) < len(names):
         raise ConfigError(f"the template has two fields of one name: {', '.join(names)}. Give each its own.")
-    return Blanked(tuple(pieces), tuple(blanks))
+    return Blanked(tuple(pieces), tuple(blanks), fields)
 
 
 def _blank(match: re.Match[str]) -> Blank:
     groups = match.groupdict()
+    if groups.get("no_blank"):
+        raise ConfigError(
+            f'"{_short(match[0])}" in the text is no blank. Write [MASK] for one token, [MASK:4] for four, or '
+            "[MASK:1-8] for one to eight, without spaces."
+        )
+    if groups.get("no_field"):
+        name = re.sub(r"\W+", "_", match[0][1:-1].split(":")[0].strip())
+        raise ConfigError(
+            f'"{_short(match[0])}" in the template is no field. Write {{{name}:4}} for four tokens, or {{{name}:1-8}} '
+            "for one to eight, without spaces. Where such braces are to stay as they are, give no template but a text "
+            "with [MASK:4]."
+        )
     least = groups.get("least") or groups.get("low") or "1"
     most = groups.get("most") or groups.get("high") or least
     return Blank(int(least), int(most), groups.get("name") or "")
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _joins(before: Blank, blank: Blank) -> bool:

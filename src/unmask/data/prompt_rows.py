@@ -5,6 +5,7 @@ Knows no tokenizer and no model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,7 @@ def read_prompts(
     Raises:
         DataError: the file cannot be read, has no usable row, or a row is bad and is not to be skipped.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file. Give a file of prompts, one JSON object per line.")
+    _check_file(path)
     if file_kind(path) not in KINDS:
         raise DataError(f"{path}: prompts are read from {', '.join(KINDS)}. One prompt per line: --prompt_file {path}")
     count = -1
@@ -68,6 +68,23 @@ def read_prompts(
 
     records, notes = read_all(counted(read_rows(path)), str(path), read, skip_bad_rows=skip_bad_rows)
     return [record["row"] for record in records], notes
+
+
+def _check_file(path: Path) -> None:
+    """Raises DataError: it is no file that can be read from its beginning as often as needed."""
+    if os.path.isfile(path):
+        return
+    wanted = "Give a file of prompts, one JSON object per line."
+    if os.path.isdir(path):
+        raise DataError(f"{path} is a folder. {wanted} Those of several files are put into one first: cat FILES > ONE")
+    if os.path.exists(path):
+        raise DataError(
+            f"{path} is no regular file: it is read more than once, so that a pipe or a device will not do. Write what "
+            "comes from it to a file, and give that."
+        )
+    if set("*?[") & set(path.name):
+        raise DataError(f"{path}: there is no such file, and patterns are not read here. {wanted}")
+    raise DataError(f"{path}: there is no such file. {wanted}")
 
 
 def read_prompt(row: Row, number: int, *, chat_template: bool = False) -> PromptRow:

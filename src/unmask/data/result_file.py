@@ -8,8 +8,10 @@ says what it is made of, so that no rows of different runs are ever mixed. Knows
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,14 @@ from filelock import FileLock, Timeout
 from unmask.errors import ConfigError, ResourceError
 
 _SCHEMA = "unmask-results/1"
+_GO_ON = "the same command goes on with what is there"
+_ADVICE = {
+    # errno.EDQUOT is not known everywhere
+    **dict.fromkeys((errno.ENOSPC, getattr(errno, "EDQUOT", 0)), f"Free space, or choose another place; {_GO_ON}."),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "A folder in the path is a file. Choose another --output."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "You may not write there. Choose another --output."),
+    errno.ENAMETOOLONG: "Choose a shorter --output.",
+}
 Origin = Mapping[str, Any]
 
 
@@ -53,10 +63,13 @@ class ResultFile:
         self._stream: BinaryIO | None = None
 
     def __enter__(self) -> ResultFile:
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise ConfigError(f"{self.output} is being written by another process. Wait for it, or stop it.") from None
+        # nobody asks meanwhile whether this part is being written
+        with _locked(self.output):
+            try:
+                self._lock.acquire()
+            except Timeout:
+                told = f"{self.output} is being written by another process. Wait for it, or stop it."
+                raise ConfigError(told) from None
         with _writing(self.output):
             _cut_off_rest(self.part)
             self._stream = self.part.open("ab", buffering=0)
@@ -86,7 +99,7 @@ class ResultFile:
 
     def merge(self) -> bool:
         """Put all results into the output, in order, if all are there; whether they are in it now."""
-        with _writing(self.output), FileLock(f"{self.output}.lock"):
+        with _locked(self.output):
             if not self.output.exists():
                 places = self._places()
                 if any(row not in places for row in self.rows):
@@ -97,7 +110,7 @@ class ResultFile:
 
     def _done(self) -> Collection[int]:
         """Rows that have a result: all of them where another process has put the output together since."""
-        with _writing(self.output), FileLock(f"{self.output}.lock"):
+        with _locked(self.output):
             return set(self.rows) if self.output.exists() else self._places()
 
     def _places(self) -> dict[int, tuple[Path, int]]:
@@ -109,8 +122,32 @@ class ResultFile:
         return found
 
 
+def check_place(output: Path) -> None:
+    """Refuse, before anything is computed, a place where no output can be written; nothing is left there.
+
+    Raises:
+        ConfigError: it has no name, or is a folder or a device.
+        ResourceError: no file of this name can be made there.
+    """
+    if not output.name:
+        raise ConfigError(f'the output is "{output}"; it must be a file. For example: --output results.jsonl')
+    with _told(output):
+        if output.exists():
+            if not output.is_file():
+                kind = "a folder" if output.is_dir() else "no regular file"
+                raise ConfigError(f"{output} is {kind}. Name a file for the results: --output results.jsonl")
+            return
+        folder = next(folder for folder in output.absolute().parents if folder.exists())
+        # as long as the longest name that is made later
+        trial = folder / f"{output.name}.is-writable-{uuid.uuid4().hex[:10]}"
+        trial.open("xb").close()
+        trial.unlink()
+
+
 def check_origin(output: Path, origin: Origin, *, whole: bool = False) -> bool:
     """Refuse an output that is made of something else; whether it is complete.
+
+    What is made of something else and has not a single row gives way, unless a process is at work on it.
 
     Args:
         output: the file.
@@ -121,14 +158,13 @@ def check_origin(output: Path, origin: Origin, *, whole: bool = False) -> bool:
         ConfigError: the output, or its beginning, is made of something else, or is no output of this kind.
         ResourceError: the file beside it cannot be written.
     """
-    beside, now = _beside(output), json.loads(json.dumps(origin, sort_keys=True))
-    if whole and not beside.exists() and not output.exists():
-        with _writing(output), FileLock(f"{output}.lock"):
-            if not beside.exists():
-                _write_whole(
-                    beside, json.dumps({"schema": _SCHEMA, "made_of": now}, indent=1, ensure_ascii=False) + "\n"
-                )
-    before = _made_of(output)
+    now = json.loads(json.dumps(origin, sort_keys=True))
+    with _told(output):
+        is_there = output.exists()
+    if whole and not is_there:
+        with _locked(output):
+            _claim(output, now)
+    before = made_of(output)
     if before is None:
         if output.exists() or _parts(output):
             raise ConfigError(
@@ -137,7 +173,7 @@ def check_origin(output: Path, origin: Origin, *, whole: bool = False) -> bool:
             )
         return False
     changed = [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
-    if changed:
+    if changed and (whole or not _gives_way(output)):
         raise ConfigError(
             f"{output} is made of something else: {'; '.join(changed)}. Choose another --output, or move it aside with "
             "--fresh."
@@ -146,6 +182,48 @@ def check_origin(output: Path, origin: Origin, *, whole: bool = False) -> bool:
         return False
     _remove(output)
     return True
+
+
+def made_of(output: Path) -> dict[str, Any] | None:
+    """What is said beside an output that it is made of; None: nothing."""
+    return (_run(output) or {}).get("made_of")
+
+
+def remark(output: Path) -> Any:
+    """What `put_remark` has kept with an output; None: nothing, or there is no output."""
+    return (_run(output) or {}).get("remark")
+
+
+def put_remark(output: Path, value: Any) -> None:
+    """Keep something with an output that is complete, beside what it is made of. Must be JSON.
+
+    Raises:
+        ResourceError: the file beside it cannot be written.
+    """
+    if not output.exists() or remark(output) == value:
+        return
+    with _locked(output):
+        run = _run(output)
+        if run is not None:
+            _write_run(output, {**run, "remark": value})
+        _remove(output)
+
+
+def kept(output: Path) -> int:
+    """How many rows of an output that is not complete are there."""
+    return len({line for part in _parts(output) for _, line in _whole_lines(part)})
+
+
+def release(output: Path) -> None:
+    """Remove what a run has put beside an output, if there is no row of it and no other process is at work on it.
+
+    Raises:
+        ResourceError: it cannot be removed.
+    """
+    with _locked(output):
+        if not output.exists() and _is_bare(output) and made_of(output) is not None:
+            _beside(output).unlink()
+            _remove(output)
 
 
 def move_aside(output: Path) -> Path | None:
@@ -180,12 +258,52 @@ def _parts(output: Path) -> list[Path]:
     return sorted(path for path in found if path.name.startswith(prefix) and not path.name.endswith(".lock"))
 
 
-def _made_of(output: Path) -> dict[str, Any] | None:
+def _run(output: Path) -> dict[str, Any] | None:
+    """What is said beside an output."""
     try:
         found = json.loads(_beside(output).read_text("utf-8"))
-        return found["made_of"] if found["schema"] == _SCHEMA else None
+        return found if found["schema"] == _SCHEMA and isinstance(found["made_of"], dict) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _write_run(output: Path, run: Mapping[str, Any]) -> None:
+    _write_whole(_beside(output), json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+
+
+def _claim(output: Path, now: dict[str, Any]) -> None:
+    """Say beside an output what it is made of, unless another run has rows of it, or is about to write some."""
+    if output.exists():
+        return
+    if _beside(output).exists():
+        if made_of(output) in (None, now) or not _is_bare(output):
+            return
+        for part in _parts(output):
+            part.unlink()
+    _write_run(output, {"schema": _SCHEMA, "made_of": now})
+
+
+def _gives_way(output: Path) -> bool:
+    """Whether nobody minds if another run begins here."""
+    if output.exists():
+        return False
+    with _locked(output):
+        return _is_bare(output)
+
+
+def _is_bare(output: Path) -> bool:
+    """Whether there is no row, and no process holds a part."""
+    if kept(output):
+        return False
+    prefix = f"{output.name}.part-"
+    for path in [path for path in output.parent.iterdir() if path.name.startswith(prefix) and path.suffix == ".lock"]:
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return False
+        lock.release()
+    return True
 
 
 def _line(value: Any) -> bytes:
@@ -257,12 +375,26 @@ def _remove(output: Path) -> None:
 
 
 @contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """No other process changes meanwhile what belongs to an output."""
+    lock = f"{output}.lock"
+    with _writing(output):
+        open(lock, "ab").close()  # what cannot be made would be waited for without end
+        with FileLock(lock):
+            yield
+
+
+@contextlib.contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    try:
+    with _told(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         yield
+
+
+@contextlib.contextmanager
+def _told(output: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise ResourceError(
-            f"cannot write {output}: {error.strerror or error}. Free space, or choose another place; the same command "
-            "goes on with what is there."
-        ) from None
+        advice = _ADVICE.get(error.errno or -1, f"Mend that, or choose another place; {_GO_ON}.")
+        raise ResourceError(f"cannot write {output}: {error.strerror or error}. {advice}") from None

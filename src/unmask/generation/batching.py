@@ -33,11 +33,11 @@ def continuous(
     """Continue prompts, `batch_size` of them at a time; they are read only as places become free.
 
     Args:
-        rows: any number of them, even without end.
+        rows: any number of them, even without end; their numbers, where they have some, all differ.
         others: see `loop.generate`.
 
     Yields:
-        The number of a prompt, from 0, and its completion, in the order in which they are finished.
+        The number of a prompt, its own or its place from 0 on, and its completion, as they are finished.
 
     Raises:
         ConfigError, ModelError: as `loop.generate`, when the row in question is reached.
@@ -50,8 +50,10 @@ def continuous(
         taken = list(islice(waiting, batch_size - decoding.under_way))
         if taken:
             ids = [row.token_ids for _, row in taken]
-            check_rows(ids, vocab_size, "prompt", first=taken[0][0])
-            entries = [Entry(number, row.seed, row.ends, row.automaton) for number, row in taken]
+            numbers = [place if row.number is None else row.number for place, row in taken]
+            check_rows(ids, vocab_size, "prompt", numbers)
+            pairs = zip(numbers, taken, strict=True)
+            entries = [Entry(number, row.seed, row.ends, row.automaton) for number, (_, row) in pairs]
             decoding.add(continuation(ids, options.first_length, filler, device), entries)
         if not decoding.under_way:
             return

@@ -116,6 +116,8 @@ class Chooser:
             # as LLaDA2: where a block begins with given text, steps are for that, too
             masks_B = window.column(window.ends) if self.counts_given else window.is_masked_BL.sum(1)
             counts_BS = reveal_counts(masks_B, self.steps, how=self.options.reveal, schedule=self._schedule)
+            # all that is beyond has no tokens either
+            counts_BS = counts_BS[:, : self.block_size + 1]
             for row, within, counts_S in zip(rows, withins, counts_BS, strict=True):
                 if within == 0:
                     self._quotas[row.slot] = counts_S.unbind()
@@ -136,7 +138,8 @@ class Chooser:
 
     def _quota_B(self, slots: list[int], withins: Sequence[int]) -> Tensor:
         """Int64 `[B]`: how many tokens each row is asked for."""
-        places = [min(within, self.steps - 1) for within in withins]
+        last = min(self.steps - 1, self.block_size)
+        places = [min(within, last) for within in withins]
         # rows that began their blocks together, as most do, have them side by side
         if slots == self._together[0] and len(set(places)) == 1:
             return self._together[1][places[0]]

@@ -334,7 +334,8 @@ class Decoding:
     def _most_steps(self) -> int:
         # strategies that take tokens back need more steps than there are tokens, and end by their own count
         takes_back = self._chooser.reads_filled or self._chooser.verifies
-        return 8 * self._block_size + 64 if takes_back else self._block_size + 1
+        most = 8 * self._block_size + 64 + self.options.max_post_steps
+        return most if takes_back else self._block_size + 1
 
     def _prefix(self, index: int, row: Row) -> list[int]:
         """The tokens written before the first mask."""

@@ -62,6 +62,8 @@ class Feeder:
         self.block_size, self.hides_later = block_size, hides_later
         self.is_guided = options.guidance_scale > 0
         self.computed = 0
+        # an exact cache is never far from what it holds, and does not ask
+        self._watches = options.cache_drift is not None and not hides_later
         self.moved: list[float] = []
         self._seen_BL: Tensor | None = None
         self._cache: Any = None
@@ -95,7 +97,7 @@ class Feeder:
 
     def _moved(self, call: Call, plan: CachePlan) -> list[float]:
         """What the cache measured, row by row; a forward of everything measures nothing that matters afterwards."""
-        if call.cache is None or self.options.cache_drift is None or plan.kind == "refresh":
+        if call.cache is None or call.cache.moved_B is None or plan.kind == "refresh":
             return []
         return on_host(call.cache.moved_B[: len(plan.rows)])
 
@@ -117,7 +119,7 @@ class Feeder:
             is_asked_BL = torch.zeros_like(tokens_BL, dtype=torch.bool)
             is_asked_BL.view(-1)[at_n] = True
             call.cache.asked_BL = is_asked_BL.repeat(2, 1) if self.is_guided else is_asked_BL
-        if plan.stores and self.options.cache_drift is not None:
+        if plan.stores and self._watches:
             call.cache.watched_BW = self._unchanged(question, columns, tokens_BL)
         if question.drafts:
             at = [self._at(replace(question, wanted_BW=draft.is_masked_BL), columns) for draft in question.drafts]

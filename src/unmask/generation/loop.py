@@ -11,6 +11,7 @@ import torch
 
 from unmask.errors import ConfigError
 from unmask.generation.canvas import blanks, continuation
+from unmask.generation.checking import whole_number
 from unmask.generation.decoding import Decoding, Entry, Request
 from unmask.generation.options import GenerationOptions
 from unmask.generation.rows import Gaps, Waiting
@@ -57,9 +58,10 @@ def stream_rows(
 ) -> Decoding:
     """As `stream`, for rows that bring their seed and their own end."""
     ids = [row.token_ids for row in rows]
-    check_rows(ids, vocab_size, "prompt")
+    numbers = [place if row.number is None else row.number for place, row in enumerate(rows)]
+    check_rows(ids, vocab_size, "prompt", numbers)
     canvas = continuation(ids, options.first_length, 0 if mask_token_id is None else mask_token_id, device)
-    entries = [Entry(number, row.seed, row.ends, row.automaton) for number, row in enumerate(rows)]
+    entries = [Entry(number, row.seed, row.ends, row.automaton) for number, row in zip(numbers, rows, strict=True)]
     request = Request(denoiser, options, mask_token_id, tuple(stop_token_ids))
     return Decoding(request, canvas, entries, writable=options.max_new_tokens)
 
@@ -123,6 +125,8 @@ def stream_infill(
     """
     blank = editable if editable is not None else [[token == mask_token_id for token in row] for row in rows]
     chosen = row_seeds(options, seeds, len(rows))
+    if len(blank) != len(rows):
+        raise ConfigError(f"editable is given for {len(blank)} of {len(rows)} rows; give one list for each.")
     return stream_gaps(
         denoiser,
         [Gaps(row, here, seed) for row, here, seed in zip(rows, blank, chosen, strict=True)],
@@ -144,7 +148,7 @@ def stream_gaps(
 ) -> Decoding:
     """As `stream_infill`, for rows that bring their seed and their language."""
     ids, blank = [row.token_ids for row in rows], [row.editable for row in rows]
-    check_rows(ids, vocab_size, "row")
+    check_rows(ids, vocab_size, "row", range(len(rows)))
     if [len(row) for row in ids] != [len(row) for row in blank]:
         raise ConfigError("editable must have one boolean for each token of each row.")
     canvas = blanks(ids, blank, mask_token_id, device)
@@ -201,12 +205,12 @@ def row_seeds(options: GenerationOptions, seeds: Sequence[int] | None, rows: int
         return tuple(options.seed + row for row in range(rows))
     if len(seeds) != rows:
         raise ConfigError(f"{len(seeds)} seeds for {rows} rows; give one seed per row.")
-    return tuple(seeds)
+    return tuple(whole_number("a seed", seed) for seed in seeds)
 
 
-def check_rows(rows: Sequence[Sequence[int]], vocab_size: int | None, what: str, *, first: int = 0) -> None:
-    """Refuse ids that the model has no row for; the rows are numbered from `first`."""
-    for number, row in enumerate(rows, first):
+def check_rows(rows: Sequence[Sequence[int]], vocab_size: int | None, what: str, numbers: Sequence[int]) -> None:
+    """Refuse ids that the model has no row for, by the numbers of their rows."""
+    for number, row in zip(numbers, rows, strict=True):
         for token_id in row:
             if token_id < 0 or (vocab_size is not None and token_id >= vocab_size):
                 allowed = f"0 to {vocab_size - 1}" if vocab_size is not None else "at least 0"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from unmask.errors import ConfigError, did_you_mean
+from unmask.generation.checking import at_least, at_least_one, one_of, texts, token_ids, whole_number, within
 from unmask.registry import CACHES, NOISE_SCHEDULES, STRATEGIES
 
 Reveal = Literal["even", "rounded", "truncated"]
@@ -275,12 +275,16 @@ class GenerationOptions:
     """Keep what was committed where and when."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", whole_number("seed", self.seed))
+        for name in ("open_length", "precise_sampling", "early_stop", "cache_fuse", "trace"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be true or false.")
         for name in ("max_new_tokens", "steps", "max_length", "block_size", "steps_per_block"):
             if getattr(self, name) is not None or name in ("max_new_tokens", "steps"):
-                _at_least_one(name, getattr(self, name))
+                at_least_one(name, getattr(self, name))
         if self.min_new_tokens != 0:
-            _at_least_one("min_new_tokens", self.min_new_tokens)
-        object.__setattr__(self, "stop", _texts("stop", self.stop))
+            at_least_one("min_new_tokens", self.min_new_tokens)
+        object.__setattr__(self, "stop", texts("stop", self.stop))
         _check_grammar(self)
         for name in ("steps", "steps_per_block"):
             if (getattr(self, name) or 0) > MOST_STEPS:
@@ -290,28 +294,28 @@ class GenerationOptions:
                 )
         for name, (low, high) in NUMBERS.items():
             if name != "threshold" or self.threshold is not None:
-                _within(name, getattr(self, name), low, high)
+                within(name, getattr(self, name), low, high)
         for name, least in WHOLE_NUMBERS.items():
             if getattr(self, name) is not None or not (name == "top_k" or name.startswith("cache_")):
-                _at_least(name, getattr(self, name), least)
+                at_least(name, getattr(self, name), least)
         for name, high in (("top_p", 1.0), ("cache_drift", None)):
             if getattr(self, name) is not None:
-                _within(name, getattr(self, name), 0.0, high)
+                within(name, getattr(self, name), 0.0, high)
             if self.top_p == 0:
                 raise ConfigError("top_p is 0, which leaves no token; it must be above 0 and at most 1, or null.")
-        _one_of("reveal", self.reveal, Reveal)
-        _one_of("attention", self.attention, Attention)
+        one_of("reveal", self.reveal, Reveal)
+        one_of("attention", self.attention, Attention)
         for name, kinds in (("score", Score), ("commit_at_least", Least)):
             if getattr(self, name) is not None:
-                _one_of(name, getattr(self, name), kinds)
+                one_of(name, getattr(self, name), kinds)
         if self.strategy == "dream" and self.reveal == "even":
             # Dream's own schedule, unless the user asked for dLLM's
             object.__setattr__(self, "reveal", "truncated")
         for name in ("suppress_tokens", "begin_suppress_tokens", "guidance_keep"):
-            object.__setattr__(self, name, _token_ids(name, getattr(self, name)))
+            object.__setattr__(self, name, token_ids(name, getattr(self, name)))
         for table, name in ((STRATEGIES, self.strategy), (CACHES, self.cache), (NOISE_SCHEDULES, self.noise_schedule)):
             if name not in table.names() and name not in table.standing_in:
-                table.get(name)
+                table.get(str(name))
 
     @property
     def first_length(self) -> int:
@@ -348,41 +352,3 @@ def _check_grammar(options: GenerationOptions) -> None:
     ends = {"stop": bool(options.stop), "open_length": options.open_length, "early_stop false": not options.early_stop}
     for name in (name for name, is_given in ends.items() if given and is_given):
         raise ConfigError(f"{given[0]} says where an answer ends, and {name} says otherwise. Leave one of them out.")
-
-
-def _at_least_one(name: str, value: Any) -> None:
-    _at_least(name, value, 1)
-
-
-def _at_least(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number, at least {least}.")
-
-
-def _one_of(name: str, value: Any, kinds: Any) -> None:
-    if value not in get_args(kinds):
-        raise ConfigError(f'{name} is "{value}"; it can be {", ".join(get_args(kinds))}.')
-
-
-def _within(name: str, value: Any, low: float, high: float | None) -> None:
-    allowed = f"a number from {low:g} to {high:g}" if high is not None else f"a finite number, at least {low:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{name} is {value!r}; it must be {allowed}.")
-    if value < low or (high is not None and value > high):
-        raise ConfigError(f"{name} is {value!r}; it must be {allowed}.")
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    texts = (value,) if isinstance(value, str) else tuple(value)
-    for text in texts:
-        if not isinstance(text, str) or not text:
-            raise ConfigError(f"{name} has {text!r}; it is a text, or a list of texts, none of them empty.")
-    return texts
-
-
-def _token_ids(name: str, value: Any) -> tuple[int, ...]:
-    ids = tuple(value)
-    for token_id in ids:
-        if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
-            raise ConfigError(f"{name} has {token_id!r}; it is a list of token ids, whole numbers from 0.")
-    return ids

@@ -100,6 +100,13 @@ class Proposal:
         probability_nV = self.logits_nV.softmax(-1)
         return self._scatter(-torch.xlogy(probability_nV, probability_nV).sum(-1))
 
+    @cached_property
+    def is_last_BL(self) -> Bool[Tensor, "B L"]:
+        """Where the proposed token is one that is to be committed last."""
+        if not self.rules.last:
+            return torch.zeros_like(self.pending_BL)
+        return torch.isin(self.predicted_BL, torch.tensor(self.rules.last, device=self.predicted_BL.device))
+
     def _scatter(self, values_n: Float[Tensor, " n"]) -> Float[Tensor, "B L"]:
         blank_BL = torch.full_like(self.log_prob_BL, -torch.inf)
         return blank_BL.masked_scatter(self.pending_BL, values_n)

@@ -15,12 +15,15 @@ Ends = Callable[[Sequence[int]], bool]
 
 
 class Waiting(NamedTuple):
-    """A prompt that asks to be continued: its ids, its seed, what ends it beside stop tokens, and its language."""
+    """A prompt that asks to be continued: its ids, its seed, what ends it beside stop tokens, its language, and its
+    number in the request where that is not its place among those that are handed over.
+    """
 
     token_ids: Sequence[int]
     seed: int
     ends: Ends | None = None
     automaton: Automaton | None = None
+    number: int | None = None
 
 
 class Gaps(NamedTuple):

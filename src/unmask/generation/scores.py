@@ -28,4 +28,5 @@ def certainty_BL(score: Score, proposal: Proposal, step: Step) -> Float[Tensor, 
     else:
         value_BL = step.uniforms_BL(Purpose.SCORE, proposal.pending_BL.shape[1]).log()
     lowest = torch.finfo(value_BL.dtype).min
-    return value_BL.clamp(min=lowest).masked_fill(~proposal.pending_BL, -torch.inf)
+    value_BL = value_BL.clamp(min=lowest).masked_fill(proposal.is_last_BL, lowest)
+    return value_BL.masked_fill(~proposal.pending_BL, -torch.inf)

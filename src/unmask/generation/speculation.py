@@ -42,14 +42,16 @@ class Speculation:
     _seen: dict[int, _Seen] = field(default_factory=lambda: dict[int, _Seen]())
 
     def guesses(self, rows: Sequence[Row], firsts: Sequence[int], window: Canvas) -> list[Canvas]:
-        """States of all rows after 1, 2, ... more steps; none where a row's block has just begun."""
+        """States of all rows after 1, 2, ... more steps; none where a row's block has just begun, or will be full."""
         if any(row.within == 0 for row in rows):
             return []
+        # a step writes one token at least, and of a full block nothing is asked
+        most = min(self.width, max(on_host(window.is_masked_BL.sum(1)), default=0) - 1)
         chains = [
-            self._chain(row, first, window.take([index]))
+            self._chain(row, first, window.take([index]), most)
             for index, (row, first) in enumerate(zip(rows, firsts, strict=True))
         ]
-        return [stacked([chain[ahead] for chain in chains]) for ahead in range(self.width)]
+        return [stacked([chain[ahead] for chain in chains]) for ahead in range(most)]
 
     def states(
         self, rows: Sequence[Row], window: Canvas, guesses: Sequence[Canvas], logits_nV: Tensor
@@ -69,9 +71,9 @@ class Speculation:
         self._seen[row.slot] = _Seen(row.block, state.is_masked_BL, logits_nV)
 
     @torch.no_grad()
-    def _chain(self, row: Row, first: int, state: Canvas) -> list[Canvas]:
+    def _chain(self, row: Row, first: int, state: Canvas, length: int) -> list[Canvas]:
         seen, chain = self._seen[row.slot], list[Canvas]()
-        for ahead in range(self.width):
+        for ahead in range(length):
             still_n = state.is_masked_BL[seen.wanted_1W]
             if bool(still_n.any()):
                 _, proposal, transfer = self.chooser.choose(

@@ -23,6 +23,7 @@ from unmask.lm.infilling import (
     check_blanks,
     choose_lengths,
     filled,
+    lengths_of_runs,
     mean_log_prob,
     text_row,
     with_cost,
@@ -87,7 +88,11 @@ class Filler:
             return read, _sum([])
         lengths, spent = tuple(blank.least for blank in read.blanks), list[Stats]()
         if read.is_open:
-            lengths = choose_lengths(read.blanks, lambda tried: self._possible_scores(read, tried, seed, spent))
+            runs = None
+            if self.automaton is not None:
+                row = text_row(read, lengths, self.tokenizer)
+                runs = lengths_of_runs(read.blanks, row, lambda total: self._has_texts([total]))
+            lengths = choose_lengths(read.blanks, lambda tried: self._possible_scores(read, tried, seed, spent), runs)
         return text_row(read, lengths, self.tokenizer), _sum(spent)
 
     def _possible_scores(
@@ -101,9 +106,13 @@ class Filler:
         return [scores.get(lengths, -math.inf) for lengths in tried]
 
     def _is_possible(self, row: BlankRow) -> bool:
-        never = (mask_token_id(self.tokenizer, self.model), *self.options.suppress_tokens)
         runs = runs_of([place for place, is_blank in enumerate(row.editable) if is_blank])
-        return self.automaton is None or has_text_of(self.automaton, [length for _, length in runs], never)
+        return self._has_texts([length for _, length in runs])
+
+    def _has_texts(self, lengths: Sequence[int]) -> bool:
+        """Whether the language has texts of so many tokens each."""
+        never = (mask_token_id(self.tokenizer, self.model), *self.options.suppress_tokens)
+        return self.automaton is None or has_text_of(self.automaton, lengths, never)
 
     def _scores(self, read: Blanked, tried: Sequence[Lengths], seed: int, spent: list[Stats]) -> list[float]:
         """How likely the model finds what it writes at these lengths; what it cost goes to `spent`."""

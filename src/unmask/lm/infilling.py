@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -49,9 +50,9 @@ def read_text(text: str, tokenizer: PreTrainedTokenizerBase, *, fields: bool = F
 
     Raises:
         DataError: the text is no Unicode.
-        ConfigError: a blank cannot be read.
+        ConfigError: it is no text, or a blank cannot be read.
     """
-    check_unicode(text)
+    _check_text(text)
     return read_blanks(text, str(tokenizer.mask_token), fields=fields)
 
 
@@ -60,12 +61,24 @@ def between(prefix: str, suffix: str, tokens: int | tuple[int, int]) -> Blanked:
 
     Raises:
         DataError: a text is no Unicode.
-        ConfigError: the blank has no length that can be written.
+        ConfigError: a text is none, or the blank has no length that can be written.
     """
-    check_unicode(prefix)
-    check_unicode(suffix)
-    least, most = (tokens, tokens) if isinstance(tokens, int) else tokens
-    return Blanked((prefix, suffix), (Blank(least, most, "middle"),))
+    _check_text(prefix)
+    _check_text(suffix)
+    return Blanked((prefix, suffix), (Blank(*_span(tokens), "middle"),))
+
+
+def _check_text(text: Any) -> None:
+    if not isinstance(text, str):
+        raise ConfigError(f"a text to fill in is a {type(text).__name__}; give it as a string.")
+    check_unicode(text)
+
+
+def _span(tokens: Any) -> tuple[int, int]:
+    span = tuple(tokens) if isinstance(tokens, tuple | list) else (tokens, tokens)
+    if len(span) != 2 or not all(isinstance(count, Integral) and not isinstance(count, bool) for count in span):
+        raise ConfigError(f"tokens is {tokens!r}; it must be a whole number such as 8, or two such as (1, 16).")
+    return int(span[0]), int(span[1])
 
 
 def text_row(blanked: Blanked, lengths: Lengths, tokenizer: PreTrainedTokenizerBase) -> BlankRow:
@@ -104,32 +117,86 @@ def check_blanks(rows: Sequence[Blanked | BlankRow]) -> None:
         ConfigError: there is one.
     """
     for number, row in enumerate(rows):
+        if not row.blanks and isinstance(row, Blanked) and row.is_template:
+            raise ConfigError(
+                f"text {number} has no blank to fill in; write {{a:4}} for a field a of four tokens, or {{a:1-8}} "
+                "for one to eight."
+            )
         if not row.blanks:
             raise ConfigError(f"text {number} has no blank to fill in; write {BLANK} for each token that is missing.")
 
 
-def choose_lengths(blanks: Sequence[Blank], score: Callable[[Sequence[Lengths]], Sequence[float]]) -> Lengths:
+def choose_lengths(
+    blanks: Sequence[Blank],
+    score: Callable[[Sequence[Lengths]], Sequence[float]],
+    runs: Sequence[Sequence[Lengths]] | None = None,
+) -> Lengths:
     """The lengths with the highest score, the shorter ones where scores are equal.
 
-    All combinations are compared where there are at most `TOGETHER`. With more, one blank after the other is given its
-    best length while the others keep theirs, from the shortest on, until nothing changes or for three rounds.
+    All combinations are compared where there are at most `TOGETHER`. With more, one blank after the other, or one run
+    of them, is given its best length while the others keep theirs, from the shortest on, until nothing changes or for
+    three rounds.
 
     Args:
         blanks: with the lengths they may have.
         score: of some combinations of lengths, one length per blank.
+        runs: for each run of blanks the lengths that its blanks may have together, see `lengths_of_runs`; None: each
+            blank is a run and may have all its lengths.
     """
     choices = [range(blank.least, blank.most + 1) for blank in blanks]
     if math.prod(map(len, choices)) <= TOGETHER:
         return _best(sorted(itertools.product(*choices), key=lambda lengths: (sum(lengths), lengths)), score)
-    chosen = tuple(blank.least for blank in blanks)
+    parts: Sequence[Sequence[Lengths]] = runs or [[(length,) for length in lengths] for lengths in choices]
+    chosen = [part[0] for part in parts]
     for _ in range(_ROUNDS):
-        before = chosen
-        for place, lengths in enumerate(choices):
-            if len(lengths) > 1:
-                chosen = _best([(*chosen[:place], length, *chosen[place + 1 :]) for length in lengths], score)
+        before = list(chosen)
+        for place, part in enumerate(parts):
+            if len(part) > 1:
+                tried = [_joined([*chosen[:place], lengths, *chosen[place + 1 :]]) for lengths in part]
+                chosen[place] = part[tried.index(_best(tried, score))]
         if chosen == before:
             break
-    return chosen
+    return _joined(chosen)
+
+
+def lengths_of_runs(blanks: Sequence[Blank], row: BlankRow, is_possible: Callable[[int], bool]) -> list[list[Lengths]]:
+    """For each run of blanks that touch, the lengths of its blanks that are possible, the shortest first.
+
+    How a run is shared out among its blanks changes no row: of the ways to do so, the one with short blanks first is
+    taken. A run that has no possible length keeps its shortest.
+
+    Args:
+        blanks: with the lengths they may have.
+        row: of the text, the blanks having some length.
+        is_possible: whether a run may have so many tokens.
+    """
+    runs: list[list[Blank]] = []
+    ends = [-1, *(end for _, end in row.blanks)]
+    for blank, (first, _), end in zip(blanks, row.blanks, ends, strict=False):
+        if first == end:
+            runs[-1].append(blank)
+        else:
+            runs.append([blank])
+    found: list[list[Lengths]] = []
+    for run in runs:
+        least, most = sum(blank.least for blank in run), sum(blank.most for blank in run)
+        possible = [_shared_out(run, total) for total in range(least, most + 1) if is_possible(total)]
+        found.append(possible or [_shared_out(run, least)])
+    return found
+
+
+def _shared_out(run: Sequence[Blank], total: int) -> Lengths:
+    """Lengths of this sum, the first ones as short as can be."""
+    rest, lengths = total - sum(blank.least for blank in run), list[int]()
+    for blank in reversed(run):
+        more = min(rest, blank.most - blank.least)
+        lengths.append(blank.least + more)
+        rest -= more
+    return tuple(reversed(lengths))
+
+
+def _joined(parts: Sequence[Lengths]) -> Lengths:
+    return tuple(itertools.chain.from_iterable(parts))
 
 
 def _best(candidates: Sequence[Lengths], score: Callable[[Sequence[Lengths]], Sequence[float]]) -> Lengths:

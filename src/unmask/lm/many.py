@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from unmask.errors import ConfigError
 from unmask.generation.automaton import Automaton
+from unmask.generation.checking import whole_number
 from unmask.generation.rows import Ends, Waiting
 from unmask.generation.trace import Completion
 from unmask.lm.continuing import TextRow
@@ -78,13 +79,12 @@ def finished_rows(
     under_way: dict[int, Asked] = {}
 
     def waiting() -> Iterator[Waiting]:
-        for index, asked in enumerate(rows):
-            under_way[index] = asked
-            yield Waiting(asked.row.ids, asked.seed, ends_of(asked.row), automaton)
+        for asked in rows:
+            under_way[asked.number] = asked
+            yield Waiting(asked.row.ids, asked.seed, ends_of(asked.row), automaton, asked.number)
 
-    for index, completion in decode(waiting()):
-        asked = under_way.pop(index)
-        yield asked.number, finish(asked.row, completion)
+    for number, completion in decode(waiting()):
+        yield number, finish(under_way.pop(number).row, completion)
 
 
 def _seeded(prompts: Iterable[Prompt], first: int, seeds: Iterable[int] | None) -> Iterator[tuple[int, Prompt, int]]:
@@ -94,6 +94,6 @@ def _seeded(prompts: Iterable[Prompt], first: int, seeds: Iterable[int] | None) 
         seed = next(chosen, None)
         if seed is None:
             raise ConfigError(f"{number - 1} seeds for {number} or more prompts; give one seed per prompt.")
-        yield number - 1, prompt, seed
+        yield number - 1, prompt, whole_number("a seed", seed)
     if seeds is not None and next(chosen, None) is not None:
         raise ConfigError(f"there are more seeds than the {number} prompts; give one seed per prompt.")

@@ -98,7 +98,7 @@ class DiffusionLM:
         rows = [TextRow(self.encode(prompt), isinstance(prompt, str)) for prompt in several(prompts)]
         chosen = row_seeds(options, seeds, len(rows))
         parts = [
-            Part(self._decoding([rows[row] for row in part], own, [chosen[row] for row in part]), part)
+            Part(self._decoding([Asked(row, rows[row], chosen[row]) for row in part], own), part)
             for own, part in rooms(rows, options, self.model.facts.shape.max_length)
         ]
 
@@ -215,7 +215,8 @@ class DiffusionLM:
 
         Args:
             templates: one or several texts; `{name:8}` is a field of eight tokens, `{name:1-8}` of one to eight. Other
-                braces are text, so that a template may be JSON. `[MASK]` is a blank as in `infill`.
+                braces are text, so that a template may be JSON; but `{name}` is refused. `[MASK]` is a blank as in
+                `infill`.
             options, seeds, **settings: as in `infill`.
 
         Returns:
@@ -345,11 +346,11 @@ class DiffusionLM:
                 decode = partial(continuous, self._denoiser, options=own, batch_size=batch_size, **self._world(own))
                 yield from finished_rows(group, decode, ends, finish, automaton)
 
-    def _decoding(self, rows: Sequence[TextRow], options: GenerationOptions, seeds: Sequence[int]) -> Decoding:
+    def _decoding(self, rows: Sequence[Asked], options: GenerationOptions) -> Decoding:
         automaton = self._constraints.automaton(options)
         waiting = [
-            Waiting(row.ids, seed, ends_at_stop(options, self.tokenizer, row), automaton)
-            for row, seed in zip(rows, seeds, strict=True)
+            Waiting(row.ids, seed, ends_at_stop(options, self.tokenizer, row), automaton, number)
+            for number, row, seed in rows
         ]
         with shortage_told(self.model):
             return stream_rows(self._denoiser, waiting, options=options, **self._world(options))

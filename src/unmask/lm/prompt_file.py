@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unmask.data.prompt_rows import PromptRow, read_prompts
-from unmask.data.result_file import ResultFile, Share, check_origin, move_aside
-from unmask.errors import ConfigError, DataError, OutOfMemoryError, ResourceError
+from unmask.data.result_file import (
+    ResultFile,
+    Share,
+    check_origin,
+    check_place,
+    made_of,
+    move_aside,
+    put_remark,
+    release,
+    remark,
+)
+from unmask.errors import ConfigError, DataError, ModelError, OutOfMemoryError, ResourceError, UnmaskError
 from unmask.generation.options import GenerationOptions
 from unmask.lm.attention import own_blocks
 from unmask.lm.continuing import room
@@ -18,9 +30,12 @@ from unmask.lm.identity import fingerprint
 from unmask.lm.many import BATCH_SIZE
 from unmask.lm.model import DiffusionLM
 from unmask.lm.streaming import Generation
+from unmask.models.adapters import base_of, is_adapter
+from unmask.models.folders import resolve_folder
 
 # say nothing about what a row becomes
 _WITHOUT_EFFECT = ("trace",)
+_OF_A_MODEL = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt")
 
 
 @dataclass(frozen=True)
@@ -81,15 +96,16 @@ def generate_file(
 
     Raises:
         ConfigError: the output is made of other rows, other settings or another model, or another process writes it.
-        DataError: a row is bad; nothing was loaded. Or a prompt is too long for the model; nothing was generated.
+        DataError: a row is bad; nothing was loaded. Or the model cannot use a prompt; nothing was generated.
         ModelError: as `DiffusionLM.generate`.
         ResourceError: the disk is full, or the device's memory is; what was generated is kept.
     """
     progress = Progress()
+    check_place(work.output)
     rows, progress.notes = read_prompts(work.input, chat_template=work.chat_template, skip_bad_rows=work.skip_bad_rows)
     if work.fresh:
         _fresh(work, progress)
-    origin = _origin(work, len(rows))
+    origin = {**_origin(work), "rows": len(rows)}
     if check_origin(work.output, origin):
         return _complete(progress, rows)
     lm = load()
@@ -97,14 +113,92 @@ def generate_file(
         work = replace(work, options=own_blocks(work.options, lm.model.facts))
     rows = _fitting(lm, rows, work, progress)
     lm.check_language(work.options)  # before the output is claimed for these options
-    if check_origin(work.output, {**origin, "weights": fingerprint(lm)}, whole=True):
-        return _complete(progress, rows)  # by another process, while this one loaded the model
-    with ResultFile(work.output, [row.number for row in rows], work.share) as results:
-        _generate(lm, rows, results, work, progress, tell)
-        progress.is_complete = results.merge()
-        progress.missing = 0 if progress.is_complete else results.missing()
+    origin["weights"] = fingerprint(lm)
+    try:
+        if check_origin(work.output, origin, whole=True):
+            return _complete(progress, rows)  # by another process, while this one loaded the model
+        with ResultFile(work.output, [row.number for row in rows], work.share) as results:
+            check_origin(work.output, origin, whole=True)  # again: before this, another run might have begun here
+            _generate(lm, rows, results, work, progress, tell)
+            progress.is_complete = results.merge()
+            progress.missing = 0 if progress.is_complete else results.missing()
+    except BaseException:
+        # options that the model refuses, for example: the output is free for others
+        with contextlib.suppress(UnmaskError):
+            release(work.output)
+        raise
     tell(progress)
     return progress
+
+
+def model_seen(name: str, adapter: str | None = None, **held: Any) -> dict[str, Any]:
+    """What can be told of a model without loading it: where it lies, and names, sizes and times of its files.
+
+    Args:
+        name: folder or Hub id.
+        adapter: folder of an adapter on top.
+        **held: how it is held; must be JSON.
+    """
+    seen: dict[str, Any] = {"model": name, "adapter": adapter, **held}
+    for key in ("model", "adapter"):
+        folder = seen[key] and _folder_there(seen[key])
+        if folder is not None and is_adapter(folder):
+            with contextlib.suppress(ModelError):
+                base = base_of(folder)
+                seen["base_files"] = base and _files(_folder_there(base))
+        seen[f"{key}_files"] = _files(folder)
+        seen[key] = str(folder.resolve()) if folder else seen[key]
+    return seen
+
+
+def confirm_model(work: PromptFile, seen: Mapping[str, Any], load: Callable[[], DiffusionLM]) -> None:
+    """Refuse another model for an output that is complete; one that was not seen before is loaded for this.
+
+    Args:
+        work: what is to be generated.
+        seen: `model_seen` of the model.
+        load: loads it.
+
+    Raises:
+        ConfigError: the output is made of something else.
+        ModelError: the model cannot be loaded.
+    """
+    is_there = work.output.name and os.path.isfile(work.output) and os.path.isfile(work.input)
+    if work.fresh or not is_there or made_of(work.output) is None or remark(work.output) == seen:
+        return
+    if check_origin(work.output, _origin(work)):
+        check_origin(work.output, {"weights": fingerprint(load())})
+        remember_model(work.output, seen)
+
+
+def remember_model(output: Path, seen: Mapping[str, Any]) -> None:
+    """Keep beside an output that is complete which model wrote it, so that it need not be loaded again."""
+    with contextlib.suppress(ResourceError):
+        put_remark(output, dict(seen))
+
+
+def _folder_there(name: str) -> Path | None:
+    """The folder of a model as far as it is on this machine."""
+    try:
+        if os.path.exists(name) or name.count("/") != 1 or name.startswith((".", "/", "~")):
+            return resolve_folder(name)
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name, local_files_only=True))
+    except (ModelError, OSError, ValueError):
+        return None
+
+
+def _files(folder: Path | None) -> str | None:
+    """A hash of names, sizes and times of the files in a folder that a model is made of."""
+    if folder is None:
+        return None
+    try:
+        own = [path for path in folder.iterdir() if path.suffix in _OF_A_MODEL and not path.name.endswith(".run.json")]
+        found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in own if path.is_file())
+    except OSError:
+        return None
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
 def _complete(progress: Progress, rows: Sequence[PromptRow]) -> Progress:
@@ -123,29 +217,45 @@ def _fresh(work: PromptFile, progress: Progress) -> None:
         progress.notes.append(f"the earlier output is now {moved}")
 
 
-def _origin(work: PromptFile, rows: int) -> dict[str, Any]:
-    """What decides the results, but for the model."""
+def _origin(work: PromptFile) -> dict[str, Any]:
+    """What decides the results, but for the model and which rows are used."""
     options = {name: value for name, value in asdict(work.options).items() if name not in _WITHOUT_EFFECT}
     content = hashlib.sha256(work.input.read_bytes()).hexdigest()[:16]
-    return {**options, "input": content, "rows": rows, "chat_template": work.chat_template}
+    return {**options, "input": content, "chat_template": work.chat_template}
 
 
 def _fitting(lm: DiffusionLM, rows: Sequence[PromptRow], work: PromptFile, progress: Progress) -> list[PromptRow]:
-    """The rows that the model has room for; where bad rows are not skipped, all of them."""
-    limit, fitting, first, refused = lm.model.facts.shape.max_length, list[PromptRow](), "", 0
+    """The rows that the model can answer; where bad rows are not skipped, all of them."""
+    limit, fitting, problems = lm.model.facts.shape.max_length, list[PromptRow](), list[str]()
     for row in rows:
-        try:
-            room(len(lm.encode(row.prompt)), work.options, limit, row.where)
+        problem = _problem(lm, row, work.options, limit)
+        if problem is None:
             fitting.append(row)
-        except ConfigError as problem:
-            refused += 1
-            first = first or str(problem)
-    if refused and not work.skip_bad_rows:
-        more = f" So it is with {refused:,} of {len(rows):,} rows." if refused > 1 else ""
-        raise DataError(f"{first}{more} To leave such rows out: --skip_bad_rows true")
-    if refused:
-        progress.notes.append(f"{work.input}: {refused:,} of {len(rows):,} rows are too long and are skipped: {first}")
+        else:
+            problems.append(problem)
+    if not problems:
+        return fitting
+    if not fitting or not work.skip_bad_rows:
+        more = f" So it is with {len(problems):,} of {len(rows):,} rows." if len(problems) > 1 else ""
+        left_out = " To leave such rows out: --skip_bad_rows true" if fitting else ""
+        raise DataError(f"{problems[0]}{more}{left_out}")
+    progress.notes.append(
+        f"{work.input}: {len(problems):,} of {len(rows):,} rows cannot be used and are skipped: {problems[0]}"
+    )
     return fitting
+
+
+def _problem(lm: DiffusionLM, row: PromptRow, options: GenerationOptions, limit: int) -> str | None:
+    """Why the model cannot be given a prompt."""
+    try:
+        ids = lm.encode(row.prompt)
+    except (ConfigError, DataError) as problem:
+        return f"{row.where}: {problem}"
+    try:
+        room(len(ids), options, limit, row.where)
+    except ConfigError as problem:
+        return str(problem)
+    return None
 
 
 def _generate(

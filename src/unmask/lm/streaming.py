@@ -61,7 +61,7 @@ class TextStream:
                 last = -1
                 for commit in part.decoding:
                     last = commit.step
-                    yield replace(commit, row=part.rows[commit.row], step=begun + commit.step)
+                    yield replace(commit, step=begun + commit.step)
                 begun += last + 1
 
     def run(self) -> list[Generation]:

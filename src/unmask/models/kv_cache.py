@@ -86,7 +86,7 @@ class KVCache:
             raise ValueError(f"{length} columns do not fit: {self.capacity} are allocated")
         self.columns_BW = columns if isinstance(columns, Tensor) else None
         self.start = 0 if isinstance(columns, Tensor) else columns
-        self.length, self.rows, self.scratch = length, rows, scratch
+        self.length, self.rows, self.scratch, self.moved_B = length, rows, scratch, None
 
     def seen(self, fed: int) -> int:
         """Columns that the next forward attends to, when it is fed so many in each row."""

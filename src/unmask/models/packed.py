@@ -23,6 +23,7 @@ class Copy(Protocol):
     """Something made of weights of one type."""
 
     dtype: torch.dtype
+    made_of: list[Source]
 
     def is_current(self) -> bool:
         """Whether the weights are still those that it was made of, and unchanged since."""
@@ -53,6 +54,19 @@ def are_current(sources: Sequence[Source]) -> bool:
         if named.get(name) is not parameter or parameter._version != version or parameter.data_ptr() != pointer:
             return False
     return True
+
+
+def likeness(sources: Sequence[Source]) -> list[Tensor]:
+    """A number for each row of each weight, of which some differ where weights do.
+
+    What is written through `.data` or by another library counts no version.
+    """
+    found: list[Tensor] = []
+    for source in sources:
+        rows = source.parameter.detach().reshape(-1, source.parameter.shape[-1])
+        weights = torch.linspace(1.0, 2.0, rows.shape[1], dtype=rows.dtype)
+        found.append(rows @ weights)
+    return found
 
 
 class PackedWeight:
@@ -89,7 +103,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self._lent: weakref.ref[Loan] | None = None
-        self._kept: Copy | None = None
+        self._kept: tuple[Copy, list[Tensor]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Shelf, ()  # a copy of the layer has weights of its own
@@ -98,11 +112,19 @@ class Shelf:
         """The copy, shared with whoever holds its loan; `stays`: it is kept after that, out of use."""
         loan = None if self._lent is None else self._lent()
         if loan is None or not loan.copy.is_current():
-            copy = self._kept if self._kept is not None and self._kept.is_current() else make()
-            self._kept = copy if stays else None
+            kept = self._still()
+            copy = make() if kept is None else kept[0]
+            self._kept = (kept or (copy, likeness(copy.made_of))) if stays else None
             loan = Loan(copy)
             self._lent = weakref.ref(loan)
         return loan
+
+    def _still(self) -> tuple[Copy, list[Tensor]] | None:
+        """What was kept, if it is as if it were made now."""
+        if self._kept is None or not self._kept[0].is_current():
+            return None
+        copy, before = self._kept
+        return self._kept if all(map(torch.equal, likeness(copy.made_of), before)) else None
 
     def fitting(self, x: Tensor) -> Any:
         """The copy that is held, where `x` may be multiplied with it; None: there is none, or it does not fit."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from unmask.models.layers import GatedMLP, RMSNorm
 from unmask.models.linear import Linear
-from unmask.models.packed import Offer, PackedWeight, Shelf, are_current, can_be_packed
+from unmask.models.packed import Offer, PackedWeight, Shelf, Source, are_current, can_be_packed
 from unmask.models.rotary import Rotation
 
 _MOST_ANGLES = 8
@@ -43,7 +43,7 @@ class Angles:
     """Rotations, kept: those of the same columns are asked for in each step."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+        self.dtype, self.made_of = dtype, list[Source]()
         self._kept: dict[tuple[int, int], Rotation] = {}
 
     def is_current(self) -> bool:
@@ -132,11 +132,11 @@ class PackedLayer:
         self.answer = Answering(layer) if parts[1] else None
         packed = [*(self.ask.packed if self.ask else ()), *(self.answer.packed if self.answer else ())]
         self.dtype = packed[0].dtype
-        self._made_of = [source for weight in packed for source in weight.made_of]
+        self.made_of = [source for weight in packed for source in weight.made_of]
 
     def is_current(self) -> bool:
         """See `packed.Copy`."""
-        return are_current(self._made_of)
+        return are_current(self.made_of)
 
 
 def offer(layer: Any, shelf: Shelf) -> list[Offer]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.models.tiny import build
+from tests.tiny import write_left_to_right
 from unmask.generation.loop import generate
 from unmask.generation.options import GenerationOptions
+from unmask.lm import load
 from unmask.models.shell import DiffusionModel
 from unmask.registry import FAMILIES
 
@@ -51,3 +55,23 @@ def test_a_row_drifts_as_it_does_alone_when_others_leave(model: DiffusionModel) 
     for prompt, row in zip(prompts, together, strict=True):
         alone = generate(model, [prompt], options=options, mask_token_id=MASK)[0]
         assert (alone.token_ids, alone.stats.forwards) == (row.token_ids, row.stats.forwards)
+
+
+@pytest.mark.parametrize("attention", ["block_causal", "bidirectional"])
+@pytest.mark.parametrize("guesses", [0, 1])
+def test_an_exact_cache_and_none_do_not_ask(model: DiffusionModel, attention: str, guesses: int) -> None:
+    settings: dict[str, object] = {"max_new_tokens": 32, "block_size": 8, "steps": 64, "early_stop": False}
+    settings |= {"attention": attention, "strategy": "threshold", "threshold": 0.03, "speculate": guesses}
+    with_limit, without = (
+        generate(model, [[5, 6, 7, 8], [9]], options=GenerationOptions.of(**settings, **more), mask_token_id=MASK)
+        for more in ({"cache_drift": 0.1}, {})
+    )
+    assert with_limit == without
+
+
+def test_nor_does_one_from_left_to_right(tmp_path: Path) -> None:
+    lm = load(write_left_to_right(tmp_path / "model"), device="cpu")
+    with_limit, without = (
+        lm.generate(["hello", "abc"], max_new_tokens=6, **more) for more in ({"cache_drift": 0.1}, {})
+    )
+    assert with_limit == without

@@ -13,6 +13,7 @@ from tests.generation.caching.spy import MASK, Counting, assert_same_logits, wat
 from tests.models.tiny import build
 from unmask.generation.loop import generate
 from unmask.generation.options import GenerationOptions
+from unmask.models.kv_cache import KVCache
 from unmask.models.shell import DiffusionModel
 from unmask.registry import FAMILIES
 
@@ -125,3 +126,21 @@ def test_until_a_refresh_the_rest_answers_to_what_was_there_when_the_block_began
     stale[:, MASK] = -torch.inf
     assert_same_logits({0: seen.row(0)[0, 1]}, {0: stale})
     assert (stale - without.row(0)[0, 1])[:, :MASK].abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("horizon", [0, 2, 6])
+@pytest.mark.parametrize("name", CACHES)
+def test_what_was_never_fed_is_not_seen(name: str, horizon: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, found = model_in(folder, "llada"), []
+    for filling in (0.0, 3.0):
+
+        def filled(rows: int, columns: int, number: float = filling) -> KVCache:
+            kept = type(model).new_cache(model, rows, columns)
+            kept.keys.fill_(number)
+            kept.values.fill_(number)
+            return kept
+
+        monkeypatch.setattr(model, "new_cache", filled)
+        settings = options(cache=name, cache_horizon=horizon, max_new_tokens=24, steps=6)
+        found.append(watch(monkeypatch, model, PROMPTS, **settings))
+    assert_same_logits(found[0].shown, found[1].shown)

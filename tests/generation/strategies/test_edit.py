@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.generation.scenes import drive, written
+from tests.models.tiny import build
+from unmask.generation.loop import generate
+from unmask.generation.options import GenerationOptions
+from unmask.registry import FAMILIES
 
 
 def wanting(*rows: tuple[list[int], list[float]]) -> Callable[[int], Tensor]:
@@ -57,3 +62,13 @@ def test_it_ends_whatever_the_model_says(most: int, threshold: float) -> None:
     assert max(played.steps) <= length + most
     # Random predictions never agree with what was written: every row uses its post steps up, after its fills.
     assert min(played.steps) >= most + 1
+
+
+def test_as_many_post_steps_as_were_asked_for(tmp_path: Path) -> None:
+    model = build(tmp_path, FAMILIES.get("llada"))
+    options = GenerationOptions(
+        max_new_tokens=4, block_size=4, strategy="edit", temperature=2.0, max_post_steps=110, early_stop=False
+    )
+    (done,) = generate(model, [[5, 6]], options=options, mask_token_id=15)
+    # drawn tokens hardly ever settle, and a block of four was given up after 96 steps
+    assert len(done.token_ids) == 4 and done.stats.forwards.total > 96

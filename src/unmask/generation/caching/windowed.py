@@ -75,7 +75,9 @@ class WindowedCache:
 
     def _refreshes(self, place: Place) -> bool:
         settings = self.settings
-        if place.since is None or place.total < settings.warmup or (settings.at_blocks and place.within == 0):
+        # a horizon goes on with the blocks, and what comes into sight was never fed
+        at_blocks = settings.at_blocks or settings.horizon is not None
+        if place.since is None or place.total < settings.warmup or (at_blocks and place.within == 0):
             return True
         is_due = settings.interval is not None and place.since >= settings.interval
         has_moved = settings.drift is not None and place.drift is not None and place.drift > settings.drift

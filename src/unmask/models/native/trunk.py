@@ -87,7 +87,8 @@ class NativeTrunk:
         shape = (rows, length, self._width) if at_n is None else (at_n.shape[0], self._width)
         hidden = torch.empty(shape)
         if at_n is not None:
-            used.append(at_n := at_n.contiguous())
+            # no address would mean all places, and what is empty has none
+            used.append(at_n := at_n.contiguous() if shape[0] else torch.zeros(1, dtype=torch.int64))
             call.wanted, call.wanted_count = pointer(at_n), shape[0]
         call.hidden = pointer(hidden)
         if not self._forward(self._network, call):
