@@ -182,13 +182,13 @@ def test_a_rows_loss_does_not_depend_on_its_neighbours(material: Path, tmp_path:
             assert ((found - together)[~stays_n].abs() > 0.01).double().mean() > 0.9
 
 
-# compiling, once in each process, is left to the whole matrix
+# starting processes is left to the whole matrix, and compiling in each of them to its parts
 TWO = [how for how in PAIRWISE if how.packed and not how.compiled]
 SHARED = [[how for how in WHOLE if how.objective == objective] for objective in OBJECTIVES]
 
 
 @pytest.mark.parametrize(
-    "chosen", [TWO, *(pytest.param(some, marks=pytest.mark.long) for some in SHARED)], ids=["two", *OBJECTIVES]
+    "chosen", [pytest.param(some, marks=pytest.mark.long) for some in (TWO, *SHARED)], ids=["two", *OBJECTIVES]
 )
 def test_two_processes_learn_what_one_learns(
     learned: Callable[[Run], Learned],
