@@ -138,10 +138,10 @@ def check_place(output: Path) -> None:
                 raise ConfigError(f"{output} is {kind}. Name a file for the results: --output results.jsonl")
             return
         folder = next(folder for folder in output.absolute().parents if folder.exists())
-        # as long as the longest name that is made later
-        trial = folder / f"{output.name}.is-writable-{uuid.uuid4().hex[:10]}"
+        # as long as the longest name that is made later, and one that goes with the rest if the process is killed here
+        trial = folder / f"{output.name}.part-{uuid.uuid4().hex[:10]}.lock"
         trial.open("xb").close()
-        trial.unlink()
+        trial.unlink(missing_ok=True)
 
 
 def check_origin(output: Path, origin: Origin, *, whole: bool = False) -> bool:
