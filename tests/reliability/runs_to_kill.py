@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -87,9 +88,23 @@ def trace_of(given: dict[str, Any], folder: Path) -> dict[int, str]:
     return {safekeeping.step_of(path): digest(path) for path in kept} | {0: digest(output / "checkpoint-final")}
 
 
-def killed_in_a_save(child: int, output: Path, chance: random.Random) -> bool:
-    """Wait for the beginning of a save, then some milliseconds, and kill; False where the run came to its end."""
-    waited, patience, seen = time.monotonic(), chance.random() * 0.06, None
+def seconds_of_a_save(given: dict[str, Any], folder: Path) -> float:
+    """The median of a run's saves, seen from outside as the kills are: machines differ by a factor of ten."""
+    output, lengths, began = folder / "timed", [], None
+    child = forked(lambda: train(settings_of(given, output), verb="sft"))
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        is_saving = output.is_dir() and any(output.glob(".checkpoint-*"))
+        if is_saving and began is None:
+            began = time.monotonic()
+        elif began is not None and not is_saving:
+            lengths, began = [*lengths, time.monotonic() - began], None
+        time.sleep(0.0003)
+    return statistics.median(lengths)
+
+
+def killed_in_a_save(child: int, output: Path, patience: float, chance: random.Random) -> bool:
+    """Wait for the beginning of a save, then up to `patience` seconds, and kill; False where the run came to its end."""
+    waited, patience, seen = time.monotonic(), chance.random() * patience, None
     skip = chance.randrange(4)
     while time.monotonic() < waited + 120:
         if os.waitpid(child, os.WNOHANG) != (0, 0):
@@ -109,11 +124,13 @@ def main() -> None:
     given, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     kills, chance = int(sys.argv[3]), random.Random(int(sys.argv[4]))
     known, tally = trace_of(given, folder), Tally()
-    while tally.kills < kills:
+    patience = seconds_of_a_save(given, folder)
+    # with few kills chance alone may place most of them after a save: then some more runs are killed
+    while tally.kills < kills or (tally.inside <= tally.kills / 4 and tally.kills < 4 * kills):
         output, before = folder / f"run-{tally.runs}", 0
         while True:
             child = forked(lambda output=output: train(settings_of(given, output), verb="sft"))
-            if not killed_in_a_save(child, output, chance):
+            if not killed_in_a_save(child, output, patience, chance):
                 break
             tally.kills += 1
             tally.inside += any(output.glob(".checkpoint-*"))
