@@ -73,6 +73,7 @@ clean:
 
 # uv installs several times faster than pip but does not read pip's settings: the folders of wheels named there (where a
 # CPU build of torch may lie) are handed on. Without such a folder torch comes from PyPI, with CUDA on Linux.
+# Compiled, as pip does it too: where Python may not write bytecode, every start would compile torch and transformers anew.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo 'unmask needs Python 3.11 or newer; "$(PYTHON)" is' "$$($(PYTHON) --version 2>&1 | head -n 1)." \
@@ -86,7 +87,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  case $$folder in *://*) ;; *) test -d "$$folder" || continue ;; esac; folders="$$folders,$$folder"; \
 	done; \
 	export UV_FIND_LINKS="$${UV_FIND_LINKS:-$${folders#,}}"; \
-	{ test -x $(BIN)/uv && $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[$(EXTRAS)]"; } || { \
+	{ test -x $(BIN)/uv && $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[$(EXTRAS)]"; } || { \
 	  echo "installing with pip, which takes some minutes ..."; \
 	  $(BIN)/python -m pip install -qq -c constraints.txt -e ".[$(EXTRAS)]"; }
 	@touch $@

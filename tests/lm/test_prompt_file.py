@@ -20,6 +20,7 @@ from unmask.lm.prompt_file import Progress, PromptFile, generate_file
 SETTINGS: dict[str, Any] = {"max_new_tokens": 8, "steps": 4, "block_size": 8, "temperature": 1.0, "seed": 5}
 OPTIONS = GenerationOptions(**SETTINGS)
 KILLS = Path(__file__).with_name("kills.py")
+KILLED_AT_CALLS = Path(__file__).with_name("killed_at_calls.py")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,19 @@ def test_killed_runs_leave_every_row_once_and_as_if_alone(
     assert int(told.stdout.split()[0]) >= kills - 1, told.stdout
     assert without_stats(results(tmp_path / "out.jsonl")) == expected(lm, prompts)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "out.jsonl.run.json"]
+
+
+def test_killed_before_any_call_of_the_file_system_a_run_goes_on_and_leaves_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    write_prompts(tmp_path / "in.jsonl", 2)
+    (tmp_path / "runs").mkdir()
+    words = [folder, tmp_path / "in.jsonl", tmp_path / "runs"]
+    done = subprocess.run([sys.executable, KILLED_AT_CALLS, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["problems"] == [] and told["files"] == ["out.jsonl", "out.jsonl.run.json"]
+    assert told["calls"] > 50, "most calls were not seen"
 
 
 def test_what_a_row_becomes(lm: DiffusionLM, tmp_path: Path) -> None:

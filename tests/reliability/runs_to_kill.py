@@ -103,7 +103,7 @@ def seconds_of_a_save(given: dict[str, Any], folder: Path) -> float:
 
 
 def killed_in_a_save(child: int, output: Path, patience: float, chance: random.Random) -> bool:
-    """Wait for the beginning of a save, then up to `patience` seconds, and kill; False where the run came to its end."""
+    """Wait for the beginning of a save, then up to some seconds, and kill; False where the run came to its end."""
     waited, patience, seen = time.monotonic(), chance.random() * patience, None
     skip = chance.randrange(4)
     while time.monotonic() < waited + 120:
