@@ -57,7 +57,7 @@ def without_stats(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "stats"} for row in rows]
 
 
-@pytest.mark.parametrize(("rows", "kills"), [(40, 2), pytest.param(1000, 40, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("rows", "kills"), [(60, 3), pytest.param(1000, 40, marks=pytest.mark.long)])
 def test_killed_runs_leave_every_row_once_and_as_if_alone(
     folder: Path, lm: DiffusionLM, tmp_path: Path, rows: int, kills: int
 ) -> None:

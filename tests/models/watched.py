@@ -27,11 +27,15 @@ NEVER = (
 # of no use to a loader either, once everything of the library's own has been imported
 NOT_AFTER_IMPORTS = ("exec", "compile", "import", "marshal.loads", "code.__new__", "ctypes.dlopen", "socket.__new__")
 
+IMPORTER = "<frozen importlib._bootstrap_external>"
+
 seen: list[str] = []
 watching = NEVER
 
 
 def hook(event: str, arguments: tuple) -> None:
+    if event == "marshal.loads" and sys._getframe(1).f_code.co_filename == IMPORTER:
+        event = "compile"  # a module's, done earlier: whether it is kept depends on the machine
     if event in watching:
         # the import of what is loaded already is no event, one that fails is: optional parts of libraries
         seen.append(f"{event} {str(arguments)[:200]}")

@@ -28,7 +28,7 @@ def test_disks_of_ten_sizes(
 ) -> None:
     if not can_mount(tmp_path):
         pytest.skip("needs the right to mount a small disk")
-    disks = count(2, 10)
+    disks = count(3, 10)
     given = {"model": str(checkpoint), "data": str(conversations), "trainer": {"max_steps": 6}}
     (tmp_path / "settings.json").write_text(json.dumps(given))
     command = [sys.executable, str(SCRIPT), str(tmp_path / "settings.json"), str(tmp_path), str(disks)]

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("runs_to_kill.py")
 def test_kills_during_saves(
     checkpoint: Path, conversations: Path, tmp_path: Path, count: Callable[[int, int], int], figure: Callable
 ) -> None:
-    kills = count(8, 300)
+    kills = count(12, 300)
     given = {"model": str(checkpoint), "data": str(conversations)}
     (tmp_path / "settings.json").write_text(json.dumps(given))
     command = [sys.executable, str(SCRIPT), str(tmp_path / "settings.json"), str(tmp_path), str(kills), "5"]

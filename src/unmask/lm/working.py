@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from unmask.errors import OutOfMemoryError
 from unmask.models.shell import DiffusionModel
-from unmask.models.shortage import is_shortage
+from unmask.models.shortage import shortage_as
 
 
 @contextmanager
@@ -26,19 +26,14 @@ def at_work(model: DiffusionModel) -> Iterator[None]:
         model.train(was_training)
 
 
-@contextmanager
-def shortage_told(model: DiffusionModel) -> Iterator[None]:
+def shortage_told(model: DiffusionModel) -> AbstractContextManager[None]:
     """What is done for a model, a shortage of memory explained.
 
     Raises:
         OutOfMemoryError: memory did not suffice inside the context.
     """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_shortage(error):
-            raise
-        raise OutOfMemoryError(
-            f"{model.device} ran out of memory. Read fewer rows at a time (batch_size), write shorter texts "
-            "(max_new_tokens), or load the model in a smaller dtype or quantised."
-        ) from error
+    told = (
+        f"{model.device} ran out of memory. Read fewer rows at a time (batch_size), write shorter texts "
+        "(max_new_tokens), or load the model in a smaller dtype or quantised."
+    )
+    return shortage_as(lambda: OutOfMemoryError(told))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from unmask.errors import ResourceError
 from unmask.models.facts import Facts
-from unmask.models.shortage import is_shortage
+from unmask.models.shortage import shortage_as
 from unmask.training.arguments import Settings
 from unmask.training.memory import Estimate, readable
 from unmask.training.memory_question import estimate_of
@@ -24,19 +24,13 @@ _LARGEST = 3
 Changes = dict[str, Any]
 
 
-@contextmanager
-def explained(settings: Settings, verb: str, facts: Facts, device: torch.device) -> Iterator[None]:
+def explained(settings: Settings, verb: str, facts: Facts, device: torch.device) -> AbstractContextManager[None]:
     """A context that turns the library's error about memory into an answer.
 
     Raises:
         ResourceError: memory did not suffice inside the context.
     """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_shortage(error):
-            raise
-        raise ResourceError(explanation(settings, verb, facts, size_of(device))) from error
+    return shortage_as(lambda: ResourceError(explanation(settings, verb, facts, size_of(device))))
 
 
 def explanation(settings: Settings, verb: str, facts: Facts, size: int) -> str:
