@@ -17,10 +17,10 @@ TABLE = sampling_table("generate", "", "", ())
 NAMES = [entry.name for entry in fields(GenerationOptions)]
 
 
-def note(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+def note(capsys: pytest.CaptureFixture[str], *argv: str, fills: bool = False) -> str:
     parsed = parse(list(argv), TABLE)
     assert parsed is not None
-    tell_idle(parsed, options_from(parsed))
+    tell_idle(parsed, options_from(parsed), fills=fills)
     return capsys.readouterr().err
 
 
@@ -31,6 +31,11 @@ def test_what_belongs_to_others_is_noted_in_one_line(capsys) -> None:
     )
     assert note(capsys, "--end_window", "8", "--guidance_keep", "3") == (
         "note: open_length false does not use --end_window; guidance_scale 0 does not use --guidance_keep\n"
+    )
+    assert note(capsys, "--steps", "8", "--steps_per_block", "4") == "note: steps_per_block 4 does not use --steps\n"
+    ends = ("--max_new_tokens", "8", "--stop", "x", "--open_length", "true", "--end_window", "8")
+    assert note(capsys, *ends, "--block_size", "4", fills=True) == (
+        "note: infill does not use --max_new_tokens, --stop, --open_length, --end_window\n"
     )
 
 
@@ -46,6 +51,8 @@ def test_what_belongs_to_others_is_noted_in_one_line(capsys) -> None:
         ("--score", "margin", "--reveal", "rounded", "--alg_temp", "0.1", "--noise_schedule", "cosine"),
         ("--factor", "1.0", "--kl_history", "2"),
         ("--open_length", "true", "--end_window", "8"),
+        ("--max_new_tokens", "8", "--stop", "x", "--steps", "4"),
+        ("--steps_per_block", "4"),
     ],
 )
 def test_what_has_an_effect_or_is_the_default_is_not(capsys, given: tuple[str, ...]) -> None:

@@ -33,27 +33,30 @@ LENGTH_OPTIONS = (
     "insert_end_threshold",
     "insert_threshold",
 )
+# where a text ends is told by its blanks, if it has some
+_OF_ENDS = ("max_new_tokens", "min_new_tokens", "max_length", "stop", "early_stop", "open_length", *LENGTH_OPTIONS)
 # read by the loop for whatever strategy asks for a number, or by all strategies
 _ANY_STRATEGY = ("reveal", "score")
 
 
-def tell_idle(parsed: Parsed, options: GenerationOptions) -> None:
-    """Note on stderr, in one line, which options the user gave in vain."""
+def tell_idle(parsed: Parsed, options: GenerationOptions, *, fills: bool = False) -> None:
+    """Note on stderr, in one line, which options the user gave in vain; `fills`: for texts with blanks."""
     known = {entry.name for entry in fields(options)}
     names = [name for name in parsed.given if name in known]
     found: dict[str, list[str]] = {}
-    for name, reason in idle(names, options).items():
+    for name, reason in idle(names, options, fills=fills).items():
         found.setdefault(reason, []).append(parsed.label(name))
     if found:
         parts = [f"{reason} does not use {', '.join(labels)}" for reason, labels in found.items()]
         say((f"note: {'; '.join(parts)}",))
 
 
-def idle(names: Iterable[str], options: GenerationOptions) -> dict[str, str]:
+def idle(names: Iterable[str], options: GenerationOptions, *, fills: bool = False) -> dict[str, str]:
     """Those of the names that have no effect, and beside what; options at their defaults are left out."""
     plain, found = GenerationOptions(), dict[str, str]()
     for name in names:
-        if getattr(options, name) != getattr(plain, name) and (reason := _reason(name, options)):
+        reason = "infill" if fills and name in _OF_ENDS else _reason(name, options)
+        if reason and getattr(options, name) != getattr(plain, name):
             found[name] = reason
     return found
 
@@ -62,6 +65,8 @@ def _reason(name: str, options: GenerationOptions) -> str:
     """What does not read an option; empty where something does, or where it is not known."""
     if name in LENGTH_OPTIONS:
         return "" if options.open_length else "open_length false"
+    if name == "steps":
+        return f"steps_per_block {options.steps_per_block}" if options.steps_per_block else ""
     if name == "guidance_keep":
         return "" if options.guidance_scale else "guidance_scale 0"
     if name.startswith("cache_"):

@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
     options = sampling.options_from(parsed, trace=parsed["trace"] is not None)
     asked = _asked(parsed)
     lm = sampling.load_model(sampling.with_model(parsed))
-    tell_idle(parsed, options)
+    tell_idle(parsed, options, fills=True)
     # the lengths of open blanks are found while the stream is made
     began = time.perf_counter()
     stream = _stream(lm, parsed, asked, options)
