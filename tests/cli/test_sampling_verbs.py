@@ -145,16 +145,13 @@ def small_base(monkeypatch, tmp_path_factory) -> str:
 
 
 def test_without_a_model_the_small_base_writes_and_it_is_said(small_base, run, tmp_path) -> None:
-    word = ("--max_new_tokens", "4", "--steps", "2")
+    few = ("--max_new_tokens", "4", "--steps", "2")
     for verb, rest, stdin in (
-        ("generate", ("ab", "--json"), ""),
-        ("infill", ("a[MASK]b", "--json"), ""),
-        ("chat", (), "hello\n"),
+        ("generate", ("ab", "--json", *few), ""),
+        ("infill", ("a[MASK]b", "--json", "--steps", "2"), ""),
+        ("chat", few, "hello\n"),
     ):
-        unnamed, named = (
-            run(verb, *word, *rest, stdin=stdin),
-            run(verb, *word, *rest, "--model", small_base, stdin=stdin),
-        )
+        unnamed, named = (run(verb, *rest, stdin=stdin), run(verb, *rest, "--model", small_base, stdin=stdin))
         assert unnamed.code == named.code == 0
         assert _without_seconds(unnamed.out) == _without_seconds(named.out)
         (line,) = unnamed.err.splitlines()
