@@ -29,7 +29,8 @@ def test_in_commits_and_traces(lm: DiffusionLM) -> None:
     for commit in stream:
         written.setdefault(commit.row, []).extend(commit.token_ids)
     for number, done in enumerate(divided):
-        assert sorted(written[number]) == sorted(token for c in done.trace.commits for token in c.token_ids)  # pyright: ignore
+        assert done.trace is not None
+        assert sorted(written[number]) == sorted(token for c in done.trace.commits for token in c.token_ids)
 
 
 def test_in_errors(lm: DiffusionLM) -> None:

@@ -6,11 +6,9 @@ The rows of a file (`--input`) are for `generate_file`.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli import generate_file, sampling, trace_files
@@ -88,7 +86,7 @@ def run(argv: list[str]) -> int:
     trace_files.check(parsed["trace"])
     options = sampling.options_from(parsed, trace=parsed["trace"] is not None)
     if parsed["input"] is not None:
-        return _rows_of_file(parsed, options)
+        return generate_file.run(parsed, options)
     if parsed["output"] is not None:
         raise ConfigError("--output is for the results of --input. Name a file of prompts: --input prompts.jsonl")
     prompts = prompts_from(parsed)
@@ -108,48 +106,6 @@ def run(argv: list[str]) -> int:
         _print(prompts, results)
         print(sampling.summary(results, seconds), file=sys.stderr)
     return 0
-
-
-def _rows_of_file(parsed: Parsed, options: GenerationOptions) -> int:
-    """`--input`. An output that is complete is left as it is, if the model is the one that wrote it."""
-    for name, example in (("input", "prompts.jsonl"), ("output", "results.jsonl")):
-        if parsed[name] is not None and not parsed[name].strip():
-            raise ConfigError(f"--{name} is empty. Name a file: --{name} {example}")
-    if parsed["output"] is None:
-        return generate_file.run(parsed, options)  # which says what is missing
-    from unmask.lm.prompt_file import PromptFile, confirm_model, remember_model
-
-    file, output = (Path(parsed[name]).expanduser() for name in ("input", "output"))
-    work = PromptFile(file, output, options, chat_template=parsed["chat_template"], fresh=parsed["fresh"])
-    seen = _model_seen(parsed)
-    try:
-        confirm_model(work, seen, lambda: sampling.load_model(sampling.with_model(parsed)))
-        code = generate_file.run(parsed, options)
-    except KeyboardInterrupt:
-        _say_kept(output)
-        raise
-    remember_model(output, seen)
-    return code
-
-
-def _model_seen(parsed: Parsed) -> dict[str, Any]:
-    from unmask.lm.prompt_file import model_seen
-
-    name, adapter = parsed["model_name_or_path"], parsed["adapter"]
-    if not name:
-        name, adapter = adapter or sampling.SMALL_BASE, None
-    held = {key: parsed[key] for key in ("dtype", "load_in_4bit", "load_in_8bit")}
-    return model_seen(os.path.expanduser(name), adapter and os.path.expanduser(adapter), **held)
-
-
-def _say_kept(output: Path) -> None:
-    """What an interruption has left; of several processes the first one speaks."""
-    from unmask.data.result_file import kept
-
-    rows = kept(output)
-    if rows and not output.exists() and os.environ.get("RANK", "0") == "0":
-        said = "1 row is" if rows == 1 else f"{rows:,} rows are"
-        print(f"interrupted: {said} kept beside {output}; the same command goes on with the others.", file=sys.stderr)
 
 
 def prompts_from(parsed: Parsed) -> list[Any]:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
     from unmask.generation.options import GenerationOptions
+    from unmask.lm import DiffusionLM
     from unmask.lm.prompt_file import Progress
 
 OPTIONS = (
@@ -48,7 +50,7 @@ _APART = ("prompt_file", "messages", "trace")
 
 
 def run(parsed: Parsed, options: GenerationOptions) -> int:
-    """Generate for the rows of `--input`.
+    """Generate for the rows of `--input`. An output that is complete stays as it is, if this model wrote it.
 
     Raises:
         ConfigError: an option that does not go with `--input`, or the output belongs to another run.
@@ -58,7 +60,7 @@ def run(parsed: Parsed, options: GenerationOptions) -> int:
     _check(parsed)
     tell_idle(parsed, options)
     from unmask.data.result_file import Share
-    from unmask.lm.prompt_file import PromptFile, generate_file
+    from unmask.lm.prompt_file import PromptFile, confirm_model, generate_file, remember_model
 
     share = Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     work = PromptFile(
@@ -72,10 +74,17 @@ def run(parsed: Parsed, options: GenerationOptions) -> int:
         own_blocks="block_size" not in parsed,
         share=share,
     )
-    began = time.perf_counter()
-    teller = Teller(share.rank, share.ranks)
-    with teller:
-        done = generate_file(work, lambda: sampling.load_model(sampling.with_model(parsed)), teller.tell)
+    began, seen, load = time.perf_counter(), _model_seen(parsed), partial(_load, parsed)
+    try:
+        confirm_model(work, seen, load)
+        teller = Teller(share.rank, share.ranks)
+        with teller:
+            done = generate_file(work, load, teller.tell)
+    except KeyboardInterrupt:
+        if share.rank == 0:
+            _say_kept(work.output)
+        raise
+    remember_model(work.output, seen)
     _conclude(done, parsed, time.perf_counter() - began, share.rank)
     return 0
 
@@ -154,6 +163,9 @@ def _columns() -> tuple[str | ProgressColumn, ...]:
 
 
 def _check(parsed: Parsed) -> None:
+    for name, example in (("input", "prompts.jsonl"), ("output", "results.jsonl")):
+        if parsed[name] is not None and not parsed[name].strip():
+            raise ConfigError(f"--{name} is empty. Name a file: --{name} {example}")
     if parsed["output"] is None:
         raise ConfigError("--input needs --output, the file for the results. For example: --output results.jsonl")
     if parsed.words or parsed["prompt"] is not None:
@@ -167,6 +179,30 @@ def _check(parsed: Parsed) -> None:
         raise ConfigError(f"--batch_size is {parsed['batch_size']}; it must be at least 1.")
     if os.path.abspath(parsed["input"]) == os.path.abspath(parsed["output"]):
         raise ConfigError("--input and --output are one file. Choose another file for the results.")
+
+
+def _load(parsed: Parsed) -> DiffusionLM:
+    return sampling.load_model(sampling.with_model(parsed))
+
+
+def _model_seen(parsed: Parsed) -> dict[str, Any]:
+    from unmask.lm.prompt_file import model_seen
+
+    name, adapter = parsed["model_name_or_path"], parsed["adapter"]
+    if not name:
+        name, adapter = adapter or sampling.SMALL_BASE, None
+    held = {key: parsed[key] for key in ("dtype", "load_in_4bit", "load_in_8bit")}
+    return model_seen(os.path.expanduser(name), adapter and os.path.expanduser(adapter), **held)
+
+
+def _say_kept(output: Path) -> None:
+    """What an interruption has left."""
+    from unmask.data.result_file import kept
+
+    rows = kept(output)
+    if rows and not output.exists():
+        said = "1 row is" if rows == 1 else f"{rows:,} rows are"
+        _say(f"interrupted: {said} kept beside {output}; the same command goes on with the others.")
 
 
 def _conclude(done: Progress, parsed: Parsed, seconds: float, rank: int) -> None:
